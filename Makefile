@@ -1,0 +1,60 @@
+# The two commands of a newcomer: `make demo` and `make test`. Each prepares .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= runs/demo
+PYTEST := $(BIN)/python -m pytest
+# Compiled XLA programs are reused between test runs.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-interop bench gpu-check lint clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed  ## make .venv from pyproject.toml and constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxlab needs Python 3.11 or newer; $(PYTHON) is older. Try: make setup PYTHON=python3.12"; exit 1; }
+	@echo "Preparing $(VENV): installing the pinned dependencies (about 2 GB, one to three minutes)."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+	@echo "$(VENV) is ready."
+
+$(VENV)/.torch: $(VENV)/.installed
+	@echo "Adding the torch extra to $(VENV): PyTorch and transformers, for the parity tests."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,test]'
+	@touch $@
+
+demo: setup  ## train a teacher, distil a weak student three ways, write a report (about 8 minutes on 2 cores)
+	@echo "Running the demo: on-policy distillation on the modular sum. Everything goes to $(DEMO)."
+	@$(BIN)/python -m jaxlab.train --config=configs/aopd_modsum.py:demo --workdir=$(DEMO)
+
+test: setup  ## run the tests (CPU, no network)
+	@echo "Running the tests."
+	@$(PYTEST)
+
+test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
+	@echo "Running the parity tests against transformers."
+	@$(PYTEST) -m interop
+
+bench: setup  ## time decoding and training beside the peers that are installed
+	@$(BIN)/python benchmarks/decoding.py
+	@$(BIN)/python benchmarks/training.py
+
+gpu-check: setup  ## test and time every GPU kernel on the accelerator at hand
+	@$(BIN)/python benchmarks/gpu_check.py
+
+lint: setup  ## ruff and the type checker
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:  ## remove .venv, caches and runs
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist runs *.egg-info
