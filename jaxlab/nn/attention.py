@@ -1,0 +1,163 @@
+"""Grouped-query softmax attention: over a whole sequence, and one step against a cache."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxlab.nn.linear import Linear
+from jaxlab.nn.norm import RMSNorm
+from jaxlab.nn.rope import Rope, angles, rotate
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens so far, head-major: decoding reads each head's run at once.
+
+    Attributes:
+      key: [B, KV, S, D], rotated.
+      value: [B, KV, S, D].
+    """
+
+    key: jax.Array
+    value: jax.Array
+
+
+class Span(NamedTuple):
+    """Where the tokens of one cached step stand.
+
+    Attributes:
+      slot: int32 scalar, the cache slot that this step writes (the same for every row).
+      start: int32 [B], the first slot of each row that holds a token: rows are left-padded.
+    """
+
+    slot: jax.Array
+    start: jax.Array
+
+
+def causal_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None = None
+) -> jax.Array:
+    """Softmax attention of each position to itself and the past of its own segment.
+
+    Args:
+      query: [B, T, H, D].
+      key: [B, T, KV, D], H a multiple of KV: query heads come in groups of H / KV.
+      value: [B, T, KV, D].
+      segment_ids: int32 [B, T]; tokens attend within their segment. Padding is a segment like
+        any other, so that its rows stay finite.
+
+    Returns:
+      [B, T, H, D] in query's dtype; scores and softmax are float32.
+    """
+    if segment_ids is None:
+        return jax.nn.dot_product_attention(query, key, value, is_causal=True)
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True)
+
+
+def cached_attention(query: jax.Array, cache: KVCache, span: Span) -> jax.Array:
+    """Softmax attention of one new token to the cache, which already holds it.
+
+    Args:
+      query: [B, 1, H, D].
+      cache: keys and values [B, KV, S, D].
+      span: slots from `start` to `slot` count.
+
+    Returns:
+      [B, 1, H, D].
+    """
+    batch, _, heads, dim = query.shape
+    kv_heads, length = cache.key.shape[1:3]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, dim)
+    scores = jnp.einsum(
+        "bkgd,bksd->bkgs", grouped, cache.key, preferred_element_type=jnp.float32
+    ) / math.sqrt(dim)
+    slots = jnp.arange(length)
+    valid = (slots >= span.start[:, None]) & (slots <= span.slot)
+    scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    return jnp.einsum("bkgs,bksd->bkgd", weights, cache.value).reshape(query.shape)
+
+
+class Attention(nn.Module):
+    """Projections, optional QK-norm (Qwen3), rotary positions, attention, output projection."""
+
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: Rope
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
+    output_init_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        """Create the projections."""
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.query = Linear(width, self.qkv_bias, **types)
+        self.key = Linear(kv_width, self.qkv_bias, **types)
+        self.value = Linear(kv_width, self.qkv_bias, **types)
+        self.output = Linear(self.model_dim, self.output_bias, self.output_init_scale, **types)
+        if self.qk_norm:
+            self.query_norm = RMSNorm(self.norm_eps, self.param_dtype)
+            self.key_norm = RMSNorm(self.norm_eps, self.param_dtype)
+
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, T, d] at int32 positions [B, T] -> [B, T, d]."""
+        return self._attend(*self._project(x, positions), segment_ids)
+
+    def prefill(
+        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache_length: int
+    ) -> tuple[jax.Array, KVCache]:
+        """As `__call__`, and a cache of `cache_length` slots whose first T hold this sequence."""
+        query, key, value = self._project(x, positions)
+
+        def slots(heads: jax.Array) -> jax.Array:
+            extra = cache_length - heads.shape[1]
+            return jnp.pad(heads.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, extra), (0, 0)))
+
+        y = self._attend(query, key, value, segment_ids)
+        return y, KVCache(slots(key), slots(value))
+
+    def step(
+        self, x: jax.Array, positions: jax.Array, cache: KVCache, span: Span
+    ) -> tuple[jax.Array, KVCache]:
+        """One token per row, [B, 1, d] -> [B, 1, d], and the cache with it in slot span.slot."""
+        query, key, value = self._project(x, positions)
+
+        def write(slots: jax.Array, new: jax.Array) -> jax.Array:
+            new = new.transpose(0, 2, 1, 3).astype(slots.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(slots, new, span.slot, axis=2)
+
+        cache = KVCache(write(cache.key, key), write(cache.value, value))
+        y = cached_attention(query, cache, span)
+        return self.output(y.reshape(*x.shape[:-1], -1)), cache
+
+    def _project(
+        self, x: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query [B, T, H, D], key and value [B, T, KV, D]; query and key rotated."""
+        split = (*x.shape[:-1], -1, self.head_dim)
+        query = self.query(x).reshape(split)
+        key = self.key(x).reshape(split)
+        value = self.value(x).reshape(split)
+        if self.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        cos, sin = angles(self.rope, self.head_dim, positions)
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+    def _attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None
+    ) -> jax.Array:
+        y = causal_attention(query, key, value, segment_ids)
+        return self.output(y.reshape(*y.shape[:2], -1))
