@@ -1,0 +1,233 @@
+"""A config stops at the door: ConfigDict in, frozen dataclasses out.
+
+`build` checks every key against the dataclass that will receive it, so that a misspelt name or a
+wrong type ends the program before anything is compiled.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+from ml_collections import config_dict
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config that does not fit its dataclass; the message is one line for the user."""
+
+
+def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, where="config") -> T:
+    """Turns a config into an instance of a dataclass, and its sub-configs into the nested ones.
+
+    Accepted annotations: bool, int, float, str, None, Any, Literal, unions, `tuple[X, ...]`,
+    `tuple[X, Y]`, `list[X]`, `dict[str, X]`, and dataclasses. An int is taken where a float is
+    asked for and a list where a tuple is; a bool is never an int.
+
+    Args:
+      cls: the dataclass to build.
+      config: keys and values; keys with a default in `cls` may be absent.
+      where: the dotted prefix that errors name.
+
+    Raises:
+      ConfigError: a key is unknown, missing or ill-typed, or the dataclass refuses its values.
+    """
+    return _build_dataclass(cls, config, where)
+
+
+def to_json(config: Any) -> Any:
+    """Returns a dataclass, ConfigDict or plain value as JSON-able dicts, lists and scalars.
+
+    Raises:
+      ConfigError: a value has no JSON form; the message names its key.
+    """
+    return _to_json(config, "config")
+
+
+def save_json(config: Any, path: str | os.PathLike) -> None:
+    """Writes `to_json(config)` to `path`; a reader never sees half of it."""
+    path = pathlib.Path(path)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(to_json(config), indent=2) + "\n")
+    scratch.replace(path)
+
+
+def load_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads what `save_json` wrote, as plain dicts for `build`.
+
+    Raises:
+      ConfigError: the file is absent or is not a JSON object.
+    """
+    try:
+        loaded = json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"cannot read the config {path}: expected an object, got {_show(loaded)}")
+    return loaded
+
+
+def _build_dataclass(cls: Any, config: Any, where: str) -> Any:
+    if isinstance(config, cls):
+        return config
+    if not _is_mapping(config):
+        raise _ill_typed(where, cls, config)
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in config:
+        if key not in fields:
+            raise _unknown(where, key, fields)
+    for name, field in fields.items():
+        if name not in config and _is_required(field):
+            raise ConfigError(
+                f"{where}.{name} is missing: expected {_name(hints[name])} ({cls.__name__})"
+            )
+    values = {}
+    for key in config:
+        values[key] = _coerce(hints[key], _get(config, key, where), f"{where}.{key}")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Returns `value` in the form that `hint` asks for, or raises ConfigError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(hint, args, value, where)
+    if origin is typing.Literal:
+        if any(type(value) is type(choice) and value == choice for choice in args):
+            return value
+        raise _ill_typed(where, hint, value)
+    if dataclasses.is_dataclass(hint):
+        return _build_dataclass(hint, value, where)
+    if origin is tuple or hint is tuple:
+        return _coerce_tuple(hint, args or (Any, ...), value, where)
+    if (origin is list or hint is list) and isinstance(value, list | tuple):
+        item = args[0] if args else Any
+        return [_coerce(item, v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if (origin in (dict, Mapping) or hint is dict) and _is_mapping(value):
+        key_hint, item = args or (str, Any)
+        return {
+            _coerce(key_hint, k, f"the key {k!r} of {where}"): _coerce(
+                item, _get(value, k, where), f"{where}.{k}"
+            )
+            for k in value
+        }
+    if hint in (None, types.NoneType) and value is None:
+        return None
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    raise _ill_typed(where, hint, value)
+
+
+def _coerce_union(hint: Any, members: tuple, value: Any, where: str) -> Any:
+    structured = [m for m in members if dataclasses.is_dataclass(m)]
+    if len(structured) == 1 and _is_mapping(value) and not _has_dict(members):
+        return _build_dataclass(structured[0], value, where)
+    # An int stays an int under int | float, whichever is written first.
+    exact = [m for m in members if m is type(value)]
+    others = [m for m in members if m is not type(value)]
+    for member in exact + others:
+        try:
+            return _coerce(member, value, where)
+        except ConfigError:
+            continue
+    raise _ill_typed(where, hint, value)
+
+
+def _coerce_tuple(hint: Any, args: tuple, value: Any, where: str) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise _ill_typed(where, hint, value)
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise ConfigError(
+            f"{where}: expected {_name(hint)} of {len(args)} items, got {len(value)}: {value!r}"
+        )
+    return tuple(
+        _coerce(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
+    )
+
+
+def _to_json(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: _to_json(getattr(value, name), f"{where}.{name}") for name in names}
+    if _is_mapping(value):
+        return {str(k): _to_json(_get(value, k, where), f"{where}.{k}") for k in value}
+    if isinstance(value, list | tuple):
+        return [_to_json(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"{where}: {_show(value)} has no JSON form")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping | ml_collections.ConfigDict)
+
+
+def _has_dict(members: tuple) -> bool:
+    return any((typing.get_origin(m) or m) in (dict, Mapping) for m in members)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _get(config: Any, key: str, where: str) -> Any:
+    try:
+        return config[key]
+    except config_dict.RequiredValueError as error:
+        raise ConfigError(f"{where}.{key} is missing: the config requires it") from error
+
+
+def _unknown(where: str, key: Any, fields: Mapping[str, Any]) -> ConfigError:
+    near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+    cure = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(fields))}"
+    return ConfigError(f"{where}.{key} is not a known key; {cure}")
+
+
+def _ill_typed(where: str, hint: Any, value: Any) -> ConfigError:
+    return ConfigError(f"{where}: expected {_name(hint)}, got {_show(value)}")
+
+
+def _name(hint: Any) -> str:
+    """The annotation as a reader would write it, without module names."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (None, types.NoneType):
+        return "None"
+    if hint is Ellipsis:
+        return "..."
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_name(a) for a in args)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(a) for a in args)
+    if origin is not None:
+        return f"{_name(origin)}[{', '.join(_name(a) for a in args)}]"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "None"
+    if _is_mapping(value):
+        return f"the section {{{', '.join(map(str, value))}}}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

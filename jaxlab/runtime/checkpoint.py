@@ -1,0 +1,574 @@
+"""Checkpoints: save, restore on any mesh, refuse what is damaged, stop cleanly on preemption.
+
+Where a run starts from, first match wins:
+
+1. a good checkpoint in its own work directory (`Checkpointer.restore`): the run resumes;
+2. the path named for initialisation (`Checkpointer.restore_params` on another run's directory, or
+   a HuggingFace directory): params only, step 0;
+3. scratch.
+
+On disk, `<directory>/<step>/` holds `state/` (arrays, written by orbax as nested dicts named after
+the state's fields), `extra.json` and `manifest.json`: size and CRC-32 of every file. All of it is
+written under another name and renamed at the end, so a directory named by a number is complete,
+and the manifest tells whether it still is. The directory is one that all processes share.
+
+This is the only file that imports orbax.
+"""
+
+import concurrent.futures
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath  # orbax's own path type: its handlers take no other
+from jax.experimental import multihost_utils
+
+from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import sharding as sharding_lib
+
+_STATE, _EXTRA, _MANIFEST = "state", "extra.json", "manifest.json"
+_UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")
+# orbax rewrites these while it commits; nothing here reads them.
+_UNLISTED = frozenset({_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"})
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, absent or does not fit; the message is one line for the user."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpointer.restore` gives back."""
+
+    step: int
+    state: Any
+    extra: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the training states of one run.
+
+    Every process of the run makes one and calls the same methods in the same order.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int | None = 3,
+        keep_every: int | None = None,
+        async_save: bool = True,
+    ):
+        """Names the directory; nothing is read or written yet.
+
+        Args:
+          directory: where the `<step>/` directories are.
+          keep: how many of the latest steps stay; None keeps all.
+          keep_every: steps that are a multiple of this stay as well.
+          async_save: `save` returns once the arrays are copied to host memory.
+        """
+        if "://" in os.fspath(directory):
+            raise CheckpointError(
+                f"{directory} is a URL; mount the bucket (gcsfuse, mountpoint-s3) and give its path"
+            )
+        if keep is not None and keep < 1:
+            raise CheckpointError(f"keep must be at least 1 or None; got {keep}")
+        self.directory = pathlib.Path(directory).absolute()
+        self._keep, self._keep_every, self._async = keep, keep_every, async_save
+        self._saving: tuple[int, dict[str, Any]] | None = None
+        self._saver: ocp.AsyncCheckpointer | None = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The steps that are on disk, ascending; whether they are good is not looked at."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if _is_step(p))
+
+    def latest(self) -> int | None:
+        """The last step on disk, or None."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any] | None = None) -> bool:
+        """Saves a state; waits for the save before it, and not for this one if `async_save`.
+
+        Args:
+          step: the name of the checkpoint; a step that is there already is left as it is.
+          state: any pytree of arrays. With several processes, global arrays; an array that is
+            local to a process counts as equal in all of them, and process 0's is taken.
+          extra: JSON-able facts kept beside it.
+
+        Returns:
+          Whether a checkpoint was written.
+
+        Raises:
+          CheckpointError: a leaf cannot be saved.
+        """
+        self.wait()
+        step, extra = int(step), json.loads(json.dumps(dict(extra or {})))
+        tree = _nest({path: _to_saved(path, leaf) for path, leaf in _leaves(state).items()})
+        if mesh_lib.is_main():
+            self.directory.mkdir(parents=True, exist_ok=True)
+        if mesh_lib.broadcast(self._path(step).exists()):
+            return False
+        if self._saver is None:
+            self._saver = self._start_saver()
+        self._saving = (step, extra)
+        self._saver.save(
+            self._path(step), args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(tree)})
+        )
+        if not self._async:
+            self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, then deletes the steps that need not stay."""
+        if self._saver is None or self._saving is None:
+            return
+        self._saver.wait_until_finished()
+        self._saving = None
+        if mesh_lib.is_main():
+            self._delete_old()
+
+    def close(self) -> None:
+        """Waits and frees the background thread; the object can not save after this."""
+        self.wait()
+        if self._saver is not None:
+            self._saver.close()
+            self._saver = None
+
+    def restore(self, example: Any, step: int | None = None) -> Restored | None:
+        """Restores the newest good checkpoint of the run that owns this directory.
+
+        A damaged checkpoint is reported by a warning, moved aside to `<step>.corrupt`, and the one
+        before it is used. One that lost its manifest is used if it reads without error.
+
+        Args:
+          example: the expected state; leaves are arrays or `jax.ShapeDtypeStruct`. Those with a
+            sharding are restored to it, whatever mesh wrote the checkpoint; numpy leaves and
+            leaves without one become host arrays and default-device arrays.
+          step: this step and no other.
+
+        Returns:
+          The restored state, or None if the directory holds no checkpoint.
+
+        Raises:
+          CheckpointError: no checkpoint is good (all are named, with the reasons), the step asked
+            for is not, or a checkpoint does not fit `example` (the first differing path is named).
+        """
+        self.wait()
+
+        def read(chosen: int) -> Any:
+            return self._read_state(chosen, example)
+
+        found = self._first_good(read, step)
+        if found is None:
+            return None
+        chosen, state, sealed, faults = found
+        if mesh_lib.is_main():
+            for bad, reason in faults.items():
+                self._move_aside(bad, reason)
+            if not sealed:
+                _seal(self._path(chosen))
+        mesh_lib.barrier("jaxlab_restored")
+        return Restored(chosen, state, self._read_extra(chosen))
+
+    def restore_params(
+        self,
+        step: int | None = None,
+        shardings: Any | Callable[[Any], Any] | None = None,
+        dtype: Any | None = None,
+    ) -> dict[str, Any]:
+        """Restores the params alone, of a structure that need not be known; changes no file.
+
+        Args:
+          step: this step; None takes the newest good one.
+          shardings: None gives numpy arrays. Otherwise one `Sharding` for all, a tree of them, or
+            a function from the abstract params to such a tree (for example one calling `infer`).
+          dtype: converts the floating-point params.
+
+        Returns:
+          Nested dicts of arrays.
+
+        Raises:
+          CheckpointError: there is no good checkpoint, or it holds no `params`.
+        """
+        self.wait()
+
+        def read(chosen: int) -> Any:
+            return self._read_params(chosen, shardings, dtype)
+
+        found = self._first_good(read, step)
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint in {self.directory}")
+        _, params, _, faults = found
+        for bad, reason in faults.items():
+            logger.warning("ignoring the damaged checkpoint %s: %s", self._path(bad), reason)
+        return params
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+    def _start_saver(self) -> ocp.AsyncCheckpointer:
+        """Sweeps what killed runs left half-written, and starts the background writer."""
+        if mesh_lib.is_main():
+            for path in self.directory.iterdir():
+                if any(mark in path.name for mark in _UNFINISHED):
+                    logger.warning("removing the unfinished checkpoint %s", path)
+                    shutil.rmtree(path, ignore_errors=True)
+        mesh_lib.barrier("jaxlab_checkpoint_sweep")
+        return ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_rename),
+        )
+
+    def _before_rename(self) -> None:
+        """Called by orbax in process 0 when all arrays are written and the rename is next."""
+        assert self._saving is not None
+        step, extra = self._saving
+        for path in self.directory.glob(f"{step}{_UNFINISHED[0]}*"):
+            _write_atomically(path / _EXTRA, json.dumps(extra))
+            _seal(path)
+
+    def _delete_old(self) -> None:
+        if self._keep is None:
+            return
+        for step in self.steps()[: -self._keep]:
+            if self._keep_every and step % self._keep_every == 0:
+                continue
+            # Renamed first: a kill while deleting must not leave half a checkpoint with a name.
+            doomed = self._path(step).rename(self._path(step).with_name(f"{step}.deleted"))
+            shutil.rmtree(doomed)
+
+    def _move_aside(self, step: int, reason: str) -> None:
+        aside = self.directory / f"{step}.corrupt"
+        shutil.rmtree(aside, ignore_errors=True)
+        self._path(step).rename(aside)
+        logger.warning(
+            "the checkpoint %s is damaged (%s); moved to %s", self._path(step), reason, aside.name
+        )
+
+    def _first_good(
+        self, read: Callable[[int], Any], step: int | None
+    ) -> tuple[int, Any, bool, dict[int, str]] | None:
+        """Returns (step, what `read` made of it, had a manifest, {damaged newer step: reason})."""
+        steps = mesh_lib.broadcast([s for s in self.steps() if step in (None, s)])
+        if step is not None and not steps:
+            raise CheckpointError(f"there is no checkpoint of step {step} in {self.directory}")
+        faults: dict[int, str] = {}
+        for candidate in reversed(steps):
+            sealed, fault = mesh_lib.broadcast(
+                _inspect(self._path(candidate)) if mesh_lib.is_main() else None
+            )
+            if fault is None and sealed:
+                return candidate, read(candidate), True, faults
+            if fault is None:
+                value, fault = _attempt(read, candidate)
+                if mesh_lib.everywhere(fault is None):
+                    return candidate, value, False, faults
+            faults[candidate] = fault or "another process could not read it"
+        if not faults:
+            return None
+        listed = "; ".join(f"{s}: {reason}" for s, reason in faults.items())
+        raise CheckpointError(f"no good checkpoint in {self.directory} ({listed})")
+
+    def _read_extra(self, step: int) -> dict[str, Any]:
+        path = self._path(step) / _EXTRA
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _read_state(self, step: int, example: Any) -> Any:
+        expected = _leaves(example)
+        stored = _metadata(self._path(step))
+        _check_fit(self._path(step), expected, stored)
+        arrays = _read_arrays(self._path(step), {k: _restore_args(v) for k, v in expected.items()})
+        leaves = [_from_saved(arrays[path], like) for path, like in expected.items()]
+        return jax.tree.unflatten(jax.tree.structure(example), leaves)
+
+    def _read_params(self, step: int, shardings: Any, dtype: Any) -> dict[str, Any]:
+        stored = {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape, dtype if dtype and _is_floating(leaf.dtype) else leaf.dtype
+            )
+            for path, leaf in _metadata(self._path(step)).items()
+            if path[0] == "params"
+        }
+        if not stored:
+            raise CheckpointError(f"the checkpoint {self._path(step)} holds no params")
+        abstract = _nest(stored)["params"]
+        if callable(shardings):
+            shardings = shardings(abstract)
+        if isinstance(shardings, jax.sharding.Sharding):
+            shardings = jax.tree.map(lambda _: shardings, abstract)
+        if shardings is None:
+            args = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored}
+        else:
+            placed = {("params", *path): s for path, s in _leaves(shardings).items()}
+            differing = sorted(set(placed) ^ set(stored))
+            if differing:
+                name = "/".join(differing[0])
+                raise CheckpointError(f"the shardings and the stored params differ at {name}")
+            args = {
+                path: ocp.ArrayRestoreArgs(sharding=placed[path], dtype=leaf.dtype)
+                for path, leaf in stored.items()
+            }
+        arrays = _read_arrays(self._path(step), args)
+        if shardings is None:
+            arrays = {p: np.asarray(a).astype(stored[p].dtype) for p, a in arrays.items()}
+        return _nest(arrays)["params"]
+
+
+class Preemption:
+    """Turns SIGTERM, and the first SIGINT, into a request to save and leave.
+
+    Use as a context manager around the loop, and ask `reached(step)` once at every step:
+
+        with Preemption() as preemption:
+            for step in range(first, last):
+                ...
+                if preemption.reached(step):
+                    checkpointer.save(step, state)
+                    checkpointer.close()
+                    preemption.leave()
+
+    With several processes SIGTERM is left to JAX's preemption service, in which they agree on one
+    step that all can still reach; a SIGINT is then only `requested`, in this process.
+    """
+
+    EXIT_CODE = 128 + signal.SIGTERM
+
+    def __init__(self):
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        signals = [signal.SIGINT]
+        # A handler of ours would take the signal away from the preemption service.
+        if jax.process_count() == 1:
+            signals.append(signal.SIGTERM)
+        for number in signals:
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def reached(self, step: int) -> bool:
+        """True if the run is to save this step and leave; the same in every process."""
+        if jax.process_count() == 1:
+            return self.requested
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def leave(self) -> None:
+        """Ends the program with the exit code of a terminated process, 143."""
+        sys.exit(self.EXIT_CODE)
+
+    def _request(self, number, frame):
+        del frame
+        self.requested = True
+        if number == signal.SIGINT:
+            # The second Ctrl-C interrupts at once.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.warning("received %s: saving, then leaving", signal.Signals(number).name)
+
+
+def _is_step(path: pathlib.Path) -> bool:
+    return path.name.isdecimal() and path.is_dir()
+
+
+def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """The leaves by path, in the order of `jax.tree.leaves`."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {sharding_lib.leaf_path(path): leaf for path, leaf in flat}
+
+
+def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        if not path:
+            raise CheckpointError("a state must be a container of arrays, not one array")
+        node = root
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return root
+
+
+def _is_floating(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_saved(path: tuple[str, ...], leaf: Any) -> Any:
+    """The leaf as an array that orbax writes: keys as their words, scalars as arrays."""
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    is_global = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    if not is_global and (jax.process_count() > 1 or not isinstance(leaf, jax.Array)):
+        leaf = np.asarray(leaf)
+    if leaf.size == 0 or leaf.dtype == object:
+        raise CheckpointError(
+            f"{'/'.join(path)} cannot be saved: {leaf.dtype} of shape {leaf.shape}"
+        )
+    return leaf
+
+
+def _saved_form(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype that `_to_saved` gives a leaf of the expected state."""
+    if _is_key(leaf):
+        return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    if not hasattr(leaf, "dtype"):
+        leaf = np.asarray(leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _restore_args(leaf: Any) -> ocp.RestoreArgs:
+    sharding = getattr(leaf, "sharding", None)
+    if _is_key(leaf) or sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    if jax.process_count() > 1 and sharding.is_fully_addressable:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=sharding, dtype=leaf.dtype)
+
+
+def _from_saved(array: Any, like: Any) -> Any:
+    """The restored array in the form of the expected leaf."""
+    if _is_key(like):
+        key = jax.random.wrap_key_data(jnp.asarray(array), impl=_key_impl(like))
+        sharding = getattr(like, "sharding", None)
+        return key if sharding is None else jax.device_put(key, sharding)
+    if isinstance(array, jax.Array) or isinstance(like, np.ndarray | np.generic):
+        return array
+    if not hasattr(like, "dtype"):
+        return type(like)(np.asarray(array).item())
+    return jax.device_put(array, getattr(like, "sharding", None))
+
+
+def _key_impl(like: Any) -> Any:
+    """The generator of a key of which perhaps only shape and dtype are known."""
+    seen = []
+
+    def look(key):
+        seen.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct(like.shape, like.dtype))
+    return seen[0]
+
+
+def _metadata(path: pathlib.Path) -> dict[tuple[str, ...], Any]:
+    """Shape and dtype of every stored array, by path."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path / _STATE)).tree
+    return _leaves(jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree))
+
+
+def _read_arrays(path: pathlib.Path, args: Mapping[tuple[str, ...], ocp.RestoreArgs]) -> dict:
+    tree = _nest(args)
+    restored = ocp.PyTreeCheckpointHandler().restore(
+        epath.Path(path / _STATE),
+        args=ocp.args.PyTreeRestore(
+            item=jax.tree.map(lambda _: 0, tree), restore_args=tree, partial_restore=True
+        ),
+    )
+    return _leaves(restored)
+
+
+def _check_fit(path: pathlib.Path, expected: Mapping, stored: Mapping) -> None:
+    for name in sorted(set(expected) | set(stored)):
+        wanted = _describe(_saved_form(expected[name])) if name in expected else "nothing"
+        found = _describe(stored[name]) if name in stored else "nothing"
+        if wanted != found:
+            raise CheckpointError(
+                f"the checkpoint {path} does not fit the state: {'/'.join(name)}: "
+                f"expected {wanted}, found {found}"
+            )
+
+
+def _describe(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _attempt(read: Callable[[int], Any], step: int) -> tuple[Any, str | None]:
+    """Reads a checkpoint of unknown quality; returns (value, None) or (None, what went wrong)."""
+    try:
+        return read(step), None
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+        return None, f"no manifest, and unreadable: {' '.join(str(error).split())[:200]}"
+
+
+def _inspect(path: pathlib.Path) -> tuple[bool, str | None]:
+    """Returns (has a manifest, what is wrong with the files or None)."""
+    try:
+        listed = json.loads((path / _MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return False, None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return True, f"{_MANIFEST} is unreadable ({type(error).__name__})"
+    for name, (size, _) in listed.items():
+        file = path / name
+        if not file.is_file():
+            return True, f"{name} is missing"
+        if file.stat().st_size != size:
+            return True, f"{name} has {file.stat().st_size} bytes instead of {size}"
+    for name, checksum in _checksums(path, listed).items():
+        if checksum != listed[name][1]:
+            return True, f"{name} has changed (CRC-32 {checksum} instead of {listed[name][1]})"
+    return True, None
+
+
+def _seal(path: pathlib.Path) -> None:
+    """Writes the manifest of a complete checkpoint."""
+    names = [
+        str(file.relative_to(path))
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and str(file.relative_to(path)) not in _UNLISTED
+    ]
+    files = {
+        name: ((path / name).stat().st_size, crc) for name, crc in _checksums(path, names).items()
+    }
+    _write_atomically(path / _MANIFEST, json.dumps({"files": files}, indent=1))
+
+
+def _checksums(path: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
+    names = list(names)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return dict(zip(names, pool.map(lambda name: _crc32(path / name), names), strict=True))
+
+
+def _crc32(path: pathlib.Path) -> str:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.tmp")
+    with scratch.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)

@@ -1,0 +1,275 @@
+"""Weighted means on the device, rows in metrics.jsonl, a progress line with the time left."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+
+from jaxlab.runtime import mesh
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean whose sum and weight stay apart until the end, so that parts merge exactly.
+
+    Attributes:
+      sum: weighted sum of the values, float32 scalar.
+      weight: sum of the weights, float32 scalar.
+    """
+
+    sum: Any
+    weight: Any
+
+    @classmethod
+    def of(cls, values: jax.Array, weights: jax.Array | None = None) -> "Mean":
+        """The mean of `values`, counted by `weights` (a mask or weights of the same shape).
+
+        A value whose weight is 0 does not enter, even if it is NaN.
+        """
+        values = jnp.asarray(values, jnp.float32)
+        weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
+        if values.shape != weights.shape:
+            raise ValueError(f"values {values.shape} and weights {weights.shape} differ in shape")
+        weighted = jnp.where(weights == 0, 0.0, values) * weights
+        return cls(weighted.sum(), weights.sum())
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean over both."""
+        return Mean(self.sum + other.sum, self.weight + other.weight)
+
+    @property
+    def value(self) -> jax.Array:
+        """sum / weight; NaN where nothing was counted."""
+        return jnp.asarray(self.sum, jnp.float32) / jnp.asarray(self.weight, jnp.float32)
+
+
+class MetricsWriter:
+    """Appends one JSON object per logged step to `<workdir>/metrics.jsonl`.
+
+    Rows are strict JSON: a NaN or infinite metric is null, and its name is in "nonfinite". Only
+    process 0 writes; elsewhere every method does nothing.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        tensorboard: bool = False,
+        wandb: Mapping[str, Any] | None = None,
+    ):
+        """Opens the file, without what a killed run left of its last line.
+
+        Args:
+          workdir: the work directory; made if absent.
+          tensorboard: also write event files to `<workdir>/tensorboard`.
+          wandb: also log to Weights & Biases; the arguments of `wandb.init`.
+
+        Raises:
+          ImportError: `wandb` is asked for and not installed.
+        """
+        self._file: TextIO | None = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        self._purge_step: int | None = None
+        if not mesh.is_main():
+            return
+        workdir = pathlib.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._path = workdir / "metrics.jsonl"
+        self._events = workdir / "tensorboard" if tensorboard else None
+        if wandb is not None:
+            self._wandb = _import_wandb().init(**{"dir": str(workdir), **wandb})
+        _keep_rows(self._path, lambda step: True)
+        self._file = self._path.open("a")
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one row and flushes it.
+
+        Args:
+          step: the row's step.
+          metrics: scalars by name: numbers, or arrays with one element (which are waited for).
+        """
+        if self._file is None:
+            return
+        if {"step", "nonfinite"} & set(metrics):
+            raise ValueError("a metric cannot be named step or nonfinite: the row has these itself")
+        values = {name: float(value) for name, value in metrics.items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        row: dict[str, Any] = {"step": int(step), **values, **dict.fromkeys(bad)}
+        if bad:
+            row["nonfinite"] = bad
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._event_writer().add_scalar(name, value, int(step))
+        if self._wandb is not None:
+            self._wandb.log(values, step=int(step))
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the rows of later steps; call it when a run resumes from `step`."""
+        if self._file is None:
+            return
+        self._file.close()
+        _keep_rows(self._path, lambda row_step: row_step <= step)
+        self._file = self._path.open("a")
+        self._purge_step = step + 1
+
+    def close(self) -> None:
+        """Closes the file and the services."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _event_writer(self) -> Any:
+        if self._tensorboard is None:
+            # Imported here: only runs that ask for TensorBoard pay for protobuf.
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self._events), purge_step=self._purge_step)
+        return self._tensorboard
+
+
+class Progress:
+    """One status line: step, metrics, step time, tokens/s, elapsed and remaining time.
+
+    On a terminal the line rewrites itself; elsewhere a line is printed at most every `every`
+    seconds, and for the last step. The time up to the first update is compilation and is left out
+    of the rates and of the time left.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        stream: TextIO | None = None,
+        every: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts the clock.
+
+        Args:
+          total: the last step.
+          stream: where to print; stderr when None.
+          every: seconds between lines where the stream is no terminal.
+          clock: seconds, for tests.
+        """
+        self._total, self._clock = total, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._every = 0.1 if self._terminal else every
+        self._begin = clock()
+        self._first: tuple[int, float] | None = None
+        self._tokens = 0
+        self._printed: float | None = None
+
+    def update(self, step: int, metrics: Mapping[str, Any] | None = None, tokens: int = 0) -> None:
+        """Tells that `step` is done.
+
+        Args:
+          step: number of steps done so far.
+          metrics: the scalars to show.
+          tokens: tokens processed since the update before this one.
+        """
+        if not mesh.is_main():
+            return
+        now = self._clock()
+        if self._first is None:
+            self._first = (step, now)
+        else:
+            self._tokens += tokens
+        due = self._printed is None or now - self._printed >= self._every
+        if due or step >= self._total:
+            self._printed = now
+            line = self._line(step, now, metrics or {})
+            self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the rewritten line."""
+        if self._terminal and self._printed is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _line(self, step: int, now: float, metrics: Mapping[str, Any]) -> str:
+        assert self._first is not None
+        parts = [f"step {step}/{self._total}"]
+        parts += [f"{name} {float(value):.4g}" for name, value in metrics.items()]
+        done, seconds = step - self._first[0], now - self._first[1]
+        remaining = "?"
+        if done > 0 and seconds > 0:
+            parts.append(f"{_short(seconds / done)}/step")
+            if self._tokens:
+                parts.append(f"{self._tokens / seconds:,.0f} tok/s")
+            remaining = _clock_time((self._total - step) * seconds / done)
+        parts += [f"elapsed {_clock_time(now - self._begin)}", f"left {remaining}"]
+        return " | ".join(parts)
+
+
+def _keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
+    """Rewrites the file with the whole rows whose step is wanted; atomic, and idle if all are."""
+    if not path.exists():
+        return
+    old = path.read_bytes()
+    new = b"".join(
+        line for line in old.splitlines(keepends=True) if _is_row(line) and wanted(_step(line))
+    )
+    if new == old:
+        return
+    scratch = path.with_name(f".{path.name}.tmp")
+    with scratch.open("wb") as file:
+        file.write(new)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _is_row(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        return isinstance(json.loads(line).get("step"), int)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _step(line: bytes) -> int:
+    return json.loads(line)["step"]
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError(
+            "logging to Weights & Biases needs the wandb package: pip install 'jaxlab[wandb]'"
+        ) from error
+    return wandb
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,179 @@
+"""Shardings as data: (pattern on the path, partition) rules, and helpers that take no mesh.
+
+Axis names that a mesh lacks count as unsharded everywhere in this file, so that one list of rules
+serves a laptop with one device and a pod.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Spec = Sequence[Any]
+Rules = Sequence[tuple[str, Spec]]
+
+
+def leaf_path(key_path: Sequence[Any]) -> tuple[str, ...]:
+    """The names on the way to a leaf: dict keys, field names and positions, as strings."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in key_path)
+
+
+def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = False) -> Any:
+    """Finds the sharding of every leaf.
+
+    The first rule whose pattern is found (`re.search`) in the leaf's path 'a/b/c' gives its
+    partition; scalars are replicated. Missing trailing dimensions of a partition are unsharded.
+
+    A tree with a `params` entry at its top is taken as a training state. Rules then apply to the
+    paths below `params`. Any other leaf follows the parameter whose whole path ends its own and
+    whose shape it shares (an optimizer's moments, however deep they lie, masked or not); the rest
+    (counters, coefficients, factored moments) is replicated.
+
+    Args:
+      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+      rules: (regex, partition) pairs, for example (("mlp/up/kernel", (None, "model")), (".*", ())).
+      mesh: the mesh whose axes the partitions name.
+      fallback_replicated: leave a dimension unsharded where the mesh axis does not divide it.
+
+    Returns:
+      The same tree of `NamedSharding`.
+
+    Raises:
+      ValueError: no rule matches a leaf, a partition has more entries than the leaf has
+        dimensions, or an axis does not divide its dimension.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    paths = [leaf_path(path) for path, _ in leaves]
+    shapes = [tuple(np.shape(leaf)) for _, leaf in leaves]
+    compiled = [(re.compile(pattern), tuple(spec)) for pattern, spec in rules]
+
+    def by_rule(path, shape):
+        return _match("/".join(path), shape, compiled, mesh, fallback_replicated)
+
+    if not _is_state(tree):
+        specs = [by_rule(path, shape) for path, shape in zip(paths, shapes, strict=True)]
+    else:
+        params = {
+            path[1:]: (shape, by_rule(path[1:], shape))
+            for path, shape in zip(paths, shapes, strict=True)
+            if path[0] == "params"
+        }
+        specs = [_follow(path, shape, params) for path, shape in zip(paths, shapes, strict=True)]
+    return treedef.unflatten([NamedSharding(mesh, spec) for spec in specs])
+
+
+def constrain(x: jax.Array, *spec: Any) -> jax.Array:
+    """Asks the compiler to lay `x` out as `spec` on the ambient mesh (`jax.set_mesh`).
+
+    The identity without an ambient mesh and inside `shard_call`. An axis that the mesh lacks, or
+    that does not divide its dimension, is left out: this is a hint about speed, not about values.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return x
+    if len(spec) > x.ndim:
+        raise ValueError(f"the partition {spec} has more entries than the shape {x.shape}")
+    kept = PartitionSpec(
+        *(
+            axes if x.shape[i] % _size(axes, mesh.shape) == 0 else None
+            for i, axes in enumerate(_known(spec, mesh.shape))
+        )
+    )
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.reshard(x, kept)
+    return jax.lax.with_sharding_constraint(x, kept)
+
+
+def shard_call(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """Runs `f` on each device's shard of the ambient mesh; without one, it is `f`.
+
+    For kernels, which the compiler cannot partition: models call them through here and need no
+    mesh argument. Inside another `shard_call`, it is `f` as well.
+
+    Args:
+      f: function of arrays that is local to a shard.
+      in_specs: one partition (a tuple such as ("data", None, "model")) for each argument.
+      out_specs: the partition of the result, or a list of them if `f` returns a tuple.
+    """
+
+    def call(*args):
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.manual_axes:
+            return f(*args)
+        if len(args) != len(in_specs):
+            raise ValueError(f"shard_call got {len(args)} arguments for {len(in_specs)} partitions")
+        specs = tuple(PartitionSpec(*_known(spec, mesh.shape)) for spec in in_specs)
+        if isinstance(out_specs, list):
+            outs: Any = tuple(PartitionSpec(*_known(spec, mesh.shape)) for spec in out_specs)
+        else:
+            outs = PartitionSpec(*_known(out_specs, mesh.shape))
+        if AxisType.Explicit in mesh.axis_types:
+            args = tuple(
+                jax.sharding.reshard(arg, spec) for arg, spec in zip(args, specs, strict=True)
+            )
+        # Pallas and Triton calls do not declare over which axes their results vary.
+        return jax.shard_map(f, in_specs=specs, out_specs=outs, check_vma=False)(*args)
+
+    return call
+
+
+def _is_state(tree: Any) -> bool:
+    if isinstance(tree, Mapping):
+        return "params" in tree
+    return hasattr(tree, "params")
+
+
+def _follow(path: tuple[str, ...], shape: tuple[int, ...], params: Mapping) -> PartitionSpec:
+    """The partition of the parameter that this leaf of a training state belongs to."""
+    for start in range(1, len(path)):
+        if path[start:] in params:
+            owner_shape, spec = params[path[start:]]
+            return spec if shape == owner_shape else PartitionSpec()
+    return PartitionSpec()
+
+
+def _match(path, shape, rules, mesh: Mesh, fallback_replicated: bool) -> PartitionSpec:
+    if not shape:
+        return PartitionSpec()
+    matching = [rule for rule in rules if rule[0].search(path)]
+    if not matching:
+        raise ValueError(f"no sharding rule matches {path} of shape {shape}; end with ('.*', ())")
+    pattern, spec = matching[0]
+    if len(spec) > len(shape):
+        raise ValueError(
+            f"the rule {pattern.pattern!r} gives {spec} to {path}, whose shape {shape} is shorter"
+        )
+    entries = list(_known(spec, mesh.shape))
+    for dim, axes in enumerate(entries):
+        size = _size(axes, mesh.shape)
+        if shape[dim] % size == 0:
+            continue
+        if not fallback_replicated:
+            raise ValueError(
+                f"dimension {dim} of {path}, shape {shape}, does not divide by the mesh axis "
+                f"{axes!r} of size {size} (rule {pattern.pattern!r})"
+            )
+        entries[dim] = None
+    return PartitionSpec(*entries)
+
+
+def _known(spec: Spec, mesh_shape: Mapping[str, int]) -> tuple:
+    """The partition without the axes that the mesh lacks."""
+
+    def keep(entry):
+        if isinstance(entry, str):
+            return entry if entry in mesh_shape else None
+        if entry is None:
+            return None
+        return tuple(name for name in entry if name in mesh_shape) or None
+
+    return tuple(keep(entry) for entry in spec)
+
+
+def _size(axes: Any, mesh_shape: Mapping[str, int]) -> int:
+    if axes is None:
+        return 1
+    return int(np.prod([mesh_shape[a] for a in ((axes,) if isinstance(axes, str) else axes)]))
