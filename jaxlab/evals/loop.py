@@ -1,0 +1,138 @@
+"""The evaluation inside training: n completions of fixed test prompts, graded."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxlab.data.tasks.types import Grade
+from jaxlab.evals import metrics
+from jaxlab.losses import chunked_vocab
+from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
+from jaxlab.rollouts.text import TextTask
+from jaxlab.sampling import SamplingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """What to sample and how.
+
+    Attributes:
+        prompts: test prompts, always the first ones.
+        samples: n, completions per prompt.
+        max_new_tokens: longest completion.
+        temperature: of the sampler; 0 is greedy.
+        top_k: of the sampler.
+        top_p: of the sampler.
+        batch: prompts decoded together.
+        save_samples: completions kept for samples.jsonl.
+    """
+
+    prompts: int = 96
+    samples: int = 16
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    batch: int = 96
+    save_samples: int = 8
+
+
+class Evaluator:
+    """Avg@n, pass@n, distinct solutions and entropy of a decoder on a task's test split."""
+
+    def __init__(self, decoder: Decoder, text: TextTask, config: Eval, mesh: Mesh):
+        """Encode the prompts once."""
+        sampling = SamplingConfig(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            stop_ids=tuple(text.tokenizer.eos_ids),
+            pad_id=text.tokenizer.pad_id,
+            num_samples=config.samples,
+        )
+        self._text, self._config = text, config
+        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id)
+        count = min(config.prompts, text.task.num_examples("test"))
+        self._examples, self._prompts = zip(
+            *(text.prompt(i, "test") for i in range(count)), strict=True
+        )
+        self._entropy = jax.jit(
+            lambda params, rollout: _entropy(decoder, params, rollout, config.temperature)
+        )
+
+    def __call__(self, params: Params, key: jax.Array) -> tuple[dict[str, float], list[dict]]:
+        """Sample and grade.
+
+        Args:
+            params: of the decoder.
+            key: the same key gives the same completions.
+
+        Returns:
+            Metrics, and the first `save_samples` completions as rows of samples.jsonl:
+            - avg@n: mean reward;
+            - pass@n: share of prompts with a right completion;
+            - orders: mean number of distinct right solutions of a prompt, where the task tells
+              solutions apart;
+            - entropy: mean entropy of the policy at the sampled positions, in nats;
+            - response_length in tokens; truncated_share of completions without an end.
+        """
+        config, n = self._config, self._config.samples
+        grades: list[Grade] = []
+        texts: list[str] = []
+        lengths, stops, entropies = [], [], []
+        for begin in range(0, len(self._prompts), config.batch):
+            prompts = list(self._prompts[begin : begin + config.batch])
+            examples = [e for e in self._examples[begin : begin + config.batch] for _ in range(n)]
+            # Every batch has the same shape; the rows that fill the last one are dropped.
+            filler = min(config.batch, len(self._prompts)) - len(prompts)
+            rollout = self._policy(
+                params, prompts + [prompts[0]] * filler, jax.random.fold_in(key, begin)
+            )
+            response, mask, stopped = (x[: len(examples)] for x in to_host(rollout))
+            entropy = np.asarray(jax.device_get(self._entropy(params, rollout)))[: len(examples)]
+            batch_texts = self._text.texts(response, mask)
+            grades += self._text.grade(examples, batch_texts, stopped)
+            texts += batch_texts
+            lengths.append(mask.sum(1))
+            stops.append(stopped)
+            entropies.append(entropy)
+        rewards = np.array([grade.reward for grade in grades]).reshape(-1, n)
+        result = {
+            f"avg@{n}": metrics.avg_at_n(rewards),
+            f"pass@{n}": float(np.mean(rewards.max(1))),
+            "entropy": float(np.sum(np.concatenate(entropies)) / np.sum(np.concatenate(lengths))),
+            "response_length": float(np.mean(np.concatenate(lengths))),
+            "truncated_share": float(1 - np.mean(np.concatenate(stops))),
+        }
+        solutions = [grade.solution for grade in grades]
+        if any(solution is not None for solution in solutions):
+            rows = [solutions[i : i + n] for i in range(0, len(solutions), n)]
+            result["orders"] = float(np.mean(metrics.distinct_solutions(rows)))
+        return result, self._rows(texts, grades)
+
+    def _rows(self, texts: list[str], grades: list[Grade]) -> list[dict[str, Any]]:
+        """The first completion of each of the first prompts."""
+        n = self._config.samples
+        return [
+            {
+                "prompt": self._examples[i].prompt,
+                "answer": self._examples[i].answer,
+                "completion": texts[i * n],
+                "reward": grades[i * n].reward,
+            }
+            for i in range(min(self._config.save_samples, len(self._examples)))
+        ]
+
+
+def _entropy(decoder: Decoder, params: Params, rollout: Rollout, temperature: float) -> jax.Array:
+    """Sum over each completion of the policy's entropy, [B] in nats."""
+    hidden = response_hidden(decoder, params, rollout)
+    _, entropy = chunked_vocab.token_logp(
+        hidden, unembedding(params), rollout.response, temperature or 1.0
+    )
+    return (entropy * rollout.mask).sum(1)

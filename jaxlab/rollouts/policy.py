@@ -1,0 +1,123 @@
+"""A policy is a decoder that answers prompts: params and token ids in, a `Rollout` out."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxlab.data.batch import bucket, right_pad
+from jaxlab.models.decoder import Decoder, Params, left_padded
+from jaxlab.runtime.mesh import host_batch_slice, put_global
+from jaxlab.sampling import SamplingConfig, generate
+
+# Prompts are padded to a multiple of this many tokens, so that few widths are compiled.
+PROMPT_BUCKET = 16
+
+
+class Rollout(NamedTuple):
+    """Completions of a batch of prompts, all arrays on the device.
+
+    Attributes:
+        tokens: int32 [B, W + N], the left-padded prompt, then the completion.
+        lengths: int32 [B], tokens of each prompt.
+        response: int32 [B, N], the completion.
+        mask: bool [B, N], True up to and including the stop token.
+        logprobs: float32 [B, N], the sampler's log-probability of each token.
+        stopped: bool [B], False where the completion was cut off by its length.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    response: jax.Array
+    mask: jax.Array
+    logprobs: jax.Array
+    stopped: jax.Array
+
+    @property
+    def prompt_width(self) -> int:
+        """W."""
+        return self.tokens.shape[1] - self.response.shape[1]
+
+
+class Policy:
+    """Samples completions from a decoder on a mesh."""
+
+    def __init__(self, decoder: Decoder, sampling: SamplingConfig, mesh: Mesh, pad_id: int):
+        """Fix everything but the params and the prompts."""
+        self._decoder, self._sampling, self._mesh, self._pad_id = decoder, sampling, mesh, pad_id
+
+    def __call__(
+        self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array
+    ) -> Rollout:
+        """Complete each prompt `sampling.num_samples` times.
+
+        Args:
+            params: the decoder's.
+            prompts: token ids; the same list in every process.
+            key: row r, sample j, token t has randomness of its own under it.
+
+        Returns:
+            A rollout with B = len(prompts) * num_samples rows, prompt-major.
+        """
+        width = bucket(max(len(prompt) for prompt in prompts), PROMPT_BUCKET)
+        rows, lengths = right_pad(prompts, width, self._pad_id)
+        mine = host_batch_slice(len(rows), self._mesh)
+        rows, lengths = put_global((rows[mine], lengths[mine]), self._mesh)
+        out = generate(self._decoder, params, rows, lengths, key, self._sampling)
+        return _assemble(
+            rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id
+        )
+
+
+@functools.partial(jax.jit, static_argnames="pad_id")
+def _assemble(
+    prompts: jax.Array,
+    lengths: jax.Array,
+    response: jax.Array,
+    response_lengths: jax.Array,
+    logprobs: jax.Array,
+    stopped: jax.Array,
+    *,
+    pad_id: int,
+) -> Rollout:
+    """Join right-padded prompts [P, W] and completions [P * n, N]."""
+    width = prompts.shape[1]
+    column = jnp.arange(width) - (width - lengths)[:, None]
+    shifted = jnp.take_along_axis(prompts, jnp.maximum(column, 0), axis=1)
+    left = jnp.where(column >= 0, shifted, pad_id)
+    samples = response.shape[0] // prompts.shape[0]
+    tokens = jnp.concatenate([jnp.repeat(left, samples, axis=0), response], axis=1)
+    mask = jnp.arange(response.shape[1]) < response_lengths[:, None]
+    return Rollout(
+        tokens, jnp.repeat(lengths, samples), response, mask, logprobs, stopped.astype(bool)
+    )
+
+
+def response_hidden(decoder: Decoder, params: Params, rollout: Rollout) -> jax.Array:
+    """The decoder's hidden states [B, N, d] from which each completion token is predicted."""
+    count = rollout.response.shape[1]
+    positions, segment_ids = left_padded(rollout.tokens.shape[1], rollout.lengths + count)
+    hidden = decoder.apply(
+        {"params": params},
+        rollout.tokens[:, :-1],
+        positions[:, :-1],
+        segment_ids[:, :-1],
+        method="hidden",
+    )
+    return hidden[:, -count:]
+
+
+def to_host(rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Completions int32 [B, N], their mask and `stopped`, as NumPy arrays in every process."""
+    wanted = (rollout.response, rollout.mask, rollout.stopped)
+    if jax.process_count() > 1:
+        replicated = jax.sharding.NamedSharding(
+            rollout.tokens.sharding.mesh, jax.sharding.PartitionSpec()
+        )
+        wanted = jax.jit(lambda x: x, out_shardings=replicated)(wanted)
+    response, mask, stopped = jax.device_get(wanted)
+    return response, mask, stopped

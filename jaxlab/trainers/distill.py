@@ -1,0 +1,405 @@
+"""On-policy training of a student: by a teacher's distributions, or by reward.
+
+One step: the student answers prompts, the teacher reads the answers, the student is updated on
+its own tokens. `loss.name` chooses what it learns from them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab import config as config_lib
+from jaxlab.credit import advantages
+from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.losses import chunked_vocab, distillation, policy_gradient
+from jaxlab.losses.aggregate import AGGREGATIONS
+from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
+from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
+from jaxlab.sampling import SamplingConfig
+from jaxlab.trainers import models, optim, setup, state
+from jaxlab.trainers.loop import Evaluation, Program, StepOutput
+from jaxlab.trainers.settings import Data, Mesh, Model, Train
+
+# Losses that compare the student with a teacher at each of the student's tokens.
+METHODS = {
+    "opd": distillation.Opd,
+    "aopd": distillation.Aopd,
+    "gkd": distillation.Gkd,
+    "full_reverse_kl": distillation.FullReverseKl,
+}
+
+ADVANTAGES = {
+    "group": advantages.group_normalised,
+    "centred": advantages.group_centred,
+    "leave_one_out": advantages.leave_one_out,
+}
+
+# A student samples tokens that its teacher gives e^-20; beyond, the bins at the ends count.
+ADVANTAGE_EDGES = np.linspace(-20.0, 5.0, 101)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grpo:
+    """Group relative policy optimisation (Shao et al. 2024): the reward alone, no teacher.
+
+    Attributes:
+        clip_low: the ratio counts down to 1 - clip_low.
+        clip_high: and up to 1 + clip_high (above clip_low: DAPO's clip-higher).
+        advantages: "group" (GRPO), "centred" (Dr. GRPO) or "leave_one_out" (RLOO).
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    advantages: Literal["group", "centred", "leave_one_out"] = "group"
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Cross entropy of the sampled tokens; with `rollout.source="teacher"` this is SeqKD."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """What is sampled at each step.
+
+    Attributes:
+        prompts: prompts per step.
+        samples: completions per prompt.
+        max_new_tokens: longest completion.
+        temperature: of the sampler and of the loss; without truncation, so that the sampler's
+            distribution is the one that the loss differentiates.
+        source: who answers: "student" (on policy), or "teacher" (sequence-level distillation).
+        updates: optimiser steps per batch of rollouts; with more than one, the batch is split in
+            order and the ratio refers to the policy before the first.
+    """
+
+    prompts: int = 16
+    samples: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    source: Literal["student", "teacher"] = "student"
+    updates: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """A distillation run.
+
+    Attributes:
+        student: what is trained.
+        data: prompts.
+        train: length and logging.
+        optim: optimiser.
+        loss: {"name": one of opd, aopd, gkd, full_reverse_kl, grpo, cross_entropy, **options of
+            that loss}; "agg" chooses the aggregation over tokens.
+        teacher: frozen; not needed by grpo.
+        rollout: what is sampled.
+        eval: sampled evaluation.
+        mesh: devices.
+        seed: of data order and sampling.
+        teacher_temperature: divides the teacher's logits.
+        trainer: names this trainer in a config.
+    """
+
+    student: Model
+    data: Data
+    train: Train
+    optim: optim.Optim
+    loss: dict[str, Any]
+    teacher: Model | None = None
+    rollout: Rollouts = dataclasses.field(default_factory=Rollouts)
+    eval: Eval = dataclasses.field(default_factory=Eval)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    seed: int = 0
+    teacher_temperature: float = 1.0
+    trainer: Literal["distill"] = "distill"
+
+
+class Scored(NamedTuple):
+    """A batch of rollouts and all that the loss needs beside the student.
+
+    Attributes:
+        rollout: B rows.
+        teacher_hidden: [B, N, d_teacher], or None without a teacher.
+        old_logp: float32 [B, N] of the trainer's own forward pass before the first update; None
+            with one update per batch, where the current policy is that one.
+        advantages: float32 [B], from rewards; None where the loss wants none.
+    """
+
+    rollout: Rollout
+    teacher_hidden: jax.Array | None
+    old_logp: jax.Array | None
+    advantages: jax.Array | None
+
+
+def program(config: Distill, workdir: pathlib.Path) -> Program:
+    """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
+    return _Run(config, workdir).program()
+
+
+class _Run:
+    """The compiled pieces of one run."""
+
+    def __init__(self, config: Distill, workdir: pathlib.Path):
+        self.config = config
+        self.name, self.loss_options, self.agg = _loss(config.loss)
+        self.mesh = make_mesh(config.mesh.shape)
+        tokenizer = setup.tokenizer(
+            config.data, models.tokenizer_at(config.student), models.tokenizer_at(config.teacher)
+        )
+        size = tokenizer.vocab_size
+        self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
+        models.describe(workdir, self.source, tokenizer)
+        self.student = Decoder(self.source.config)
+        self.text = setup.text_task(config.data, tokenizer)
+        self.teacher, self.teacher_params = self._load_teacher(size)
+        # Tables may be padded beyond the tokenizer's words, each model's differently.
+        sizes = [model.config.vocab_size for model in (self.student, self.teacher) if model]
+        self.vocab_size = min(sizes)
+        _check(config, self.student)
+        updates = config.train.steps * config.rollout.updates
+        self.optimizer = optim.make(config.optim, updates)
+        self.rate = optim.schedule(config.optim, updates)
+        self.abstract = state.abstract(
+            self.source.abstract_params(), self.optimizer, self.mesh, config.mesh.rules
+        )
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        sampling = SamplingConfig(
+            max_new_tokens=config.rollout.max_new_tokens,
+            temperature=config.rollout.temperature,
+            stop_ids=tuple(tokenizer.eos_ids),
+            pad_id=tokenizer.pad_id,
+            num_samples=config.rollout.samples,
+        )
+        author = self.teacher if config.rollout.source == "teacher" else self.student
+        assert author is not None
+        self.policy = Policy(author, sampling, self.mesh, tokenizer.pad_id)
+        self.evaluator = Evaluator(self.student, self.text, config.eval, self.mesh)
+        self.score = jax.jit(self._score)
+        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.diagnose = jax.jit(self._diagnose)
+
+    def program(self) -> Program:
+        show = ("loss", "reward", "kl_reverse")
+        return Program(self.abstract, self._init, self._step, self._evaluate, show)
+
+    def _load_teacher(self, vocab_size: int) -> tuple[Decoder | None, Params | None]:
+        spec = self.config.teacher
+        if spec is None:
+            if self.name in METHODS or self.config.rollout.source == "teacher":
+                raise config_lib.ConfigError(f"teacher: the loss {self.name} needs a teacher")
+            return None, None
+        source = models.find(spec, "teacher", vocab_size=vocab_size, seed=self.config.seed)
+        return Decoder(source.config), source.load(self.mesh, self.config.mesh.rules)
+
+    def _init(self) -> state.TrainState:
+        params = self.source.load(self.mesh, self.config.mesh.rules)
+        create = jax.jit(
+            lambda p: state.create(p, self.optimizer), out_shardings=self.shardings
+        )
+        return create(params)
+
+    def _step(self, current: state.TrainState, index: int) -> StepOutput:
+        config = self.config
+        rows = setup.training_rows(self.text, index, config.rollout.prompts, config.seed)
+        prompts = [prompt for _, prompt in rows]
+        author = self.teacher_params if config.rollout.source == "teacher" else current.params
+        rollout = self.policy(author, prompts, setup.step_key(config.seed, index))
+        examples = [example for example, _ in rows for _ in range(config.rollout.samples)]
+
+        def grade() -> np.ndarray:
+            response, mask, stopped = to_host(rollout)
+            texts = self.text.texts(response, mask)
+            grades = self.text.grade(examples, texts, stopped)
+            return np.array([grade.reward for grade in grades], np.float32)
+
+        # Only GRPO waits for the reward; the others grade while the device works.
+        rewards = grade() if self.name == "grpo" else None
+        scored = self.score(
+            current.params, self.teacher_params, rollout, self._advantages(rewards)
+        )
+        batches = _split(scored, config.rollout.updates)
+        metrics: dict[str, jax.Array] = {}
+        for batch in batches:
+            current, metrics = self.update(current, self.teacher_params, batch)
+        # With several updates per batch the last one is reported: it is the most off-policy.
+        current = current._replace(step=current.step + 1)
+
+        def host_metrics() -> dict[str, float]:
+            mask = np.asarray(to_host(rollout)[1])
+            graded = grade() if rewards is None else rewards
+            return {"reward": float(graded.mean()), "tokens": int(mask.sum())}
+
+        return StepOutput(current, metrics, host_metrics)
+
+    def _advantages(self, rewards: np.ndarray | None) -> jax.Array | None:
+        if rewards is None:
+            return None
+        estimate = ADVANTAGES[self.loss_options.advantages]
+        flat = np.asarray(estimate(rewards.reshape(-1, self.config.rollout.samples))).reshape(-1)
+        return put_global(flat[host_batch_slice(len(flat), self.mesh)], self.mesh)
+
+    def _score(
+        self,
+        params: Params,
+        teacher_params: Params | None,
+        rollout: Rollout,
+        advantage: jax.Array | None,
+    ) -> Scored:
+        """What is fixed while the student is updated on this batch."""
+        teacher_hidden = None
+        if self.teacher is not None:
+            teacher_hidden = response_hidden(self.teacher, teacher_params, rollout)
+        old_logp = None
+        if self.config.rollout.updates > 1:
+            hidden = response_hidden(self.student, params, rollout)
+            old_logp, _ = self._token_logp(hidden, params, rollout)
+        return Scored(rollout, teacher_hidden, old_logp, advantage)
+
+    def _update(
+        self, current: state.TrainState, teacher_params: Params | None, batch: Scored
+    ) -> tuple[state.TrainState, dict[str, jax.Array]]:
+        grad = jax.value_and_grad(self._loss, has_aux=True)
+        (loss, metrics), grads = grad(current.params, teacher_params, batch)
+        new, more = state.apply_gradients(
+            current, grads, loss, self.optimizer, self.config.train.nonfinite == "skip"
+        )
+        lengths = batch.rollout.mask.sum(1)
+        metrics = metrics | more
+        metrics["learning_rate"] = jnp.asarray(self.rate(current.step * self.config.rollout.updates))
+        metrics["response_length"] = lengths.mean()
+        metrics["truncated_share"] = 1.0 - batch.rollout.stopped.mean()
+        return new, metrics
+
+    def _loss(
+        self, params: Params, teacher_params: Params | None, batch: Scored
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        rollout, temperature = batch.rollout, self.config.rollout.temperature
+        hidden = response_hidden(self.student, params, rollout)
+        if self.name in METHODS:
+            assert teacher_params is not None
+            return chunked_vocab.distill(
+                self.loss_options,
+                hidden,
+                unembedding(params),
+                batch.teacher_hidden,
+                unembedding(teacher_params),
+                rollout.response,
+                rollout.mask,
+                old_logp=batch.old_logp,
+                temperature=temperature,
+                teacher_temperature=self.config.teacher_temperature,
+                vocab_size=self.vocab_size,
+                agg=self.agg,
+            )
+        if self.name == "cross_entropy":
+            return chunked_vocab.cross_entropy(
+                hidden, unembedding(params), rollout.response, rollout.mask, agg=self.agg
+            )
+        logp, entropy = self._token_logp(hidden, params, rollout)
+        loss, metrics = policy_gradient.policy_gradient(
+            logp,
+            batch.advantages,
+            rollout.mask,
+            old_logp=batch.old_logp,
+            clip_low=self.loss_options.clip_low,
+            clip_high=self.loss_options.clip_high,
+            agg=self.agg,
+        )
+        mean = jnp.sum(entropy * rollout.mask) / jnp.maximum(rollout.mask.sum(), 1)
+        return loss, metrics | {"student_entropy": mean}
+
+    def _token_logp(
+        self, hidden: jax.Array, params: Params, rollout: Rollout
+    ) -> tuple[jax.Array, jax.Array]:
+        return chunked_vocab.token_logp(
+            hidden, unembedding(params), rollout.response, self.config.rollout.temperature
+        )
+
+    def _evaluate(self, current: state.TrainState, index: int) -> Evaluation:
+        # The same randomness at every evaluation: differences come from the params.
+        key = setup.step_key(self.config.seed, setup.EVAL_STEP)
+        scores, samples = self.evaluator(current.params, key)
+        metrics: dict[str, Any] = {f"eval/{name}": value for name, value in scores.items()}
+        if self.teacher is None or self.config.rollout.source == "teacher":
+            return Evaluation(metrics, samples)
+        rows = setup.training_rows(self.text, index, self.config.rollout.prompts, self.config.seed)
+        rollout = self.policy(current.params, [prompt for _, prompt in rows], key)
+        counts, error = self.diagnose(current.params, self.teacher_params, rollout)
+        metrics["eval/sampler_logp_error"] = float(error)
+        histogram = {
+            "name": "advantage",
+            "edges": ADVANTAGE_EDGES.tolist(),
+            "counts": np.asarray(counts).tolist(),
+        }
+        return Evaluation(metrics, samples, [histogram])
+
+    def _diagnose(
+        self, params: Params, teacher_params: Params, rollout: Rollout
+    ) -> tuple[jax.Array, jax.Array]:
+        """Histogram of A = log T(y) - log S(y), and the largest |sampler - trainer| log S(y)."""
+        assert self.teacher is not None
+        student_logp, _ = self._token_logp(
+            response_hidden(self.student, params, rollout), params, rollout
+        )
+        teacher_logp, _ = chunked_vocab.token_logp(
+            response_hidden(self.teacher, teacher_params, rollout),
+            unembedding(teacher_params),
+            rollout.response,
+            self.config.teacher_temperature,
+            vocab_size=self.vocab_size,
+        )
+        advantage = jnp.clip(
+            teacher_logp - student_logp, ADVANTAGE_EDGES[0], ADVANTAGE_EDGES[-1]
+        )
+        counts, _ = jnp.histogram(
+            advantage, bins=jnp.asarray(ADVANTAGE_EDGES), weights=rollout.mask.astype(jnp.float32)
+        )
+        error = jnp.where(rollout.mask, jnp.abs(student_logp - rollout.logprobs), 0.0)
+        return counts, error.max()
+
+
+def _loss(config: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Name, options and aggregation of the loss that the config describes."""
+    options = dict(config)
+    name = options.pop("name", None)
+    classes = METHODS | {"grpo": Grpo, "cross_entropy": CrossEntropy}
+    if name not in classes:
+        raise config_lib.ConfigError(f"loss.name: {name!r} is not one of {', '.join(classes)}")
+    agg = options.pop("agg", "seq_mean_token_mean")
+    if agg not in AGGREGATIONS:
+        raise config_lib.ConfigError(f"loss.agg: {agg!r} is not one of {', '.join(AGGREGATIONS)}")
+    return name, config_lib.build(classes[name], options, "loss"), agg
+
+
+def _split(scored: Scored, parts: int) -> list[Scored]:
+    """The batch in `parts` consecutive minibatches."""
+    if parts == 1:
+        return [scored]
+    size = scored.rollout.tokens.shape[0] // parts
+    return [
+        jax.tree.map(lambda x, begin=i * size: x[begin : begin + size], scored)
+        for i in range(parts)
+    ]
+
+
+def _check(config: Distill, decoder: Decoder) -> None:
+    """Refuse what would fail in the middle of a run."""
+    needed = config.data.max_prompt + config.rollout.max_new_tokens
+    if needed > decoder.config.max_position:
+        raise config_lib.ConfigError(
+            f"rollout.max_new_tokens: prompts of {config.data.max_prompt} and completions of "
+            f"{config.rollout.max_new_tokens} tokens exceed the student's context of "
+            f"{decoder.config.max_position}"
+        )
+    if (config.rollout.prompts * config.rollout.samples) % config.rollout.updates:
+        raise config_lib.ConfigError(
+            f"rollout.updates: {config.rollout.updates} does not divide the batch of "
+            f"{config.rollout.prompts} x {config.rollout.samples} completions"
+        )

@@ -1,0 +1,237 @@
+"""The one training loop. Trainers give it a `Program`; they neither copy nor subclass it.
+
+The order within a step, which a test guards:
+
+    1. evaluate        if due: what is evaluated at step s is what a checkpoint of s holds
+    2. checkpoint      if due, after the metrics of all steps before it were read and checked
+    3. preemption      save and leave
+    4. step            fetch the batch, dispatch; nothing waits for the device
+    5. read metrics    of the step before, so that the device always has the next step's work
+
+Randomness, data and schedules are functions of the step, so a run that was killed goes on from its
+last checkpoint as if nothing had happened.
+"""
+
+import json
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime.checkpoint import Checkpointer, Preemption
+from jaxlab.runtime.metrics import MetricsWriter, Progress
+from jaxlab.runtime.profiling import TraceWindow
+from jaxlab.trainers.settings import Train
+from jaxlab.trainers.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+Scalars = Mapping[str, Any]
+
+
+class StepOutput(NamedTuple):
+    """What one step leaves.
+
+    Attributes:
+        state: after the step.
+        metrics: device scalars; `loss` and `grad_norm` must be among them.
+        host_metrics: called one step later, when waiting costs nothing: scalars that are computed
+            on the host, such as the reward of decoded text. `tokens` counts the step's tokens.
+    """
+
+    state: TrainState
+    metrics: Scalars
+    host_metrics: Callable[[], Scalars]
+
+
+class Evaluation(NamedTuple):
+    """Scalars for metrics.jsonl, rows for samples.jsonl and rows for histograms.jsonl."""
+
+    metrics: Scalars
+    samples: Sequence[dict[str, Any]] = ()
+    histograms: Sequence[dict[str, Any]] = ()
+
+
+class Program(NamedTuple):
+    """A training run as functions.
+
+    Attributes:
+        abstract: shapes, dtypes and shardings of the state.
+        init: the state before the first step, on its devices; not called when a run resumes.
+        step: (state, number of the step) -> StepOutput; the state passed in is consumed.
+        evaluate: (state, steps done) -> Evaluation.
+        show: metrics on the progress line.
+    """
+
+    abstract: TrainState
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, int], StepOutput]
+    evaluate: Callable[[TrainState, int], Evaluation]
+    show: tuple[str, ...] = ("loss",)
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite."""
+
+
+def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
+    """Train from the last good checkpoint of `workdir`, or from the start, to the last step.
+
+    Args:
+        program: what to train.
+        config: how long, and what to leave.
+        workdir: gets metrics.jsonl, samples.jsonl, histograms.jsonl and checkpoints/.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        NonFiniteError: with `nonfinite="stop"`; names the step and the last good checkpoint.
+        SystemExit: code 143 after SIGTERM or Ctrl-C, with a checkpoint saved.
+    """
+    last = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
+    with (
+        Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpointer,
+        MetricsWriter(workdir, config.tensorboard, _wandb(config, workdir)) as writer,
+        Preemption() as preemption,
+    ):
+        restored = checkpointer.restore(program.abstract)
+        if restored is None:
+            first, state = 0, program.init()
+        else:
+            first, state = restored.step, restored.state
+            logger.info("resuming from the checkpoint of step %d", first)
+        writer.truncate_after(first)
+        samples = StepRows(workdir / "samples.jsonl", first)
+        histograms = StepRows(workdir / "histograms.jsonl", first)
+        progress = Progress(last)
+        reader = _Reader(config, checkpointer, writer, progress, program.show, start=first)
+        trace = None
+        if config.profile_start is not None:
+            trace = TraceWindow(config.profile_start, 5, workdir / "profile")
+        for step in range(first, last + 1):
+            resumed_here = restored is not None and step == first
+            if not resumed_here and (step % config.eval_every == 0 or step == last):
+                reader.flush()
+                evaluation = program.evaluate(state, step)
+                writer.write(step, evaluation.metrics)
+                samples.write(step, evaluation.samples)
+                histograms.write(step, evaluation.histograms)
+            leaving = preemption.reached(step)
+            due = step > 0 and (step % config.checkpoint_every == 0 or step == last)
+            if not resumed_here and (due or leaving):
+                reader.flush()
+                checkpointer.save(step, state)
+            if leaving:
+                checkpointer.close()
+                preemption.leave()
+            if step == last:
+                break
+            if trace is None:
+                output = program.step(state, step)
+            else:
+                with trace.step(step):
+                    output = program.step(state, step)
+            state = output.state
+            reader.read_previous(step + 1, output)
+        reader.flush()
+        progress.close()
+        if trace is not None:
+            trace.close()
+    return state
+
+
+class _Reader:
+    """Reads each step's metrics while the next one runs; checks, logs and shows them."""
+
+    def __init__(
+        self,
+        config: Train,
+        checkpointer: Checkpointer,
+        writer: MetricsWriter,
+        progress: Progress,
+        show: tuple[str, ...],
+        start: int,
+    ):
+        self._config, self._checkpointer, self._writer = config, checkpointer, writer
+        self._progress, self._show = progress, show
+        self._pending: tuple[int, StepOutput] | None = None
+        self._clock, self._clock_step, self._tokens = time.monotonic(), start, 0.0
+
+    def read_previous(self, step: int, output: StepOutput) -> None:
+        """Hand in the output of the step that made `step`; read the one before."""
+        self.flush()
+        # The state must not be kept alive here: the next step reuses its memory.
+        self._pending = (step, output._replace(state=None))
+
+    def flush(self) -> None:
+        """Read what is still to be read."""
+        if self._pending is None:
+            return
+        (step, output), self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(output.metrics).items()}
+        self._check(step, metrics)
+        metrics |= output.host_metrics()
+        tokens = metrics.pop("tokens", 0)
+        self._tokens += tokens
+        self._progress.update(step, _chosen(metrics, self._show), int(tokens))
+        if step % self._config.log_every == 0:
+            now = time.monotonic()
+            seconds, steps = now - self._clock, step - self._clock_step
+            rates = {"step_seconds": seconds / steps, "tokens_per_second": self._tokens / seconds}
+            self._writer.write(step, metrics | rates)
+            self._clock, self._clock_step, self._tokens = now, step, 0.0
+
+    def _check(self, step: int, metrics: Scalars) -> None:
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        if not bad or self._config.nonfinite == "skip":
+            return
+        self._writer.write(step, metrics)
+        self._checkpointer.wait()
+        good = self._checkpointer.latest()
+        where = "there is no checkpoint yet" if good is None else f"the last checkpoint is {good}"
+        raise NonFiniteError(
+            f"step {step}: {' and '.join(bad)} not finite; {where} (train.nonfinite='skip' goes on "
+            "without such steps)"
+        )
+
+
+class StepRows:
+    """A jsonl file of rows that belong to steps."""
+
+    def __init__(self, path: pathlib.Path, first_step: int):
+        """Drop what a killed run wrote after the step from which this one goes on."""
+        self._path = path
+        if not mesh_lib.is_main() or not path.exists():
+            return
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= first_step
+        ]
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(path)
+
+    def write(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows, each with its step."""
+        if not mesh_lib.is_main() or not rows:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
+
+
+def _chosen(metrics: Scalars, names: tuple[str, ...]) -> dict[str, float]:
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _wandb(config: Train, workdir: pathlib.Path) -> dict[str, Any] | None:
+    if config.wandb is None:
+        return None
+    return {"project": config.wandb, "name": workdir.name, "resume": "allow"}

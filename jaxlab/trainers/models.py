@@ -1,0 +1,163 @@
+"""Models by config: from scratch, from a HuggingFace directory, from an earlier run.
+
+A work directory describes its model in `model/`: decoder.json (the fields of `DecoderConfig`), the
+tokenizer's files and, for a model that came from a HuggingFace directory, its config.json.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxlab import config as config_lib
+from jaxlab.interop import hf
+from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.models import presets
+from jaxlab.models.decoder import Decoder, DecoderConfig, Params, rescan, unscan
+from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import sharding as sharding_lib
+from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.trainers.settings import Model, Rules
+
+# Fields that change how a model is computed, not what it computes.
+EXECUTION_FIELDS = ("dtype", "param_dtype", "scan_layers", "remat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model that has been described but not yet loaded.
+
+    Attributes:
+        config: of the decoder.
+        load: reads or draws the params, placed by (mesh, rules).
+        directory: holds tokenizer files and perhaps a HuggingFace config.json; None from scratch.
+    """
+
+    config: DecoderConfig
+    load: Callable[[Mesh, Rules], Params]
+    directory: pathlib.Path | None
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of the params."""
+        return abstract_params(self.config)
+
+def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Source:
+    """Look at what the config names, without reading weights.
+
+    Args:
+        spec: path, or preset and sizes.
+        where: the config's key, for errors.
+        vocab_size: default for a model from scratch: the tokenizer's.
+        seed: of random params.
+
+    Raises:
+        ConfigError: neither or both are given, or the path holds no model.
+    """
+    if (spec.path is None) == (spec.preset is None and not spec.sizes):
+        raise config_lib.ConfigError(f"{where}: give either path, or preset and sizes")
+    if spec.path is None:
+        return _scratch(spec, where, vocab_size, seed)
+    path = pathlib.Path(spec.path)
+    unusable = set(spec.sizes) - set(EXECUTION_FIELDS)
+    if unusable:
+        raise config_lib.ConfigError(
+            f"{where}.sizes.{min(unusable)}: the model at {path} has its sizes; only "
+            f"{', '.join(EXECUTION_FIELDS)} can be set"
+        )
+    if (path / "model" / "decoder.json").exists():
+        return _from_run(path, spec, where)
+    if (path / "config.json").exists():
+        config = dataclasses.replace(hf.read_config(path), **spec.sizes)
+        return Source(config, lambda mesh, rules: _load_hf(path, config, mesh, rules), path)
+    raise config_lib.ConfigError(
+        f"{where}.path: {path} holds neither a HuggingFace model (config.json) nor a run of ours "
+        "(model/decoder.json)"
+    )
+
+
+def tokenizer_at(spec: Model | None) -> Tokenizer | None:
+    """The tokenizer beside the model that the config names, where there is one."""
+    if spec is None or spec.path is None:
+        return None
+    for directory in (pathlib.Path(spec.path) / "model", pathlib.Path(spec.path)):
+        if (directory / "tokenizer.json").exists():
+            return Tokenizer.load(directory)
+    return None
+
+
+def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer) -> None:
+    """Write `workdir/model/`, so that the run can be exported and built upon by itself."""
+    if not mesh_lib.is_main():
+        return
+    directory = workdir / "model"
+    directory.mkdir(parents=True, exist_ok=True)
+    config_lib.save_json(source.config, directory / "decoder.json")
+    tokenizer.save(directory)
+    original = None if source.directory is None else source.directory / "config.json"
+    if original is not None and original.exists():
+        (directory / "config.json").write_bytes(original.read_bytes())
+
+
+def read_run(workdir: pathlib.Path) -> DecoderConfig:
+    """The decoder of a work directory."""
+    fields = config_lib.load_json(workdir / "model" / "decoder.json")
+    return config_lib.build(DecoderConfig, fields, "decoder.json")
+
+
+def abstract_params(config: DecoderConfig) -> Params:
+    """Shapes and dtypes of a decoder's params."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens)["params"]
+
+
+def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
+    fields: dict[str, Any] = {}
+    if spec.preset is not None:
+        fields = {
+            field.name: getattr(presets.decoder(spec.preset), field.name)
+            for field in dataclasses.fields(DecoderConfig)
+        }
+    if vocab_size is not None:
+        fields["vocab_size"] = vocab_size
+    config = config_lib.build(DecoderConfig, fields | spec.sizes, f"{where}.sizes")
+
+    def load(mesh: Mesh, rules: Rules) -> Params:
+        where_to = sharding_lib.infer(abstract_params(config), rules, mesh)
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        init = jax.jit(lambda key: Decoder(config).init(key, tokens)["params"], out_shardings=where_to)
+        return init(jax.random.key(seed))
+
+    return Source(config, load, None)
+
+
+def _from_run(path: pathlib.Path, spec: Model, where: str) -> Source:
+    stored = read_run(path)
+    config = dataclasses.replace(stored, **spec.sizes)
+
+    def load(mesh: Mesh, rules: Rules) -> Params:
+        with Checkpointer(path / "checkpoints") as checkpointer:
+            params = checkpointer.restore_params(dtype=config.param_dtype)
+        if config.scan_layers != stored.scan_layers:
+            params = (rescan if config.scan_layers else unscan)(stored, params)[1]
+        return jax.device_put(params, sharding_lib.infer(params, rules, mesh))
+
+    return Source(config, load, path / "model")
+
+
+def _load_hf(path: pathlib.Path, config: DecoderConfig, mesh: Mesh, rules: Rules) -> Params:
+    where_to = sharding_lib.infer(abstract_params(config), rules, mesh)
+    leaves = {
+        "/".join(sharding_lib.leaf_path(key_path)): leaf
+        for key_path, leaf in jax.tree_util.tree_flatten_with_path(where_to)[0]
+    }
+    _, params = hf.load(
+        path,
+        dtype=config.param_dtype,
+        sharding=lambda name, shape: leaves[name],
+        scan_layers=config.scan_layers,
+    )
+    return params

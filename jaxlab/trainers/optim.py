@@ -1,0 +1,113 @@
+"""Optimisers and schedules: optax, chosen by config, with masks by parameter path."""
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """An optimiser, its schedule and what it leaves alone.
+
+    Attributes:
+      name: "adamw" (Loshchilov & Hutter 2019) or "muon" (Jordan 2024: orthogonalised momentum for
+        matrices inside the layers, AdamW for the rest).
+      learning_rate: peak.
+      schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
+      warmup_steps: linear from zero.
+      final_fraction: of the peak, at the last step.
+      weight_decay: decoupled, times the learning rate.
+      no_decay: patterns of parameter paths without weight decay.
+      b1, b2, eps: AdamW's.
+      clip_norm: largest global norm of the gradient; None means no clipping.
+      muon_matrices: patterns of the parameter paths that Muon orthogonalises.
+    """
+
+    learning_rate: float
+    name: Literal["adamw", "muon"] = "adamw"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+    final_fraction: float = 0.0
+    weight_decay: float = 0.01
+    no_decay: tuple[str, ...] = (r"bias$", r"scale$")
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = 1.0
+    muon_matrices: tuple[str, ...] = (r"(mixer|mlp)/.*kernel$",)
+
+
+def schedule(config: Optim, total_steps: int) -> optax.Schedule:
+    """Learning rate as a function of the optimiser's step count."""
+    after = max(total_steps - config.warmup_steps, 1)
+    peak = config.learning_rate
+    tails = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, after, config.final_fraction),
+        "linear": optax.linear_schedule(peak, peak * config.final_fraction, after),
+    }
+    if not config.warmup_steps:
+        return tails[config.schedule]
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, tails[config.schedule]], [config.warmup_steps])
+
+
+def make(config: Optim, total_steps: int) -> optax.GradientTransformation:
+    """The optimiser for a run of `total_steps` optimiser steps."""
+    rate = schedule(config, total_steps)
+    decayed = _path_mask(config.no_decay, when_matched=False)
+    if config.name == "adamw":
+        core = optax.adamw(
+            rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decayed,
+        )
+    else:
+        core = optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decayed,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_muon_dimensions(config.muon_matrices),
+        )
+    if config.clip_norm is None:
+        return core
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), core)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """'layer_0/mixer/query/kernel' for a path from jax.tree_util."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _path_mask(patterns: tuple[str, ...], when_matched: bool) -> Any:
+    def mask(params: Any) -> Any:
+        def one(path: tuple[Any, ...], _: Any) -> bool:
+            matched = any(re.search(pattern, path_string(path)) for pattern in patterns)
+            return matched == when_matched
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    return mask
+
+
+def _muon_dimensions(patterns: tuple[str, ...]) -> Any:
+    """For each parameter the matrix axes that Muon works on (the last two), or None for AdamW."""
+
+    def dimensions(params: Any) -> Any:
+        def one(path: tuple[Any, ...], leaf: jax.Array) -> Any:
+            if not any(re.search(pattern, path_string(path)) for pattern in patterns):
+                return None
+            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    return dimensions

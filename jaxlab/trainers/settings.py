@@ -1,0 +1,101 @@
+"""The parts that every training config has: frozen dataclasses with the config's keys."""
+
+import dataclasses
+from typing import Any, Literal
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long a run lasts and what it leaves behind.
+
+    Attributes:
+      steps: optimisation steps (for distillation: rollout batches).
+      log_every: steps between rows of metrics.jsonl.
+      eval_every: steps between evaluations; there is one before the first and after the last step.
+      checkpoint_every: steps between checkpoints; there is one after the last step.
+      keep_checkpoints: how many of the newest checkpoints stay.
+      nonfinite: what a non-finite loss or gradient does: "stop" ends the run and names the step;
+        "skip" leaves the state as it was and counts the step in the metric `skipped`.
+      stop_after: ends the run after this many steps without touching its schedules.
+      tensorboard: also write TensorBoard event files.
+      wandb: Weights & Biases project to report to.
+      profile_start: first step of a jax.profiler trace of five steps.
+    """
+
+    steps: int
+    log_every: int = 10
+    eval_every: int = 100
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 3
+    nonfinite: Literal["stop", "skip"] = "stop"
+    stop_after: int | None = None
+    tensorboard: bool = False
+    wandb: str | None = None
+    profile_start: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices and how parameters lie on them.
+
+    Attributes:
+      shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
+      rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
+      multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
+        JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
+    """
+
+    shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
+    rules: Rules = ((".*", ()),)
+    multihost: Literal["none", "auto", "env"] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where a model comes from.
+
+    Attributes:
+      path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
+        directory of the stage NAME of the same config.
+      preset: a name of `jaxlab.models.presets`; random parameters.
+      sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
+        path, only those that do not change the function (dtype, scan_layers, remat) make sense.
+    """
+
+    path: str | None = None
+    preset: str | None = None
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples and how they become tokens.
+
+    Attributes:
+      task: a name in `jaxlab.data.tasks`.
+      options: keyword arguments of the task (for the modular sum: modulus and addends).
+      train: jsonl file of training rows, for tasks that read one.
+      test: jsonl file of test rows.
+      num_train: number of generated training examples, for tasks that generate.
+      tokenizer: directory with tokenizer.json; None means the model's own, or the task's.
+      chat: render prompts with the tokenizer's chat template.
+      max_prompt: longest prompt in tokens.
+    """
+
+    task: Literal["modsum", "gsm8k"]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    train: str | None = None
+    test: str | None = None
+    num_train: int = 100_000
+    tokenizer: str | None = None
+    chat: bool = False
+    max_prompt: int = 512
+

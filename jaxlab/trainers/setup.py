@@ -1,0 +1,81 @@
+"""What every trainer does before its first step: mesh, task, tokenizer, order of the data."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlab.config import ConfigError
+from jaxlab.data.index import example_ids
+from jaxlab.data.tasks.gsm8k import Gsm8k
+from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.data.tasks.types import Example, Task
+from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.rollouts.text import TextTask
+from jaxlab.trainers.settings import Data
+
+# Evaluations draw from the randomness of a step that no run reaches.
+EVAL_STEP = 2**31 - 1
+
+
+def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
+    """The tokenizer named by the config, else the first candidate there is, else the task's own.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if data.tokenizer is not None:
+        return Tokenizer.load(pathlib.Path(data.tokenizer))
+    for candidate in candidates:
+        if candidate is not None:
+            return candidate
+    if data.task == "modsum":
+        return ModSum(**data.options).tokenizer()
+    raise ConfigError(
+        f"data.tokenizer: the task {data.task} has no tokenizer of its own and neither has the "
+        "model: name a directory with tokenizer.json"
+    )
+
+
+def task(data: Data) -> Task:
+    """The task that the config names.
+
+    Raises:
+        ConfigError: a file is not given, or an option is unknown.
+        FileNotFoundError, ValueError: a file is absent or malformed; names file and line.
+    """
+    if data.task == "gsm8k":
+        missing = [name for name in ("train", "test") if getattr(data, name) is None]
+        if missing:
+            raise ConfigError(f"data.{missing[0]}: gsm8k needs a jsonl file of question and answer")
+        prompt = {"prompt": "{question}"} if data.chat else {}
+        assert data.train is not None
+        assert data.test is not None
+        return _with_options(Gsm8k, data.train, data.test, **prompt, **data.options)
+    return _with_options(ModSum, train_size=data.num_train, **data.options)
+
+
+def text_task(data: Data, tok: Tokenizer) -> TextTask:
+    """The task seen through the tokenizer."""
+    return TextTask(task(data), tok, data.chat, data.max_prompt)
+
+
+def training_rows(
+    text: TextTask, step: int, batch_size: int, seed: int
+) -> list[tuple[Example, list[int]]]:
+    """Examples and prompts of one step: a pure function of its arguments, the same on every host."""
+    ids = example_ids(step, batch_size, text.task.num_examples("train"), seed)
+    return [text.prompt(int(i), "train") for i in np.asarray(ids)]
+
+
+def step_key(seed: int, step: int) -> jax.Array:
+    """The randomness of one step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def _with_options(make: Any, *args: Any, **options: Any) -> Task:
+    try:
+        return make(*args, **options)
+    except TypeError as error:
+        raise ConfigError(f"data.options: {error}") from error

@@ -1,0 +1,106 @@
+"""Supervised fine-tuning: cross entropy of reference completions."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.data.batch import prompt_completion_batch
+from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.losses import chunked_vocab
+from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
+from jaxlab.trainers import models, optim, setup, state
+from jaxlab.trainers.loop import Evaluation, Program, StepOutput
+from jaxlab.trainers.settings import Data, Mesh, Model, Train
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+    """A supervised run.
+
+    Attributes:
+        model: what is trained.
+        data: prompts and reference completions.
+        train: length and logging.
+        optim: optimiser.
+        eval: sampled evaluation.
+        mesh: devices.
+        seed: of parameters, data order and sampling.
+        batch_size: examples per step.
+        max_length: T, tokens of prompt and completion; longer completions are cut.
+        trainer: names this trainer in a config.
+    """
+
+    model: Model
+    data: Data
+    train: Train
+    optim: optim.Optim
+    eval: Eval = dataclasses.field(default_factory=Eval)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    seed: int = 0
+    batch_size: int = 128
+    max_length: int = 512
+    trainer: Literal["sft"] = "sft"
+
+
+def program(config: Sft, workdir: pathlib.Path) -> Program:
+    """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
+    mesh = make_mesh(config.mesh.shape)
+    # The vocabulary of a model from scratch is its tokenizer's, so the tokenizer comes first.
+    known = models.tokenizer_at(config.model)
+    tokenizer = setup.tokenizer(config.data, known)
+    source = models.find(
+        config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
+    )
+    models.describe(workdir, source, tokenizer)
+    text = setup.text_task(config.data, tokenizer)
+    decoder = Decoder(source.config)
+    optimizer = optim.make(config.optim, config.train.steps)
+    abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    evaluator = Evaluator(decoder, text, config.eval, mesh)
+    rate = optim.schedule(config.optim, config.train.steps)
+
+    def loss_fn(params: Params, tokens: jax.Array, mask: jax.Array):
+        hidden = decoder.apply({"params": params}, tokens[:, :-1], method="hidden")
+        return chunked_vocab.cross_entropy(hidden, unembedding(params), tokens[:, 1:], mask[:, 1:])
+
+    def update(current: state.TrainState, tokens: jax.Array, mask: jax.Array):
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            current.params, tokens, mask
+        )
+        new, more = state.apply_gradients(
+            current, grads, loss, optimizer, config.train.nonfinite == "skip"
+        )
+        metrics |= more | {"learning_rate": jnp.asarray(rate(current.step))}
+        return new._replace(step=current.step + 1), metrics
+
+    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+
+    def init() -> state.TrainState:
+        params = source.load(mesh, config.mesh.rules)
+        return jax.jit(lambda p: state.create(p, optimizer), out_shardings=shardings)(params)
+
+    def step(current: state.TrainState, index: int) -> StepOutput:
+        rows = setup.training_rows(text, index, config.batch_size, config.seed)
+        tokens, mask = prompt_completion_batch(
+            [prompt for _, prompt in rows],
+            [text.target(example) for example, _ in rows],
+            config.max_length,
+            tokenizer.pad_id,
+        )
+        mine = host_batch_slice(len(tokens), mesh)
+        count = int(np.sum(mask))
+        new, metrics = update(current, *put_global((tokens[mine], mask[mine]), mesh))
+        return StepOutput(new, metrics, lambda: {"tokens": count})
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        # The same randomness at every evaluation: differences come from the params.
+        scores, samples = evaluator(current.params, setup.step_key(config.seed, setup.EVAL_STEP))
+        return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
+
+    return Program(abstract, init, step, evaluate)
