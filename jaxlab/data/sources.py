@@ -107,10 +107,11 @@ class Tfds:
             self._data = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
         except Exception as error:
             cause = str(error).strip().partition("\n")[0] or type(error).__name__
+            build = f"tfds build {name} --file_format=array_record"
+            if data_dir is not None:
+                build += f" --data_dir={data_dir}"
             raise ValueError(
-                f"tfds data set {name!r}, split {split!r}: {cause}; prepare it once with "
-                f"`tfds build {name} --file_format=array_record`"
-                + (f" --data_dir={data_dir}" if data_dir else "")
+                f"tfds data set {name!r}, split {split!r}: {cause}; prepare it once with `{build}`"
             ) from error
         features = self._data.dataset_info.features
         self._texts = [key for key in features if isinstance(features[key], tfds.features.Text)]

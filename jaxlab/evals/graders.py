@@ -204,7 +204,8 @@ def hash_answer(text: str) -> str | None:
     """The line after '####', as GSM8K marks its answers; None where there is no such mark.
 
     The first such line that is a plain number; failing that, in texts without \\boxed{, the first
-    that begins with a number ("18 eggs"). Headings ("#### Step 1") do not count. Linear in the text.
+    that begins with a number ("18 eggs"), so that headings ("#### Step 1") do not count. Takes time
+    linear in the text.
     """
     lines = [part.partition("\n")[0].strip() for part in text.split("####")[1:]]
     plain = next((line for line in lines if _number(line) is not None), None)

@@ -42,10 +42,9 @@ class ModSum:
     test_size: int = 96
 
     def __post_init__(self):
-        if self.modulus < 2 or self.addends < 1:
+        if self.modulus < 2 or self.addends < 1 or not 0 <= self.seed < 1 << 63:
             raise ValueError(
-                "ModSum needs modulus >= 2 and addends >= 1, "
-                f"got modulus={self.modulus}, addends={self.addends}"
+                f"modulus >= 2, addends >= 1 and 0 <= seed < 2**63 are needed, got {self}"
             )
 
     @property
