@@ -1,0 +1,1 @@
+"""Credit assignment: from rewards to advantages."""

@@ -1,0 +1,150 @@
+"""Random-access sources: `len(source)` and `source[i] -> dict`, nothing else.
+
+Which example comes when is `jaxlab.data.index`'s business, so a source has no order and no state.
+"""
+
+import json
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Jsonl:
+    """A JSON-lines file, indexed by line.
+
+    The file is read once when the source is made: every line is checked, so that a bad row is
+    reported before training and not at the step that reaches it. Rows are then read from disk on
+    demand. Blank lines are skipped.
+    """
+
+    def __init__(self, path: str | Path, required: Sequence[str] = ("question", "answer")):
+        """Indexes and checks `path`.
+
+        Args:
+            path: the file, UTF-8.
+            required: fields that every row must hold as strings.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: "file:line: cause", for the first bad row; or the file has no rows.
+        """
+        self.path = Path(path)
+        self.required = tuple(required)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file; give the path of a .jsonl file")
+        offsets, lines = [], []
+        with self.path.open("rb") as file:
+            offset = 0
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    self._parse(line, number)
+                    offsets.append(offset)
+                    lines.append(number)
+                offset += len(line)
+        if not offsets:
+            raise ValueError(f"{self.path}: the file is empty; expected one JSON object per line")
+        self._offsets = np.array(offsets, np.int64)
+        self._lines = np.array(lines, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = _index(i, len(self))
+        with self.path.open("rb") as file:
+            file.seek(int(self._offsets[i]))
+            return self._parse(file.readline(), int(self._lines[i]))
+
+    def where(self, i: int) -> str:
+        """'file:line' of row `i`, for error messages."""
+        return f"{self.path}:{self._lines[_index(i, len(self))]}"
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        where = f"{self.path}:{number}"
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: malformed JSON: {error.msg} at column {error.colno}"
+            ) from None
+        except (RecursionError, ValueError) as error:  # deep nesting, integers of 4300+ digits
+            raise ValueError(f"{where}: malformed JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        for field in self.required:
+            if field not in row:
+                raise ValueError(
+                    f"{where}: missing field {field!r}; the row has {', '.join(row) or 'none'}"
+                )
+            if not isinstance(row[field], str):
+                raise ValueError(
+                    f"{where}: field {field!r} must be a string, got {type(row[field]).__name__}"
+                )
+        return row
+
+
+class Tfds:
+    """A prepared TensorFlow Datasets split, read without TensorFlow (file format array_record).
+
+    Text features come as str, everything else as tfds decodes it (numpy).
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str | Path | None = None):
+        """Opens `split` of data set `name` ("gsm8k", "mnist:3.*.*", ...).
+
+        Raises:
+            ValueError: the data set is unknown, has no such split, or was not prepared as
+                array_record in `data_dir`.
+        """
+        import tensorflow_datasets as tfds
+
+        try:
+            self._data = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+        except Exception as error:
+            cause = str(error).strip().partition("\n")[0] or type(error).__name__
+            build = f"tfds build {name} --file_format=array_record"
+            if data_dir is not None:
+                build += f" --data_dir={data_dir}"
+            raise ValueError(
+                f"tfds data set {name!r}, split {split!r}: {cause}; prepare it once with `{build}`"
+            ) from error
+        features = self._data.dataset_info.features
+        self._texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        row = dict(self._data[_index(i, len(self))])
+        for key in self._texts:
+            if isinstance(row[key], bytes):
+                row[key] = row[key].decode()
+        return row
+
+
+class Generated:
+    """`n` examples made on demand: `source[i]` is `fn(i)`, which must be a pure function of i."""
+
+    def __init__(self, fn: Callable[[int], dict[str, Any]], n: int):
+        """Raises ValueError if `n` is below 1."""
+        if n < 1:
+            raise ValueError(f"a generated source needs n >= 1, got {n}")
+        self._fn, self._n = fn, n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._fn(_index(i, self._n))
+
+
+def _index(i: int, n: int) -> int:
+    i = operator.index(i)
+    if not 0 <= i < n:
+        raise IndexError(f"row {i} of a source with {n} rows")
+    return i

@@ -1,0 +1,341 @@
+"""Rule-based grading of mathematical answers, safe against hostile text.
+
+Most answers are plain numbers and are compared here, in microseconds. The rest goes to math-verify,
+whose parser and sympy may hang, exhaust memory or crash on what a model writes; it runs in worker
+processes under a hard time limit for each item.
+"""
+
+import faulthandler
+import importlib.util
+import logging
+import math
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Literal
+
+Reason = Literal["match", "mismatch", "no_answer", "bad_gold", "timeout", "crash"]
+
+# A worker imports sympy first, which takes seconds on a busy machine; no item waits on this clock.
+START_LIMIT_S = 120.0
+# Address space of a worker: a sympy bomb ends in a MemoryError of its own.
+WORKER_MEMORY_BYTES = 4 << 30
+
+_MAX_PARSED = 200
+_MAX_NUMBER = 64
+# ASCII digits, plain or grouped by threes: "1,2" is a pair, not twelve.
+_NUMBER = re.compile(
+    r"([+-]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(%?)\.?"
+)
+_LEADING_NUMBER = re.compile(r"[-+$.]*[0-9]")
+_BOX = "\\boxed{"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome for one text.
+
+    Attributes:
+        correct: whether its answer equals the reference.
+        parsed: the answer that was found, cut to 200 characters; None if none was.
+        reason: "match"; "mismatch"; "no_answer": nothing in the text parses; "bad_gold": the
+            reference does not parse; "timeout" and "crash": what became of the worker.
+    """
+
+    correct: bool
+    parsed: str | None
+    reason: Reason
+
+
+class MathVerifier:
+    """Compares the final answer of a text with a reference answer.
+
+    The answer is what follows '####' (the format of GSM8K, see `hash_answer`); in texts without,
+    the last \\boxed{...}; else what math-verify extracts: an expression after "the answer is", then
+    the last one.
+
+    Workers start when first needed, and a worker that hangs or dies is replaced; it costs its own
+    item alone. They are fresh interpreters that import math-verify and nothing of the caller's
+    program, so never jax. Use it as a context manager, from one thread.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        timeout_s: float = 5.0,
+        *,
+        float_rounding: int = 6,
+        either_order: bool = False,
+    ):
+        """Starts nothing yet.
+
+        Args:
+            workers: processes.
+            timeout_s: limit for one item, from the moment a ready worker receives it.
+            float_rounding: decimal places to which math-verify compares floats.
+            either_order: also accept where only verify(answer, reference) holds; math-verify is
+                not symmetric (reference x<2, answer (-oo,2)).
+
+        Raises:
+            ValueError: no worker, or no time.
+        """
+        self._workers: list[_Worker] = []
+        if workers < 1 or timeout_s <= 0:
+            raise ValueError(
+                f"workers >= 1 and timeout_s > 0 are needed, got {workers}, {timeout_s}"
+            )
+        self._num_workers = workers
+        self._timeout_s = timeout_s
+        self._options = (float_rounding, either_order)
+
+    def verify(self, gold: str, text: str) -> Verdict:
+        """`verify_batch` of one pair."""
+        return self.verify_batch([gold], [text])[0]
+
+    def verify_batch(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+        """Grades each text against its reference; never raises over what a text holds.
+
+        Args:
+            golds: reference answers: numbers or LaTeX, without dollar signs around.
+            texts: what the model wrote.
+
+        Raises:
+            ImportError: an item needs math-verify and it is not installed.
+            RuntimeError: the workers do not start.
+        """
+        verdicts: dict[int, Verdict] = {}
+        queue: deque[tuple[int, str, str]] = deque()
+        for i, (gold, text) in enumerate(zip(golds, texts, strict=True)):
+            answer = hash_answer(text)
+            verdict = quick_verdict(gold, text, answer)
+            if verdict is None:
+                queue.append((i, gold, text if answer is None else answer))
+            else:
+                verdicts[i] = verdict
+        if queue:
+            try:
+                verdicts |= self._run(queue)
+            except BaseException:
+                # An item may be under way; its late answer must not meet the next call.
+                self.close()
+                raise
+        return [verdicts[i] for i in range(len(texts))]
+
+    def close(self) -> None:
+        """Ends the workers; a later call starts new ones."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers = []
+
+    def __enter__(self) -> "MathVerifier":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _run(self, queue: deque[tuple[int, str, str]]) -> dict[int, Verdict]:
+        if importlib.util.find_spec("math_verify") is None:
+            raise ImportError(
+                "grading this answer needs math-verify; install it with: pip install jaxlab[evals]"
+            )
+        verdicts: dict[int, Verdict] = {}
+        while len(self._workers) < min(self._num_workers, len(queue)):
+            self._workers.append(_Worker(self._timeout_s))
+        while queue or any(worker.item is not None for worker in self._workers):
+            self._hand_out(queue)
+            active = [worker for worker in self._workers if worker.deadline < math.inf]
+            patience = min(worker.deadline for worker in active) - time.monotonic()
+            wait([worker.pipe for worker in active], max(0.0, patience))
+            for worker in active:
+                verdict = self._collect(worker)
+                if verdict is not None:
+                    verdicts[verdict[0]] = verdict[1]
+        return verdicts
+
+    def _hand_out(self, queue: deque[tuple[int, str, str]]) -> None:
+        for worker in [worker for worker in self._workers if worker.idle]:
+            if queue:
+                job = queue.popleft()
+                try:
+                    worker.send(job, self._options)
+                except OSError:  # it died while idle, which no item is to blame for
+                    queue.appendleft(job)
+                    self._replace(worker)
+
+    def _collect(self, worker: "_Worker") -> tuple[int, Verdict] | None:
+        """The finished item of `worker`, which is replaced if it is late or dead."""
+        item = worker.item
+        verdict: Verdict | None = None
+        try:
+            if worker.pipe.poll():
+                reply = worker.pipe.recv()
+                verdict = None if item is None else Verdict(*reply)
+                worker.rest()
+            elif time.monotonic() >= worker.deadline:
+                verdict = Verdict(False, None, "timeout")
+                self._replace(worker)
+        except (EOFError, OSError):
+            verdict = Verdict(False, None, "crash")
+            self._replace(worker)
+        return None if item is None or verdict is None else (item, verdict)
+
+    def _replace(self, worker: "_Worker") -> None:
+        worker.kill()
+        if not worker.ready:
+            raise RuntimeError(
+                "a math-verify worker did not start; see why with: "
+                f"{sys.executable} -c 'import math_verify'"
+            )
+        self._workers[self._workers.index(worker)] = _Worker(self._timeout_s)
+
+
+def hash_answer(text: str) -> str | None:
+    """The line after '####', as GSM8K marks its answers; None where there is no such mark.
+
+    The first such line that is a plain number; failing that, in texts without \\boxed{, the first
+    that begins with a number ("18 eggs"), so that headings ("#### Step 1") do not count. Takes time
+    linear in the text.
+    """
+    lines = [part.partition("\n")[0].strip() for part in text.split("####")[1:]]
+    plain = next((line for line in lines if _number(line) is not None), None)
+    if plain is not None or _BOX in text:
+        return plain
+    return next((line for line in lines if _LEADING_NUMBER.match(line)), None)
+
+
+def quick_verdict(gold: str, text: str, answer: str | None) -> Verdict | None:
+    """Compares plain numbers exactly; None where math-verify has to decide.
+
+    Args:
+        gold: the reference answer.
+        text: what the model wrote.
+        answer: `hash_answer(text)`; if None, a single \\boxed{...} is looked at.
+    """
+    if answer is None and text.count(_BOX) == 1:
+        answer, brace, _ = text.partition(_BOX)[2].partition("}")
+        if not brace:
+            return None
+    reference, number = _number(gold), _number(answer or "")
+    if reference is None or number is None:
+        return None
+    if reference == number:
+        return Verdict(True, str(number), "match")
+    # Different integers are different. Math-verify may still equate 0.72 and 72 %, or what rounds
+    # to the same float.
+    if "%" in f"{gold}{answer}" or reference != int(reference) or number != int(number):
+        return None
+    return Verdict(False, str(number), "mismatch")
+
+
+def _number(text: str) -> Decimal | None:
+    """The number `text` is, without currency, percent, grouping and final full stop."""
+    text = text.strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER else None
+    return match and Decimal(match[1] + match[2].replace(",", ""))
+
+
+class _Worker:
+    """One interpreter that runs `serve`.
+
+    It starts (`ready` is False), rests, or works on `item`; `deadline` is infinite while it rests.
+    """
+
+    def __init__(self, timeout_s: float):
+        # Not multiprocessing.Process: its spawn runs the caller's main module again in the child,
+        # which would import jax there.
+        self.pipe, theirs = Pipe()
+        code = (
+            "import sys; from jaxlab.evals.graders import serve; serve(*map(float, sys.argv[1:]))"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, str(theirs.fileno()), str(timeout_s)],
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._timeout_s = timeout_s
+        self.ready = False
+        self.item: int | None = None
+        self.deadline = time.monotonic() + START_LIMIT_S
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.item is None
+
+    def send(self, item: tuple[int, str, str], options: tuple[int, bool]) -> None:
+        number, gold, answer = item
+        self.pipe.send((gold, answer, *options))
+        self.item = number
+        self.deadline = time.monotonic() + self._timeout_s
+
+    def rest(self) -> None:
+        self.ready, self.item, self.deadline = True, None, math.inf
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.pipe.close()
+
+
+def serve(pipe_fd: float, timeout_s: float) -> None:
+    """The main loop of a worker process: grades what comes through the pipe until it closes."""
+    import math_verify  # noqa: F401 (so that "ready" means loaded)
+
+    logging.disable(logging.CRITICAL)
+    if sys.platform == "linux":  # elsewhere the limit is refused or ignored
+        resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
+    pipe = Connection(int(pipe_fd))
+    pipe.send("ready")
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        # A thread in C that ends this process even in the midst of a long integer power, should
+        # the parent be gone and nobody left to do it.
+        faulthandler.dump_traceback_later(2 * timeout_s + 1, exit=True, file=sys.stderr)
+        reply = math_verdict(*job)
+        faulthandler.cancel_dump_traceback_later()
+        pipe.send(reply)
+
+
+def math_verdict(
+    gold: str, answer: str, float_rounding: int, either_order: bool
+) -> tuple[bool, str | None, Reason]:
+    """The fields of a `Verdict` by math-verify, without a time limit."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    # Its own limits use signal.alarm, which cannot interrupt C code.
+    boxed_first = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    reference = parse(f"${gold}$", boxed_first, parsing_timeout=None)
+    found = parse(answer, boxed_first, parsing_timeout=None)
+    if not reference:
+        return False, None, "bad_gold"
+    if not found:
+        return False, None, "no_answer"
+
+    def same(a: list, b: list) -> bool:
+        return verify(a, b, float_rounding=float_rounding, timeout_seconds=None)
+
+    correct = same(reference, found) or (either_order and same(found, reference))
+    # The last entry is the text that was parsed; printing a sympy expression may hang.
+    parsed = found[-1][:_MAX_PARSED] if isinstance(found[-1], str) else None
+    return correct, parsed, "match" if correct else "mismatch"

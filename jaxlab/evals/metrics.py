@@ -1,0 +1,166 @@
+"""Metrics over repeated samples, and their standard errors. numpy, float64.
+
+P: problems, n: samples per problem.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+def avg_at_n(correct: np.ndarray) -> float:
+    """Mean over problems of the fraction of right samples; `correct` is bool[P, n]."""
+    correct = _matrix(correct)
+    return float(correct.mean())
+
+
+def pass_at_k(num_samples: np.ndarray | int, num_correct: np.ndarray | int, k: int) -> np.ndarray:
+    """Unbiased estimate of the probability that one of k samples is right.
+
+    1 - C(n - c, k) / C(n, k) = 1 - prod_{i<k} (n - c - i) / (n - i), from n samples of which c are
+    right (Chen et al., Evaluating large language models trained on code, 2021, equation 1; in
+    product form, which neither overflows nor cancels).
+
+    Args:
+        num_samples: n, int[P] or a scalar.
+        num_correct: c, int[P] or a scalar.
+        k: 1 <= k <= n.
+
+    Returns:
+        float64[P]; its mean is the metric.
+
+    Raises:
+        ValueError: k or a count is out of range.
+    """
+    n, c = _counts(num_samples, num_correct, k)
+    i = np.arange(k)
+    # A factor reaches 0 at i = n - c, where every draw of k must hold a right sample.
+    return 1.0 - np.prod(np.maximum(n - c - i, 0) / (n - i), axis=-1)
+
+
+def pass_hat_k(num_samples: np.ndarray | int, num_correct: np.ndarray | int, k: int) -> np.ndarray:
+    """Unbiased estimate of the probability that all of k samples are right: C(c, k) / C(n, k).
+
+    Arguments, result and errors as in `pass_at_k` (Yao et al., tau-bench, 2024).
+    """
+    n, c = _counts(num_samples, num_correct, k)
+    i = np.arange(k)
+    return np.prod(np.maximum(c - i, 0) / (n - i), axis=-1)
+
+
+def maj_at_n(
+    answers: Sequence[Sequence[Hashable | None]],
+    correct: np.ndarray,
+    ties: Literal["mean", "first"] = "mean",
+) -> np.ndarray:
+    """Accuracy of the most frequent answer of each problem.
+
+    Args:
+        answers: [P][n]; None is no answer, and no vote.
+        correct: bool[P, n]; samples with equal answers should be graded equally, if not, the
+            answer counts by the mean of its samples.
+        ties: "mean" gives the expectation under a uniform draw among the tied answers, "first"
+            takes the one that occurs first.
+
+    Returns:
+        float64[P]; 0 where no sample has an answer. Its mean is the metric.
+    """
+    scores = np.zeros(len(answers))
+    for p, (row, right) in enumerate(zip(answers, np.asarray(correct, float), strict=True)):
+        if len(row) != len(right):
+            raise ValueError(f"problem {p} has {len(row)} answers and {len(right)} grades")
+        votes = Counter(answer for answer in row if answer is not None)
+        most = max(votes.values(), default=0)
+        winners = [answer for answer, count in votes.items() if count == most]
+        per_winner = [
+            np.mean([grade for answer, grade in zip(row, right, strict=True) if answer == winner])
+            for winner in (winners if ties == "mean" else winners[:1])
+        ]
+        scores[p] = np.mean(per_winner) if per_winner else 0.0
+    return scores
+
+
+def distinct_solutions(solutions: Sequence[Sequence[Hashable | None]]) -> np.ndarray:
+    """Different right solutions of each problem: int64[P] from keys [P][n], None for the wrong."""
+    return np.array([len({key for key in row if key is not None}) for row in solutions], np.int64)
+
+
+def binomial_stderr(rate: float, n: int) -> float:
+    """Standard error sqrt(p (1 - p) / n) of a success rate over n independent trials."""
+    if n < 1 or not 0.0 <= rate <= 1.0:
+        raise ValueError(f"a rate in [0, 1] over n >= 1 trials is needed, got {rate} over {n}")
+    return float(np.sqrt(rate * (1.0 - rate) / n))
+
+
+class Bootstrap(NamedTuple):
+    """A mean with its bootstrap standard error and its 95 % percentile interval."""
+
+    mean: float
+    stderr: float
+    low: float
+    high: float
+
+
+def cluster_bootstrap(
+    values: np.ndarray,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Bootstraps the mean of `values` by resampling whole clusters.
+
+    Rows of one cluster (samples of a problem, variants of a seed problem) are not independent;
+    drawing rows one by one would make the error too small.
+
+    Args:
+        values: float[N].
+        clusters: the cluster of each row; every row its own by default.
+        num_resamples: bootstrap draws.
+        seed: the draws are a pure function of it.
+
+    Raises:
+        ValueError: there are no values, or not one cluster per value.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"expected a non-empty vector of values, got shape {values.shape}")
+    if clusters is None:
+        clusters = range(values.size)
+    if len(clusters) != values.size:
+        raise ValueError(f"{values.size} values, but {len(clusters)} cluster labels")
+    number = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
+    members = np.array([number[label] for label in clusters])
+    sums = np.bincount(members, weights=values)
+    sizes = np.bincount(members)
+
+    rng = np.random.default_rng(seed)
+    means = np.empty(num_resamples)
+    for b in range(num_resamples):
+        draw = rng.integers(len(sums), size=len(sums))
+        means[b] = sums[draw].sum() / sizes[draw].sum()
+    low, high = np.quantile(means, [0.025, 0.975])
+    stderr = means.std(ddof=1) if len(sums) > 1 else np.nan
+    return Bootstrap(float(values.mean()), float(stderr), float(low), float(high))
+
+
+def _matrix(correct: np.ndarray) -> np.ndarray:
+    correct = np.asarray(correct, float)
+    if correct.ndim != 2 or correct.size == 0:
+        raise ValueError(f"expected grades [problems, samples], got shape {correct.shape}")
+    return correct
+
+
+def _counts(
+    num_samples: np.ndarray | int, num_correct: np.ndarray | int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """n and c with a trailing axis of 1 for the factors of the product."""
+    n, c = np.broadcast_arrays(num_samples, num_correct)
+    if k < 1 or (n < k).any() or (c < 0).any() or (c > n).any():
+        raise ValueError(
+            f"1 <= k <= n and 0 <= c <= n are needed, got k={k}, smallest n={n.min()}, "
+            f"c from {c.min()} to {c.max()}"
+        )
+    return n[..., None], c[..., None]

@@ -1,0 +1,1 @@
+"""HuggingFace directories in and out: weights, tokenizer, parity checks."""

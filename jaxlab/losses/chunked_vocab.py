@@ -1,0 +1,423 @@
+"""Losses from hidden states and an unembedding, without an array [B, T, V] in float32.
+
+logits = hidden @ unembedding.T / temperature, accumulated in float32, a chunk of tokens at a time.
+The weight of every token is known before its logits are, because it depends on the mask alone;
+so the forward pass of a chunk also makes its gradients, and the logits are computed once and
+dropped. A call that is not differentiated makes no gradients.
+
+The two matrix products of the gradient take operands in the dtype of hidden and unembedding, as
+the dense form does, and accumulate in float32.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxlab.losses.aggregate import summarise, token_weights, weighted_sum
+from jaxlab.losses.cross_entropy import token_cross_entropy
+from jaxlab.losses.distillation import Method, Stats
+from jaxlab.losses.divergences import at_least_float32, log_probs
+
+CHUNK_BYTES = 64 * 2**20
+MIN_CHUNK = 16
+
+Arrays = dict[str, jax.Array]
+
+
+def default_chunk_size(vocab_size: int) -> int:
+    """Tokens whose float32 logits take about `CHUNK_BYTES`, and at least `MIN_CHUNK`."""
+    return max(MIN_CHUNK, CHUNK_BYTES // (4 * vocab_size))
+
+
+def cross_entropy(
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    agg: str = "token_mean",
+    denominator: jax.Array | float | None = None,
+    vocab_size: int | None = None,
+    chunk_size: int | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`cross_entropy.cross_entropy` of hidden @ unembedding.T / temperature.
+
+    Args:
+        hidden: float [B, T, d].
+        unembedding: float [V, d].
+        tokens: int [B, T].
+        mask: bool [B, T], True = counts. What stands elsewhere does not matter, not even NaN.
+        temperature: divides the logits.
+        z_loss: see `cross_entropy.cross_entropy`.
+        label_smoothing: see `cross_entropy.cross_entropy`.
+        agg: see `aggregate.token_weights`.
+        denominator: see `aggregate.token_weights`.
+        vocab_size: number of leading rows of `unembedding` that are words; None: all.
+        chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+
+    Returns:
+        The scalar loss and the metrics of `cross_entropy.cross_entropy`.
+    """
+    words = _words(vocab_size, unembedding)
+    term = _CrossEntropy(temperature, z_loss, label_smoothing)
+    return _masked_loss(
+        term,
+        hidden,
+        unembedding[:words],
+        {},
+        {"tokens": tokens},
+        mask,
+        token_weights(mask, agg, denominator),
+        chunk_size,
+    )
+
+
+def token_logp(
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    tokens: jax.Array,
+    temperature: float = 1.0,
+    *,
+    vocab_size: int | None = None,
+    chunk_size: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of tokens, and the entropy of the distributions they come from.
+
+    Differentiable in the log-probabilities, for which the backward pass computes the logits a
+    second time; no gradient flows through the entropy.
+
+    Args:
+        hidden: float [B, T, d].
+        unembedding: float [V, d].
+        tokens: int [B, T].
+        temperature: divides the logits.
+        vocab_size: number of leading rows of `unembedding` that are words; None: all.
+        chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+
+    Returns:
+        float32 [B, T] and [B, T], in nats.
+    """
+    chex.assert_rank(hidden, 3)
+    chex.assert_shape(tokens, hidden.shape[:2])
+    words = _words(vocab_size, unembedding)
+    chunks = _Chunks.of(tokens.size, chunk_size, words)
+    logp, stats = _losses(
+        _TokenLogp(temperature),
+        chunks.split(hidden),
+        unembedding[:words],
+        {},
+        {"tokens": chunks.split(tokens)},
+    )
+    entropy = jax.lax.stop_gradient(stats["entropy"])
+    return chunks.merge(logp, tokens.shape), chunks.merge(entropy, tokens.shape)
+
+
+def distill(
+    method: Method,
+    student_hidden: jax.Array,
+    student_unembedding: jax.Array,
+    teacher_hidden: jax.Array,
+    teacher_unembedding: jax.Array,
+    tokens: jax.Array | None,
+    mask: jax.Array,
+    *,
+    old_logp: jax.Array | None = None,
+    temperature: float = 1.0,
+    teacher_temperature: float = 1.0,
+    agg: str = "seq_mean_token_mean",
+    denominator: jax.Array | float | None = None,
+    vocab_size: int | None = None,
+    chunk_size: int | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`distillation.distill` of two models' hidden states; gradients reach the student alone.
+
+    Args:
+        method: `distillation.Opd`, `Gkd`, `FullReverseKl`, `Aopd`, or any hashable function of
+            that form.
+        student_hidden: float [B, T, d_s].
+        student_unembedding: float [V_s, d_s].
+        teacher_hidden: float [B, T, d_t].
+        teacher_unembedding: float [V_t, d_t].
+        tokens: int [B, T], the student's samples; None for a method that needs none.
+        mask: bool [B, T], True = counts. What stands elsewhere does not matter, not even NaN.
+        old_logp: see `distillation.distill`.
+        temperature: divides the student's logits: the one its tokens were sampled with.
+        teacher_temperature: divides the teacher's logits.
+        agg: see `aggregate.token_weights`.
+        denominator: see `aggregate.token_weights`.
+        vocab_size: number of leading rows of both unembeddings that are words; None: as many as
+            the smaller one has. Two models of one family often share a tokenizer and pad its
+            vocabulary differently; rows beyond are left out of both softmaxes.
+        chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+
+    Returns:
+        The scalar loss and the metrics of `distillation.distill`.
+
+    Raises:
+        AssertionError: the shapes do not fit.
+        ValueError: `agg` is unknown, or `vocab_size` is larger than an unembedding.
+    """
+    words = _words(vocab_size, student_unembedding, teacher_unembedding)
+    per_token = {"teacher_hidden": teacher_hidden, "tokens": tokens, "old_logp": old_logp}
+    return _masked_loss(
+        _Distill(method, temperature, teacher_temperature),
+        student_hidden,
+        student_unembedding[:words],
+        {"teacher_unembedding": teacher_unembedding[:words]},
+        {name: x for name, x in per_token.items() if x is not None},
+        mask,
+        token_weights(mask, agg, denominator),
+        chunk_size,
+    )
+
+
+class _Term(Protocol):
+    """Loss [C] and statistics [C] of a chunk of C tokens from its logits [C, V].
+
+    `shared` does not depend on the token; the arrays of `per_token` begin with the axis C.
+    Hashable, for it is a static argument.
+    """
+
+    def __call__(
+        self, logits: jax.Array, shared: Arrays, per_token: Arrays
+    ) -> tuple[jax.Array, Stats]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _CrossEntropy:
+    temperature: float
+    z_loss: float
+    label_smoothing: float
+
+    def __call__(
+        self, logits: jax.Array, shared: Arrays, per_token: Arrays
+    ) -> tuple[jax.Array, Stats]:
+        return token_cross_entropy(
+            logits / self.temperature,
+            per_token["tokens"],
+            z_loss=self.z_loss,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TokenLogp:
+    temperature: float
+
+    def __call__(
+        self, logits: jax.Array, shared: Arrays, per_token: Arrays
+    ) -> tuple[jax.Array, Stats]:
+        nll, stats = token_cross_entropy(logits / self.temperature, per_token["tokens"])
+        return -nll, {"entropy": stats["student_entropy"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Distill:
+    method: Method
+    temperature: float
+    teacher_temperature: float
+
+    def __call__(
+        self, logits: jax.Array, shared: Arrays, per_token: Arrays
+    ) -> tuple[jax.Array, Stats]:
+        teacher = _logits(per_token["teacher_hidden"], shared["teacher_unembedding"])
+        return self.method(
+            log_probs(logits, self.temperature),
+            log_probs(teacher, self.teacher_temperature),
+            per_token.get("tokens"),
+            per_token.get("old_logp"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunks:
+    """How N tokens become `number` chunks of `size`, the last places filled with zeros."""
+
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, tokens: int, chunk_size: int | None, words: int) -> "_Chunks":
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+        limit = chunk_size or default_chunk_size(words)
+        number = max(1, -(-tokens // limit))
+        return cls(number, -(-tokens // number))
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [number, size, ...].
+
+        Chunk k holds the tokens k, k + number, k + 2 number, ...: where the batch is spread over
+        devices, a chunk of neighbours would lie on one of them while the others wait.
+        """
+        x = x.reshape((-1, *x.shape[2:]))
+        missing = self.number * self.size - x.shape[0]
+        if missing:
+            x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        return jnp.moveaxis(x.reshape((self.size, self.number, *x.shape[1:])), 1, 0)
+
+    def merge(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """[number, size] -> [B, T], the inverse of `split`."""
+        tokens = shape[0] * shape[1]
+        return jnp.moveaxis(x, 0, 1).reshape(-1)[:tokens].reshape(shape)
+
+
+def _words(vocab_size: int | None, *unembeddings: jax.Array) -> int:
+    common = min(unembedding.shape[0] for unembedding in unembeddings)
+    if vocab_size is None:
+        return common
+    if not 0 < vocab_size <= common:
+        raise ValueError(f"vocab_size={vocab_size}: the smallest unembedding has {common} rows")
+    return vocab_size
+
+
+def _masked_loss(
+    term: _Term,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    shared: Arrays,
+    per_token: Arrays,
+    mask: jax.Array,
+    weights: jax.Array,
+    chunk_size: int | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss and metrics of a term over arrays [B, T, ...]."""
+    chex.assert_rank([hidden, unembedding, mask], [3, 2, 2])
+    chunks = _Chunks.of(mask.size, chunk_size, unembedding.shape[0])
+
+    def split(x: jax.Array) -> jax.Array:
+        chex.assert_equal(x.shape[:2], mask.shape)
+        return chunks.split(jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0))
+
+    loss, stats = _loss(
+        term,
+        split(hidden),
+        unembedding,
+        shared,
+        jax.tree.map(split, per_token),
+        chunks.split(weights),
+    )
+    return loss, summarise(loss, stats, chunks.split(mask))
+
+
+def _logits(hidden: jax.Array, unembedding: jax.Array) -> jax.Array:
+    """[C, d] and [V, d] -> [C, V], accumulated in float32."""
+    return _einsum("cd,vd->cv", hidden, unembedding)
+
+
+def _einsum(subscripts: str, *operands: jax.Array) -> jax.Array:
+    accumulator = jnp.promote_types(jnp.result_type(*operands), jnp.float32)
+    return jnp.einsum(subscripts, *operands, preferred_element_type=accumulator)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(
+    term: _Term,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    shared: Arrays,
+    per_token: Arrays,
+    weights: jax.Array,
+) -> tuple[jax.Array, Stats]:
+    """sum of weights * loss over chunks [number, size, ...], and statistics [number, size]."""
+    loss, stats = _scan_losses(term, hidden, unembedding, shared, per_token)
+    return weighted_sum(loss, weights), stats
+
+
+def _loss_forward(
+    term: _Term,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    shared: Arrays,
+    per_token: Arrays,
+    weights: jax.Array,
+) -> tuple[tuple[jax.Array, Stats], tuple[jax.Array, jax.Array]]:
+    loss, stats, gradients = _scan_gradients(term, hidden, unembedding, shared, per_token, weights)
+    return (weighted_sum(loss, weights), stats), gradients
+
+
+def _loss_backward(term: _Term, gradients: Any, cotangents: Any) -> tuple[Any, ...]:
+    d_loss, _ = cotangents
+    d_hidden, d_unembedding = jax.tree.map(
+        lambda gradient: (d_loss * gradient).astype(gradient.dtype), gradients
+    )
+    return d_hidden, d_unembedding, None, None, None
+
+
+_loss.defvjp(_loss_forward, _loss_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(
+    term: _Term, hidden: jax.Array, unembedding: jax.Array, shared: Arrays, per_token: Arrays
+) -> tuple[jax.Array, Stats]:
+    """Losses and statistics [number, size], for a cotangent that is not known beforehand."""
+    return _scan_losses(term, hidden, unembedding, shared, per_token)
+
+
+def _losses_forward(
+    term: _Term, hidden: jax.Array, unembedding: jax.Array, shared: Arrays, per_token: Arrays
+) -> tuple[Any, Any]:
+    inputs = (hidden, unembedding, shared, per_token)
+    return _scan_losses(term, *inputs), inputs
+
+
+def _losses_backward(term: _Term, inputs: Any, cotangents: Any) -> tuple[Any, ...]:
+    hidden, unembedding, shared, per_token = inputs
+    _, _, (d_hidden, d_unembedding) = _scan_gradients(
+        term, hidden, unembedding, shared, per_token, weights=cotangents[0]
+    )
+    return d_hidden, d_unembedding, None, None
+
+
+_losses.defvjp(_losses_forward, _losses_backward)
+
+
+def _scan_losses(
+    term: _Term, hidden: jax.Array, unembedding: jax.Array, shared: Arrays, per_token: Arrays
+) -> tuple[jax.Array, Stats]:
+    def step(carry: None, chunk: tuple[jax.Array, Arrays]) -> tuple[None, tuple[jax.Array, Stats]]:
+        chunk_hidden, chunk_per_token = chunk
+        return carry, term(_logits(chunk_hidden, unembedding), shared, chunk_per_token)
+
+    _, (loss, stats) = jax.lax.scan(step, None, (hidden, per_token))
+    return loss, stats
+
+
+def _scan_gradients(
+    term: _Term,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    shared: Arrays,
+    per_token: Arrays,
+    weights: jax.Array,
+) -> tuple[jax.Array, Stats, tuple[jax.Array, jax.Array]]:
+    """Losses, statistics, and the gradients of sum weights * loss in hidden and unembedding."""
+    # A cotangent of 0 must stay 0 where a masked hidden state is NaN.
+    hidden = jnp.where(weights[..., None] != 0.0, hidden, 0)
+
+    def step(d_unembedding: jax.Array, chunk: Any) -> tuple[jax.Array, Any]:
+        chunk_hidden, chunk_per_token, chunk_weights = chunk
+
+        def weighted(logits: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Stats]]:
+            loss, stats = term(logits, shared, chunk_per_token)
+            return jnp.sum(chunk_weights * loss), (loss, stats)
+
+        d_logits, aux = jax.grad(weighted, has_aux=True)(_logits(chunk_hidden, unembedding))
+        d_logits = d_logits.astype(jnp.result_type(hidden, unembedding))
+        d_hidden = _einsum("cv,vd->cd", d_logits, unembedding).astype(hidden.dtype)
+        d_unembedding += _einsum("cv,cd->vd", d_logits, chunk_hidden)
+        return d_unembedding, (aux, d_hidden)
+
+    start = at_least_float32(jnp.zeros_like(unembedding))
+    d_unembedding, ((loss, stats), d_hidden) = jax.lax.scan(
+        step, start, (hidden, per_token, weights)
+    )
+    return loss, stats, (d_hidden, d_unembedding.astype(unembedding.dtype))

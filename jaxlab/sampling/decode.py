@@ -1,0 +1,252 @@
+"""Prompts to completions: one compiled program that reads the prompts and samples to the end."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxlab.models.decoder import Cache, Decoder, Params, unscan
+from jaxlab.sampling import cache as caches
+from jaxlab.sampling.config import SamplingConfig
+from jaxlab.sampling.sample import Draw, sample
+
+
+class Completions(NamedTuple):
+    """Completions of B prompts, num_samples for each: row b * num_samples + j is sample j of b.
+
+    Attributes:
+      tokens: int32 [R, N] with R = B * num_samples; the stop token is part of a completion, and
+        pad_id stands behind it.
+      logprobs: float32 [R, N], of each token under softmax(logits / temperature), untruncated:
+        what a forward pass over the same tokens computes. Temperature 1 when greedy. 0 behind the
+        end.
+      sampling_logprobs: float32 [R, N], under the truncated distribution that was sampled from; 0
+        when greedy, and behind the end.
+      lengths: int32 [R], tokens of each completion, its stop token included.
+      stopped: bool [R], whether it ended in a stop token; False means cut off at N tokens.
+      steps: int32 scalar, columns computed before every row had stopped.
+    """
+
+    tokens: jax.Array
+    logprobs: jax.Array
+    sampling_logprobs: jax.Array
+    lengths: jax.Array
+    stopped: jax.Array
+    steps: jax.Array
+
+
+def generate(
+    model: Decoder,
+    params: Params,
+    prompts: ArrayLike,
+    prompt_lengths: ArrayLike,
+    key: jax.Array,
+    sampling: SamplingConfig,
+) -> Completions:
+    """Sample completions of token prompts.
+
+    Prefill and the whole decoding loop are one jitted function, compiled once per model, sampling
+    config, batch size and padded prompt width. The random numbers of row b, sample j and token t
+    are a function of (the row's key, j, t), so that a row's completion does not depend on the
+    batch it is in. (That holds for threefry keys, jax's default; "rbg" keys are not stable under
+    vmap.) Rows whose logits are not finite go on with token 0 and log-probability NaN.
+
+    Args:
+      model: the decoder; scanned layers are taken apart inside.
+      params: its parameters, without the "params" level.
+      prompts: int [B, P], each row's prompt in its first columns; what stands behind is ignored.
+      prompt_lengths: int [B], from 1 to P.
+      key: one key, of which row b uses fold_in(key, b); or keys [B], one for each row, of which
+        sample j uses fold_in(key, j); or keys [B, num_samples], used as they are.
+      sampling: what to sample, and when to stop.
+
+    Raises:
+      ValueError: shapes disagree, a length or token id is out of range, or prompt and completion
+        exceed the model's max_position. Lengths of arrays that this process cannot read, and ids
+        of jax arrays, are not checked.
+    """
+    prompts, prompt_lengths = _as_array(prompts), _as_array(prompt_lengths)
+    _check(model, prompts, prompt_lengths, sampling)
+    extra = sampling.prompt_width(prompts.shape[1]) - prompts.shape[1]
+    if extra:
+        xp = np if isinstance(prompts, np.ndarray) else jnp
+        prompts = xp.pad(prompts, ((0, 0), (0, extra)))
+    keys = _typed(key)
+    if keys.ndim and keys.shape not in (
+        prompts.shape[:1],
+        (prompts.shape[0], sampling.num_samples),
+    ):
+        raise ValueError(
+            f"keys have shape {keys.shape}: give one key, or keys [{prompts.shape[0]}], or keys "
+            f"[{prompts.shape[0]}, {sampling.num_samples}]"
+        )
+    return _generate(model, sampling, params, prompts, prompt_lengths, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling"))
+def _generate(
+    model: Decoder,
+    sampling: SamplingConfig,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+) -> Completions:
+    config, params = unscan(model.config, params)
+    model, variables = Decoder(config), {"params": params}
+    budget, times = sampling.max_new_tokens, sampling.num_samples
+    keys = _sample_keys(keys, prompts.shape[0], times).reshape(-1)
+    stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
+
+    hidden, cache = model.apply(
+        variables,
+        _left_pad(prompts, lengths),
+        lengths.astype(jnp.int32),
+        # The last token of a completion is never read.
+        prompts.shape[1] + budget - 1,
+        method="prefill",
+    )
+    cache = caches.repeat(caches.store_as(cache, sampling.cache_dtype), times)
+    hidden = jnp.repeat(hidden, times, axis=0)
+
+    def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
+        logits = model.apply(variables, hidden, method="logits")
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+        bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
+        return sample(logits, bits, sampling)
+
+    def record(state: _State, draw: Draw) -> _State:
+        running = ~state.stopped
+        columns = (
+            jnp.where(running, draw.tokens, sampling.pad_id),
+            jnp.where(running, draw.logprobs, 0.0),
+            jnp.where(running, draw.sampling_logprobs, 0.0),
+        )
+        written = jax.tree.map(
+            lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, state.t, axis=0),
+            state.written,
+            Draw(*columns),
+        )
+        hit = jnp.any(draw.tokens[:, None] == stop_ids[None, :], axis=1)
+        return _State(
+            t=state.t + 1,
+            last=draw.tokens,
+            cache=state.cache,
+            written=written,
+            lengths=state.lengths + running,
+            stopped=state.stopped | hit,
+        )
+
+    def unfinished(state: _State) -> jax.Array:
+        return (state.t < budget) & ~jnp.all(state.stopped)
+
+    def advance(state: _State) -> _State:
+        hidden, cache = model.apply(variables, state.last, state.cache, method="step")
+        return record(state._replace(cache=cache), draw(state.t, hidden))
+
+    rows = hidden.shape[0]
+    start = _State(
+        t=jnp.zeros((), jnp.int32),
+        last=jnp.zeros(rows, jnp.int32),
+        cache=cache,
+        written=Draw(
+            jnp.full((budget, rows), sampling.pad_id, jnp.int32),
+            jnp.zeros((budget, rows), jnp.float32),
+            jnp.zeros((budget, rows), jnp.float32),
+        ),
+        lengths=jnp.zeros(rows, jnp.int32),
+        stopped=jnp.zeros(rows, bool),
+    )
+    end = jax.lax.while_loop(unfinished, advance, record(start, draw(0, hidden)))
+    tokens, logprobs, sampling_logprobs = (rows.T for rows in end.written)
+    return Completions(tokens, logprobs, sampling_logprobs, end.lengths, end.stopped, end.t)
+
+
+class _State(NamedTuple):
+    """The loop's carry; `written` is time-major [N, R], so that a step writes one run."""
+
+    t: jax.Array
+    last: jax.Array
+    cache: Cache
+    written: Draw
+    lengths: jax.Array
+    stopped: jax.Array
+
+
+def _left_pad(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Right-padded prompts [B, P] moved to the last columns, with 0 in front."""
+    source = jnp.arange(prompts.shape[1])[None, :] - (prompts.shape[1] - lengths)[:, None]
+    moved = jnp.take_along_axis(prompts, jnp.maximum(source, 0), axis=1)
+    return jnp.where(source >= 0, moved, 0).astype(jnp.int32)
+
+
+def _sample_keys(keys: jax.Array, batch: int, num_samples: int) -> jax.Array:
+    """One key, keys [B] or keys [B, num_samples] -> keys [B, num_samples]."""
+    fold_in = jax.random.fold_in
+    if keys.ndim == 0:
+        keys = jax.vmap(fold_in, (None, 0))(keys, jnp.arange(batch))
+    if keys.ndim == 1:
+        per_row = jax.vmap(fold_in, (None, 0))
+        keys = jax.vmap(per_row, (0, None))(keys, jnp.arange(num_samples))
+    return keys
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    """Typed keys, from typed or raw ones."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(jnp.asarray(key))
+
+
+def _as_array(x: ArrayLike) -> Any:
+    return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
+def _readable(x: Any) -> bool:
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return isinstance(x, np.ndarray) or x.is_fully_addressable
+
+
+def _check(model: Decoder, prompts: Any, lengths: Any, sampling: SamplingConfig) -> None:
+    config = model.config
+    if prompts.ndim != 2 or lengths.shape != prompts.shape[:1] or not prompts.shape[0]:
+        raise ValueError(
+            f"prompts {prompts.shape} and prompt_lengths {lengths.shape}: they must be [B, P] and "
+            "[B], with B at least 1"
+        )
+    for name, x in (("prompts", prompts), ("prompt_lengths", lengths)):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError(f"{name} are {x.dtype}: they must be integers")
+    width = prompts.shape[1]
+    if any(i >= config.vocab_size for i in sampling.stop_ids):
+        raise ValueError(
+            f"stop_ids {sampling.stop_ids} go beyond the vocabulary of {config.vocab_size}"
+        )
+    longest = width
+    if _readable(lengths):
+        lengths = np.asarray(lengths)
+        bad = np.flatnonzero((lengths < 1) | (lengths > width))
+        if bad.size:
+            raise ValueError(
+                f"prompt_lengths[{bad[0]}] is {lengths[bad[0]]}: with prompts {prompts.shape} it "
+                f"must be from 1 to {width}"
+            )
+        longest = int(lengths.max())
+        if isinstance(prompts, np.ndarray):
+            real = np.arange(width) < lengths[:, None]
+            outside = np.argwhere(real & ((prompts < 0) | (prompts >= config.vocab_size)))
+            if outside.size:
+                row, column = outside[0]
+                raise ValueError(
+                    f"prompts[{row}, {column}] is {prompts[row, column]}: ids must be from 0 to "
+                    f"{config.vocab_size - 1}"
+                )
+    if longest + sampling.max_new_tokens > config.max_position:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens {sampling.max_new_tokens} exceed the "
+            f"model's max_position {config.max_position}: shorten one of them"
+        )

@@ -1,0 +1,216 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxlab.evals import graders
+from jaxlab.evals.graders import MathVerifier, Verdict, hash_answer, quick_verdict
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with MathVerifier(workers=2, timeout_s=1.5) as verifier:
+        yield verifier
+
+
+def _quick(gold, text):
+    return quick_verdict(gold, text, hash_answer(text))
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "correct"),
+    [
+        ("18", "9 * 2\n#### 18", True),
+        ("18", "#### 18\n\nQuestion: and now?\n#### 7", True),  # the first mark counts
+        ("18", "####18.", True),
+        ("18", "#### $18.00", True),
+        ("1080", "#### 1,080", True),
+        ("1,080", "#### 1080", True),
+        ("20", "#### 20%", True),
+        ("-3", "#### -3", True),
+        ("0.5", "#### .5", True),
+        ("18", "#### 81", False),
+        ("18", "#### -18", False),
+        ("18", "\\boxed{18}", True),
+        ("18", "First 3, then \\boxed{19}.", False),
+        ("5", "#### 1. Add the two\nso \\boxed{5}", True),  # a heading, not an answer
+        ("5", "#### Step 2\nso \\boxed{5}", True),
+    ],
+)
+def test_plain_numbers_are_compared_without_workers(gold, text, correct):
+    verdict = _quick(gold, text)
+    assert verdict.correct is correct
+    assert verdict.reason == ("match" if correct else "mismatch")
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("18", "The answer is 18."),
+        ("18", "#### 18 eggs"),
+        ("12", "#### 1,2"),  # a pair
+        ("0.72", "#### 72%"),
+        ("0.333333", "#### 0.3333333"),
+        ("1/2", "#### 0.5"),
+        ("5", "\\boxed{4} or rather \\boxed{5}"),
+        ("5", "\\boxed{5"),
+        ("18", "#### ١٨"),
+        ("5", "#### " + "9" * 65),
+        ("5", ""),
+    ],
+)
+def test_everything_else_is_left_to_math_verify(gold, text):
+    assert _quick(gold, text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("a\n#### 18 eggs\nb", "18 eggs"),
+        ("#### so then\n#### 4\n#### 5", "4"),
+        ("#### 2 parts\n#### 4", "4"),  # a plain number comes first
+        ("#### Step 1: add", None),
+        ("#### 1. Add\n\\boxed{3}", None),
+        ("no mark 5", None),
+    ],
+)
+def test_hash_answer(text, answer):
+    assert hash_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "correct"),
+    [
+        ("\\frac{1}{2}", "It is \\boxed{0.5}.", True),
+        ("1/2", "#### 0.5", True),
+        ("0.72", "#### 72%", True),
+        ("12", "#### 12 minutes", True),
+        ("18", "The answer is 18.", True),
+        ("5", "\\boxed{4}, no: \\boxed{5}", True),
+        ("(1,2)", "\\boxed{[1,2]}", False),
+        ("x^2-1", "\\boxed{(x-1)(x+1)}", True),
+        ("3.14", "\\boxed{3.1416}", False),
+    ],
+)
+def test_math_verify(verifier, gold, text, correct):
+    verdict = verifier.verify(gold, text)
+    assert verdict.correct is correct
+    assert verdict.reason == ("match" if correct else "mismatch")
+    assert verdict.parsed
+
+
+def test_reasons_without_an_answer(verifier):
+    assert verifier.verify("5", "I do not know.") == Verdict(False, None, "no_answer")
+    assert verifier.verify("", "\\boxed{x}").reason == "bad_gold"
+
+
+def test_options():
+    with MathVerifier(float_rounding=2) as verifier:
+        assert verifier.verify("3.14", "\\boxed{3.1416}").correct
+    gold, text = "(-\\infty,2)", "$x<2$"
+    with MathVerifier() as strict, MathVerifier(either_order=True) as lax:
+        assert not strict.verify(gold, text).correct
+        assert lax.verify(gold, text).correct
+
+
+HOSTILE = {
+    "braces": "{" * 10**6,
+    "boxes": "\\boxed{" * 100_000,
+    "marks": "#" * 10**6,
+    "digits": "#### " + "9" * 10**6,
+    "power": "\\boxed{9**9**9**9}",
+    "latex_power": "\\boxed{9^{9^{9^{9}}}}",
+    "marked_power": "#### 9**9**9**9",
+    "factorial": "\\boxed{100000000!}",
+    "nested": "\\boxed{" + "\\frac{1}{" * 5000 + "}" * 5001,
+    "null": "\0\0\\boxed{\0}\0",
+    "surrogate": "\ud800 \\boxed{\ud800}",
+    "unicode": "答案是 ⅷ \u202e٣ \U0001f9ee",
+}
+
+
+def test_hostile_text_ends_in_time_and_harms_nobody_else(verifier):
+    texts = [text for bomb in HOSTILE.values() for text in (bomb, "\\boxed{\\frac{10}{2}}")]
+    start = time.monotonic()
+    verdicts = verifier.verify_batch(["5"] * len(texts), texts)
+    elapsed = time.monotonic() - start
+    assert all(verdict.correct for verdict in verdicts[1::2])
+    reasons = dict(zip(HOSTILE, (verdict.reason for verdict in verdicts[::2]), strict=True))
+    assert set(reasons.values()) <= {"mismatch", "no_answer", "timeout", "crash"}, reasons
+    assert reasons["latex_power"] == "timeout"
+    # Two workers; each bomb costs its limit and one start of a worker, generously 5 s.
+    assert elapsed < len(HOSTILE) * (1.5 + 5.0) / 2
+
+
+def test_a_killed_worker_costs_its_own_item_alone():
+    with MathVerifier(timeout_s=60.0) as verifier:
+        assert verifier.verify("1/2", "\\boxed{0.5}").correct
+        (worker,) = verifier._workers
+        script = f"sleep 0.7; kill -9 {worker.pid}"
+        with subprocess.Popen(["sh", "-c", script]):
+            bomb = HOSTILE["latex_power"]
+            verdicts = verifier.verify_batch(["5", "1/2"], [bomb, "\\boxed{0.5}"])
+        assert [verdict.reason for verdict in verdicts] == ["crash", "match"]
+
+
+def test_a_worker_that_dies_idle_costs_nothing():
+    with MathVerifier() as verifier:
+        for _ in range(2):
+            assert verifier.verify("1/2", "\\boxed{0.5}").reason == "match"
+            (worker,) = verifier._workers
+            os.kill(worker.pid, signal.SIGKILL)
+            worker._process.wait()
+
+
+def test_workers_import_no_jax_though_the_main_module_does(tmp_path):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    # No `if __name__ == "__main__"` either: a notebook or a bare script must do.
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import jaxlib\n"
+        "from jaxlab.evals.graders import MathVerifier\n"
+        "verifier = MathVerifier()\n"
+        "assert verifier.verify('1/2', '\\\\boxed{0.5}').correct\n"
+        "maps = open(f'/proc/{verifier._workers[0].pid}/maps').read()\n"
+        "print('sympy-worker', 'jaxlib' in maps)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "sympy-worker False", done.stderr
+
+
+def test_an_orphan_ends_itself():
+    """A worker whose parent is gone must not burn a core for ever."""
+    worker = graders._Worker(timeout_s=0.2)
+    try:
+        worker.pipe.recv()
+        worker.send((0, "5", HOSTILE["latex_power"]), (6, False))
+        assert worker._process.wait(timeout=30) != 0  # its own watchdog, nobody kills it here
+    finally:
+        worker.kill()
+
+
+def test_missing_math_verify_names_the_cure(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with MathVerifier() as verifier:
+        assert verifier.verify("5", "#### 5").correct  # needs none
+        with pytest.raises(ImportError, match=r"pip install jaxlab\[evals\]"):
+            verifier.verify("1/2", "\\boxed{0.5}")
+
+
+def test_workers_that_do_not_start_are_an_error(monkeypatch):
+    monkeypatch.setattr(graders, "START_LIMIT_S", 0.0)
+    with MathVerifier() as verifier, pytest.raises(RuntimeError, match="worker did not start"):
+        verifier.verify("1/2", "\\boxed{0.5}")
+
+
+@pytest.mark.parametrize("bad", [{"workers": 0}, {"timeout_s": 0.0}])
+def test_bad_settings(bad):
+    with pytest.raises(ValueError, match="workers >= 1 and timeout_s > 0"):
+        MathVerifier(**bad)

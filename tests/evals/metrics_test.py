@@ -1,0 +1,88 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from jaxlab.evals import metrics
+
+
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_pass_at_k_and_pass_hat_k_against_all_subsets(n):
+    for c in range(n + 1):
+        samples = [True] * c + [False] * (n - c)
+        for k in range(1, n + 1):
+            subsets = list(combinations(samples, k))
+            some = sum(map(any, subsets)) / len(subsets)
+            every = sum(map(all, subsets)) / len(subsets)
+            np.testing.assert_allclose(metrics.pass_at_k(n, c, k), some, atol=1e-12)
+            np.testing.assert_allclose(metrics.pass_hat_k(n, c, k), every, atol=1e-12)
+
+
+def test_pass_at_k_ends_are_exact_and_large_counts_finite():
+    np.testing.assert_array_equal(metrics.pass_at_k(16, np.array([0, 16, 15]), 4), [0.0, 1.0, 1.0])
+    np.testing.assert_allclose(metrics.pass_at_k(100_000, 1, 50_000), 0.5)
+    np.testing.assert_array_equal(metrics.pass_at_k(np.array([4, 8]), np.array([4, 0]), 2), [1, 0])
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, 1, 5), (4, 1, 0), (4, -1, 1)])
+def test_pass_at_k_rejects(n, c, k):
+    with pytest.raises(ValueError, match="1 <= k <= n"):
+        metrics.pass_at_k(n, c, k)
+
+
+def test_avg_at_n():
+    assert metrics.avg_at_n(np.array([[1, 0, 0, 0], [1, 1, 0, 1]], bool)) == 0.5
+    with pytest.raises(ValueError, match=r"got shape \(0, 4\)"):
+        metrics.avg_at_n(np.zeros((0, 4)))
+
+
+def test_maj_at_n():
+    answers = [["7", "7", "3", None], ["1", "2", None, None], [None] * 4, ["5", "6", "6", "5"]]
+    correct = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0] * 4, [1, 0, 0, 1]], bool)
+    np.testing.assert_array_equal(metrics.maj_at_n(answers, correct), [1.0, 0.5, 0.0, 0.5])
+    first = metrics.maj_at_n(answers, correct, ties="first")
+    np.testing.assert_array_equal(first, [1.0, 0.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match="problem 0 has 1 answers and 2 grades"):
+        metrics.maj_at_n([["1"]], np.ones((1, 2)))
+
+
+def test_distinct_solutions():
+    solutions = [["0 1", None, "1 0", "0 1"], [None, None]]
+    np.testing.assert_array_equal(metrics.distinct_solutions(solutions), [2, 0])
+
+
+def test_binomial_stderr():
+    assert metrics.binomial_stderr(0.5, 100) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="n >= 1"):
+        metrics.binomial_stderr(0.5, 0)
+    with pytest.raises(ValueError, match="rate in"):
+        metrics.binomial_stderr(1.5, 3)
+
+
+def test_bootstrap_agrees_with_the_formula():
+    values = np.random.default_rng(0).random(400) < 0.3
+    result = metrics.cluster_bootstrap(values, num_resamples=4000)
+    assert result.mean == pytest.approx(values.mean())
+    # The bootstrap's own error is stderr / sqrt(2 * resamples), about 1 %.
+    assert result.stderr == pytest.approx(metrics.binomial_stderr(values.mean(), 400), rel=0.05)
+    assert result.low < result.mean < result.high
+    assert result.high - result.low == pytest.approx(2 * 1.96 * result.stderr, rel=0.1)
+    assert result == metrics.cluster_bootstrap(values, num_resamples=4000)
+
+
+def test_clusters_widen_the_error():
+    # Four equal rows per cluster carry the information of one: the error doubles.
+    values = np.repeat(np.random.default_rng(1).random(100), 4)
+    clusters = np.repeat(np.arange(100), 4).tolist()
+    rows = metrics.cluster_bootstrap(values, num_resamples=4000)
+    clustered = metrics.cluster_bootstrap(values, clusters, num_resamples=4000)
+    assert clustered.stderr / rows.stderr == pytest.approx(2.0, rel=0.08)
+
+
+def test_bootstrap_of_uneven_clusters_keeps_the_mean_over_rows():
+    result = metrics.cluster_bootstrap([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
+    assert result.mean == 0.75
+    assert np.isnan(metrics.cluster_bootstrap([1.0, 0.0], ["a", "a"]).stderr)
+    for values, clusters in [([], None), ([1.0], ["a", "b"])]:
+        with pytest.raises(ValueError, match="values"):
+            metrics.cluster_bootstrap(values, clusters)
