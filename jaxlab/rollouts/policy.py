@@ -50,9 +50,7 @@ class Policy:
         """Fix everything but the params and the prompts."""
         self._decoder, self._sampling, self._mesh, self._pad_id = decoder, sampling, mesh, pad_id
 
-    def __call__(
-        self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array
-    ) -> Rollout:
+    def __call__(self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array) -> Rollout:
         """Complete each prompt `sampling.num_samples` times.
 
         Args:

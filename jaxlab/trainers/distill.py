@@ -200,9 +200,7 @@ class _Run:
 
     def _init(self) -> state.TrainState:
         params = self.source.load(self.mesh, self.config.mesh.rules)
-        create = jax.jit(
-            lambda p: state.create(p, self.optimizer), out_shardings=self.shardings
-        )
+        create = jax.jit(lambda p: state.create(p, self.optimizer), out_shardings=self.shardings)
         return create(params)
 
     def _step(self, current: state.TrainState, index: int) -> StepOutput:
@@ -221,9 +219,7 @@ class _Run:
 
         # Only GRPO waits for the reward; the others grade while the device works.
         rewards = grade() if self.name == "grpo" else None
-        scored = self.score(
-            current.params, self.teacher_params, rollout, self._advantages(rewards)
-        )
+        scored = self.score(current.params, self.teacher_params, rollout, self._advantages(rewards))
         batches = _split(scored, config.rollout.updates)
         metrics: dict[str, jax.Array] = {}
         for batch in batches:
@@ -272,7 +268,8 @@ class _Run:
         )
         lengths = batch.rollout.mask.sum(1)
         metrics = metrics | more
-        metrics["learning_rate"] = jnp.asarray(self.rate(current.step * self.config.rollout.updates))
+        updates_done = current.step * self.config.rollout.updates
+        metrics["learning_rate"] = jnp.asarray(self.rate(updates_done))
         metrics["response_length"] = lengths.mean()
         metrics["truncated_share"] = 1.0 - batch.rollout.stopped.mean()
         return new, metrics
@@ -355,9 +352,7 @@ class _Run:
             self.config.teacher_temperature,
             vocab_size=self.vocab_size,
         )
-        advantage = jnp.clip(
-            teacher_logp - student_logp, ADVANTAGE_EDGES[0], ADVANTAGE_EDGES[-1]
-        )
+        advantage = jnp.clip(teacher_logp - student_logp, ADVANTAGE_EDGES[0], ADVANTAGE_EDGES[-1])
         counts, _ = jnp.histogram(
             advantage, bins=jnp.asarray(ADVANTAGE_EDGES), weights=rollout.mask.astype(jnp.float32)
         )

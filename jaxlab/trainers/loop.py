@@ -180,7 +180,7 @@ class _Reader:
         tokens = metrics.pop("tokens", 0)
         self._tokens += tokens
         self._progress.update(step, _chosen(metrics, self._show), int(tokens))
-        if step % self._config.log_every == 0:
+        if step % self._config.log_every == 0 or step == self._config.steps:
             now = time.monotonic()
             seconds, steps = now - self._clock, step - self._clock_step
             rates = {"step_seconds": seconds / steps, "tokens_per_second": self._tokens / seconds}

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxlab import config as config_lib
 from jaxlab.interop import hf
 from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, rescan, unscan
 from jaxlab.runtime import mesh as mesh_lib
@@ -44,6 +45,7 @@ class Source:
     def abstract_params(self) -> Params:
         """Shapes and dtypes of the params."""
         return abstract_params(self.config)
+
 
 def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Source:
     """Look at what the config names, without reading weights.
@@ -85,7 +87,7 @@ def tokenizer_at(spec: Model | None) -> Tokenizer | None:
         return None
     for directory in (pathlib.Path(spec.path) / "model", pathlib.Path(spec.path)):
         if (directory / "tokenizer.json").exists():
-            return Tokenizer.load(directory)
+            return load_tokenizer(directory)
     return None
 
 
@@ -128,8 +130,11 @@ def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Sour
     def load(mesh: Mesh, rules: Rules) -> Params:
         where_to = sharding_lib.infer(abstract_params(config), rules, mesh)
         tokens = jnp.zeros((1, 1), jnp.int32)
-        init = jax.jit(lambda key: Decoder(config).init(key, tokens)["params"], out_shardings=where_to)
-        return init(jax.random.key(seed))
+
+        def init(key: jax.Array) -> Params:
+            return Decoder(config).init(key, tokens)["params"]
+
+        return jax.jit(init, out_shardings=where_to)(jax.random.key(seed))
 
     return Source(config, load, None)
 

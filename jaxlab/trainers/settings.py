@@ -98,4 +98,3 @@ class Data:
     tokenizer: str | None = None
     chat: bool = False
     max_prompt: int = 512
-

@@ -1,6 +1,5 @@
 """What every trainer does before its first step: mesh, task, tokenizer, order of the data."""
 
-import pathlib
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxlab.data.tasks.gsm8k import Gsm8k
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.types import Example, Task
 from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.rollouts.text import TextTask
 from jaxlab.trainers.settings import Data
 
@@ -26,7 +26,7 @@ def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
         ConfigError: there is none.
     """
     if data.tokenizer is not None:
-        return Tokenizer.load(pathlib.Path(data.tokenizer))
+        return load_tokenizer(data.tokenizer)
     for candidate in candidates:
         if candidate is not None:
             return candidate
@@ -64,7 +64,7 @@ def text_task(data: Data, tok: Tokenizer) -> TextTask:
 def training_rows(
     text: TextTask, step: int, batch_size: int, seed: int
 ) -> list[tuple[Example, list[int]]]:
-    """Examples and prompts of one step: a pure function of its arguments, the same on every host."""
+    """Examples and prompts of one step: a function of its arguments, the same on every host."""
     ids = example_ids(step, batch_size, text.task.num_examples("train"), seed)
     return [text.prompt(int(i), "train") for i in np.asarray(ids)]
 

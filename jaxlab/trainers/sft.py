@@ -53,9 +53,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     # The vocabulary of a model from scratch is its tokenizer's, so the tokenizer comes first.
     known = models.tokenizer_at(config.model)
     tokenizer = setup.tokenizer(config.data, known)
-    source = models.find(
-        config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
-    )
+    source = models.find(config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed)
     models.describe(workdir, source, tokenizer)
     text = setup.text_task(config.data, tokenizer)
     decoder = Decoder(source.config)

@@ -1,0 +1,100 @@
+"""AOPD beside OPD and GKD on the order-free modular sum, from a weak start.
+
+Task: "3 7 10 =" is answered by any order of the addends with running sums, "1 7 0 10 2 9 # 9";
+6 orders are right, so distinct correct orders among 16 samples measure diversity.
+
+Stages: a teacher (d = 64, 900 supervised steps), a weak student (d = 32, 150 steps: it knows the
+format, not the arithmetic), then one distillation run for each method and seed, all from that
+student. AOPD uses the released code's form of the guided branch (no 1/K): divide_by_k=False.
+
+    python -m jaxlab.train --config=configs/aopd_modsum.py --workdir=runs/modsum
+    make demo                                       # the :demo variant, one seed
+
+Variants: "demo" (3 methods, 1 seed), "tiny" (two steps of everything, for tests), and the default
+(6 methods, 3 seeds).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+METHODS = {
+    "opd": {"name": "opd"},
+    "aopd": {"name": "aopd", "top_k": 6, "divide_by_k": False},
+    "gkd": {"name": "gkd", "beta": 0.5},
+    "aopd_1_over_k": {"name": "aopd", "top_k": 6, "divide_by_k": True},
+    "full_reverse_kl": {"name": "full_reverse_kl"},
+    "grpo": {"name": "grpo"},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The study; see the module's docstring for the variants."""
+    if variant not in ("", "demo", "tiny"):
+        raise ValueError(f"configs/aopd_modsum.py has the variants demo and tiny, not {variant!r}")
+    tiny, demo = variant == "tiny", variant == "demo"
+    methods = list(METHODS)[: 3 if demo or tiny else None]
+    seeds = range(1 if demo or tiny else 3)
+    config = ConfigDict({"title": "On-policy distillation on the modular sum", "stages": {}})
+    config.stages.teacher = sft(64, 2 if tiny else 900, tiny)
+    config.stages.student = sft(32, 2 if tiny else 150, tiny)
+    for seed in seeds:
+        for name in methods:
+            key = name if len(seeds) == 1 else f"{name}_{seed}"
+            config.stages[key] = distill(METHODS[name], seed, tiny)
+    config.export = {"aopd" if len(seeds) == 1 else "aopd_0": "aopd_student"}
+    return config
+
+
+def sft(width: int, steps: int, tiny: bool) -> ConfigDict:
+    """A supervised run of a decoder of this width."""
+    config = base(tiny)
+    config.trainer = "sft"
+    config.model = common.model(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=4,
+        qk_norm=True,
+        max_position=32,
+    )
+    config.batch_size = 128
+    config.max_length = 16
+    config.train = common.train(steps, eval_every=steps, checkpoint_every=steps)
+    config.optim = common.optim(4e-3)
+    return config
+
+
+def distill(loss: dict, seed: int, tiny: bool) -> ConfigDict:
+    """A distillation run from the weak student."""
+    config = base(tiny)
+    steps = 2 if tiny else 200
+    config.trainer = "distill"
+    config.seed = seed
+    config.student = common.model()
+    config.student.path = "@student"
+    config.teacher = common.model()
+    config.teacher.path = "@teacher"
+    config.loss = loss
+    config.rollout = ConfigDict(
+        {"prompts": 16, "samples": 8, "max_new_tokens": 10, "temperature": 1.0}
+    )
+    config.train = common.train(
+        steps, eval_every=max(steps // 8, 1), checkpoint_every=max(steps // 2, 1)
+    )
+    config.optim = common.optim(2e-3)
+    return config
+
+
+def base(tiny: bool) -> ConfigDict:
+    """What the stages share."""
+    config = ConfigDict({"seed": 0})
+    config.data = ConfigDict(
+        {"task": "modsum", "options": {"modulus": 11, "addends": 3}, "max_prompt": 16}
+    )
+    config.eval = ConfigDict(
+        {"prompts": 4 if tiny else 96, "samples": 2 if tiny else 16, "max_new_tokens": 10}
+    )
+    config.mesh = common.mesh()
+    return config

@@ -1,0 +1,54 @@
+"""What the configs share."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+# Parameters split over the "data" axis and gathered when used (ZeRO-3 style); over "model" the
+# attention heads and the feed-forward width. Axes that the mesh lacks count as one device.
+SHARDED = (
+    (r"(query|key|value|gate|up)/kernel$", ("data", "model")),
+    (r"(output|down)/kernel$", ("model", "data")),
+    (r"embedding$", ("model", "data")),
+    (r".*", ()),
+)
+REPLICATED = ((r".*", ()),)
+
+
+def model(**sizes: object) -> ConfigDict:
+    """A model from scratch with these sizes; `path` or `preset` may come by command line."""
+    return ConfigDict({"path": placeholder(str), "preset": placeholder(str), "sizes": sizes})
+
+
+def train(steps: int, **more: object) -> ConfigDict:
+    """Length and logging, with the keys that every config has."""
+    defaults = {
+        "steps": steps,
+        "log_every": 10,
+        "eval_every": 100,
+        "checkpoint_every": 100,
+        "keep_checkpoints": 3,
+        "nonfinite": "stop",
+        "stop_after": placeholder(int),
+        "tensorboard": False,
+        "wandb": placeholder(str),
+        "profile_start": placeholder(int),
+    }
+    return ConfigDict(defaults | more)
+
+
+def optim(learning_rate: float, **more: object) -> ConfigDict:
+    """AdamW with the papers' weight decay and clipping."""
+    defaults = {
+        "name": "adamw",
+        "learning_rate": learning_rate,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+    }
+    return ConfigDict(defaults | more)
+
+
+def mesh() -> ConfigDict:
+    """All devices along one data axis; parameters on each of them."""
+    return ConfigDict({"shape": {"data": -1}, "rules": REPLICATED, "multihost": "none"})

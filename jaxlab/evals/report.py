@@ -1,0 +1,181 @@
+"""report.json, report.md and plots, from the metrics of one run or of several side by side."""
+
+import json
+import pathlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Rows = list[dict[str, Any]]
+
+# Columns of the table, where the runs have them, in this order.
+COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
+
+
+def write(
+    workdir: pathlib.Path, runs: Mapping[str, pathlib.Path], title: str
+) -> list[pathlib.Path]:
+    """Report the evaluations of `runs` in `workdir`.
+
+    Args:
+        workdir: where the files go.
+        runs: name -> work directory. A name that ends in _SEED counts as a repetition of the name
+            without it.
+        title: heading of report.md.
+
+    Returns:
+        The files written: report.json with rows {method, seed, step, avg@n, pass@n, ...},
+        report.md, and the plots that report.md shows.
+    """
+    rows = [row for name, run in runs.items() for row in evaluations(name, run)]
+    (workdir / "report.json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
+    plots = _plots(workdir, runs, rows)
+    text = [f"# {title}", "", *_table(rows), ""]
+    for path, caption in plots.items():
+        text += [f"![{caption}]({path.name})", "", caption, ""]
+    (workdir / "report.md").write_text("\n".join(text))
+    return [workdir / "report.md", workdir / "report.json", *plots]
+
+
+def evaluations(name: str, run: pathlib.Path) -> Rows:
+    """The evaluations in a run's metrics.jsonl, as rows of report.json."""
+    seed = json.loads((run / "config.json").read_text()).get("seed", 0)
+    method = name.removesuffix(f"_{seed}")
+    rows = []
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        scores = {
+            key.removeprefix("eval/"): value
+            for key, value in row.items()
+            if key.startswith("eval/")
+        }
+        if scores:
+            rows.append({"method": method, "seed": seed, "step": row["step"], **scores})
+    return rows
+
+
+def _table(rows: Rows) -> list[str]:
+    """Last evaluation of each method: mean and, over seeds, standard error."""
+    if not rows:
+        return ["No evaluation has run."]
+    names = _score_names(rows) + [name for name in COLUMNS if any(name in row for row in rows)]
+    lines = [
+        "| method | seeds | steps | " + " | ".join(names) + " |",
+        "|---" * (3 + len(names)) + "|",
+    ]
+    for method, series in _by_method(rows).items():
+        last = [rows_of_seed[-1] for rows_of_seed in series.values()]
+        cells = [_cell([row[name] for row in last if name in row]) for name in names]
+        lines.append(f"| {method} | {len(last)} | {last[0]['step']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def _score_names(rows: Rows) -> list[str]:
+    """avg@n and pass@n, whatever n is."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    return [name for name in names if name.startswith(("avg@", "pass@"))]
+
+
+def _by_method(rows: Rows) -> dict[str, dict[int, Rows]]:
+    methods: dict[str, dict[int, Rows]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        methods[row["method"]][row["seed"]].append(row)
+    return methods
+
+
+def _plots(
+    workdir: pathlib.Path, runs: Mapping[str, pathlib.Path], rows: Rows
+) -> dict[pathlib.Path, str]:
+    """Draw what there is to draw; path -> caption."""
+    plots = {}
+    # A curve wants at least three points: the supervised stages have only their ends.
+    curves = {
+        method: series
+        for method, series in _by_method(rows).items()
+        if max(len(points) for points in series.values()) > 2
+    }
+    if curves:
+        names = [_score_names(rows)[0], "entropy", *(["orders"] if "orders" in rows[-1] else [])]
+        figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.6))
+        for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+            for method, series in curves.items():
+                _curve(axis, method, series, name)
+            axis.set(xlabel="step", title=name)
+            axis.grid(alpha=0.3)
+        np.atleast_1d(axes)[0].legend(frameon=False)
+        path = workdir / "curves.png"
+        plots[path] = (
+            "Evaluation against optimisation steps; with several seeds the mean and its standard "
+            "error."
+        )
+        _save(figure, path)
+    histograms = _first_histograms(runs)
+    if histograms:
+        name, histogram = next(iter(histograms.items()))
+        plots[workdir / "advantages.png"] = _draw_advantages(
+            workdir / "advantages.png", name, histogram
+        )
+    return plots
+
+
+def _curve(axis: Any, label: str, series: Mapping[int, Rows], name: str) -> None:
+    points = [rows for rows in series.values() if all(name in row for row in rows)]
+    if not points:
+        return
+    length = min(len(rows) for rows in points)
+    steps = [row["step"] for row in points[0][:length]]
+    values = np.array([[row[name] for row in rows[:length]] for rows in points])
+    (line,) = axis.plot(steps, values.mean(0), marker="o", markersize=3, label=label)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        low, high = values.mean(0) - error, values.mean(0) + error
+        axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
+
+
+def _first_histograms(runs: Mapping[str, pathlib.Path]) -> dict[str, dict[str, Any]]:
+    """Each run's first advantage histogram, where it wrote one."""
+    found = {}
+    for name, run in runs.items():
+        path = run / "histograms.jsonl"
+        if path.exists():
+            found[name] = json.loads(path.read_text().splitlines()[0])
+    return found
+
+
+def _draw_advantages(path: pathlib.Path, name: str, histogram: Mapping[str, Any]) -> str:
+    """Advantages on a log scale, negative tail coloured; returns the caption."""
+    edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
+    centres = (edges[:-1] + edges[1:]) / 2
+    squares = counts * centres**2
+    share = squares[centres < 0].sum() / max(squares.sum(), 1e-30)
+    figure, axis = plt.subplots(figsize=(5.5, 3.4))
+    colours = np.where(centres < 0, "tab:red", "tab:blue")
+    axis.bar(centres, counts, width=np.diff(edges), color=colours)
+    axis.set_yscale("log")
+    axis.set(xlabel="advantage log T(y) - log S(y), nats", ylabel="tokens")
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+    return (
+        f"Advantages of sampled tokens at step {histogram['step']} of {name}: negative ones hold "
+        f"{100 * share:.1f} % of the sum of squares. Values beyond the ends count in the last bins."
+    )
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

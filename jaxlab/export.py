@@ -1,0 +1,52 @@
+"""Write a run's model as a HuggingFace directory. The third door.
+
+    python -m jaxlab.export --workdir=DIR --out=DIR [--step=N] [--dtype=bfloat16]
+
+Where the torch extra is installed, the logits of the written directory are compared with ours on
+fixed prompts, and the difference is put beside the weights as parity.json.
+"""
+
+import importlib.util
+import logging
+import pathlib
+
+from absl import flags
+
+from jaxlab import doors
+from jaxlab.runtime.checkpoint import CheckpointError
+from jaxlab.trainers.exporting import export
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run: a directory that train wrote.")
+OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to take; the newest good one by default.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the written tensors; the params' own by default."
+)
+CHECK = flags.DEFINE_bool(
+    "check", None, "Compare logits with PyTorch; by default where torch and transformers are."
+)
+flags.mark_flags_as_required(["workdir", "out"])
+
+logger = logging.getLogger("jaxlab.export")
+
+
+def main(argv: list[str]) -> None:
+    """Export the run of the command line."""
+    del argv
+    check = CHECK.value
+    if check is None:
+        check = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+        if not check:
+            logger.info("not compared with PyTorch: pip install 'jaxlab[torch]' to do so")
+    with doors.reading_input():
+        try:
+            out = export(
+                pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value), STEP.value, DTYPE.value, check
+            )
+        except CheckpointError as error:
+            raise ValueError(str(error)) from error
+    logger.info("wrote %s", out)
+
+
+if __name__ == "__main__":
+    doors.run(main)

@@ -1,0 +1,147 @@
+"""Train what a config describes. The first door.
+
+    python -m jaxlab.train --config=configs/NAME.py[:variant] --workdir=DIR [--config.KEY=VALUE ...]
+
+The same command again goes on from the last checkpoint. A config with `stages` runs them in order,
+each in a directory of its own under --workdir.
+"""
+
+import graphlib
+import logging
+import pathlib
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxlab import config as config_lib
+from jaxlab import doors
+from jaxlab.evals import report
+from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.trainers import distill, loop, sft
+from jaxlab.trainers.exporting import export
+from jaxlab.trainers.loop import Program
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file with get_config(variant).", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+TRAINERS = {
+    "sft": (sft.Sft, sft.program),
+    "distill": (distill.Distill, distill.program),
+}
+
+# By name: run with -m, this module is __main__.
+logger = logging.getLogger("jaxlab.train")
+
+
+def main(argv: list[str]) -> None:
+    """Run the config of the command line."""
+    del argv
+    with doors.reading_input():
+        config = CONFIG.value.to_dict()
+        workdir = pathlib.Path(WORKDIR.value)
+        mesh_lib.start(_multihost(config))
+        workdir.mkdir(parents=True, exist_ok=True)
+        note_config(config, workdir)
+        stages = in_order(config.get("stages", {workdir.name: config}))
+    runs = {}
+    for name, stage in stages.items():
+        runs[name] = workdir / name if "stages" in config else workdir
+        logger.info("== %s (%s)", name, runs[name])
+        train(_resolve(stage, workdir), runs[name])
+    if mesh_lib.is_main():
+        written = report.write(workdir, runs, config.get("title", workdir.name))
+        for path in written:
+            logger.info("wrote %s", path)
+    for name, out in config.get("export", {}).items():
+        directory = export(runs[name], workdir / out)
+        logger.info("exported %s to %s (a HuggingFace directory)", name, directory)
+
+
+def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """One run: build it, which ends the program with code 2 if the input is bad; then train."""
+    with doors.reading_input():
+        trainer = config.get("trainer")
+        if trainer not in TRAINERS:
+            raise config_lib.ConfigError(
+                f"trainer: {trainer!r} is not one of {', '.join(TRAINERS)}"
+            )
+        settings_class, build = TRAINERS[trainer]
+        workdir.mkdir(parents=True, exist_ok=True)
+        note_config(config, workdir)
+        settings: Any = config_lib.build(settings_class, config)
+        program: Program = build(settings, workdir)
+    loop.run(program, settings.train, workdir)
+
+
+def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The stages, each after those whose models it starts from.
+
+    Raises:
+        ConfigError: a stage is named that there is not, or stages wait for each other.
+    """
+    needs = {name: set(_stages_named(stage)) for name, stage in stages.items()}
+    for name, needed in needs.items():
+        for unknown in needed - set(stages):
+            raise config_lib.ConfigError(
+                f"stages.{name}: there is no stage {unknown!r}; there are {', '.join(stages)}"
+            )
+    try:
+        order = list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError as error:
+        raise config_lib.ConfigError(f"stages wait for each other: {error.args[1]}") from error
+    return {name: stages[name] for name in order}
+
+
+def note_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write workdir/config.json; tell which keys changed since the run began."""
+    if not mesh_lib.is_main():
+        return
+    path = workdir / "config.json"
+    if path.exists():
+        old, new = _flat(config_lib.load_json(path)), _flat(config_lib.to_json(config))
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                logger.warning(
+                    "config changed since this run began: %s: %r -> %r",
+                    key,
+                    old.get(key),
+                    new.get(key),
+                )
+    config_lib.save_json(config, path)
+
+
+def _resolve(config: Any, workdir: pathlib.Path) -> Any:
+    """The stage with every path "@NAME" turned into the work directory of stage NAME."""
+    if isinstance(config, dict):
+        return {key: _resolve(value, workdir) for key, value in config.items()}
+    if isinstance(config, str) and config.startswith("@"):
+        return str(workdir / config[1:])
+    return config
+
+
+def _stages_named(config: Any) -> list[str]:
+    if isinstance(config, dict):
+        return [name for value in config.values() for name in _stages_named(value)]
+    return [config[1:]] if isinstance(config, str) and config.startswith("@") else []
+
+
+def _multihost(config: dict[str, Any]) -> str:
+    first = next(iter(config["stages"].values())) if config.get("stages") else config
+    return first.get("mesh", {}).get("multihost", "none")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+if __name__ == "__main__":
+    doors.run(main)
