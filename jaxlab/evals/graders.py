@@ -59,8 +59,8 @@ class MathVerifier:
     """Compares the final answer of a text with a reference answer.
 
     The answer is what follows '####' (the format of GSM8K, see `hash_answer`); in texts without,
-    the last \\boxed{...}; else what math-verify extracts: an expression after "the answer is", then
-    the last one.
+    the last \\boxed{...} (math-verify reads boxes joined by "and" or a comma as one set); else what
+    math-verify extracts: an expression after "the answer is", then the last one.
 
     Workers start when first needed, and a worker that hangs or dies is replaced; it costs its own
     item alone. They are fresh interpreters that import math-verify and nothing of the caller's

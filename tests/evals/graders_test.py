@@ -89,7 +89,8 @@ def test_hash_answer(text, answer):
         ("0.72", "#### 72%", True),
         ("12", "#### 12 minutes", True),
         ("18", "The answer is 18.", True),
-        ("5", "\\boxed{4}, no: \\boxed{5}", True),
+        ("5", "\\boxed{4}. Hmm. So \\boxed{5}", True),
+        ("4,5", "\\boxed{4} and \\boxed{5}", True),
         ("(1,2)", "\\boxed{[1,2]}", False),
         ("x^2-1", "\\boxed{(x-1)(x+1)}", True),
         ("3.14", "\\boxed{3.1416}", False),
@@ -171,18 +172,18 @@ def test_workers_import_no_jax_though_the_main_module_does(tmp_path):
     # No `if __name__ == "__main__"` either: a notebook or a bare script must do.
     script = tmp_path / "main.py"
     script.write_text(
-        "import jaxlib\n"
+        "import jax\n"
         "from jaxlab.evals.graders import MathVerifier\n"
         "verifier = MathVerifier()\n"
         "assert verifier.verify('1/2', '\\\\boxed{0.5}').correct\n"
-        "maps = open(f'/proc/{verifier._workers[0].pid}/maps').read()\n"
-        "print('sympy-worker', 'jaxlib' in maps)\n"
+        "for pid in ('self', verifier._workers[0].pid):\n"
+        "    print('jaxlib' in open(f'/proc/{pid}/maps').read())\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.strip() == "sympy-worker False", done.stderr
+    assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 def test_an_orphan_ends_itself():
