@@ -12,7 +12,7 @@ from jaxlab.evals.graders import MathVerifier, Verdict, hash_answer, quick_verdi
 
 @pytest.fixture(scope="module")
 def verifier():
-    with MathVerifier(workers=2, timeout_s=1.5) as verifier:
+    with MathVerifier(workers=2, timeout_s=2.0) as verifier:
         yield verifier
 
 
@@ -143,7 +143,7 @@ def test_hostile_text_ends_in_time_and_harms_nobody_else(verifier):
     assert set(reasons.values()) <= {"mismatch", "no_answer", "timeout", "crash"}, reasons
     assert reasons["latex_power"] == "timeout"
     # Two workers; each bomb costs its limit and one start of a worker, generously 5 s.
-    assert elapsed < len(HOSTILE) * (1.5 + 5.0) / 2
+    assert elapsed < len(HOSTILE) * (2.0 + 5.0) / 2
 
 
 def test_a_killed_worker_costs_its_own_item_alone():
