@@ -59,8 +59,8 @@ class MathVerifier:
     """Compares the final answer of a text with a reference answer.
 
     The answer is what follows '####' (the format of GSM8K, see `hash_answer`); in texts without,
-    the last \\boxed{...}; else what math-verify extracts: an expression after "the answer is", then
-    the last one.
+    the last \\boxed{...} (math-verify reads boxes joined by "and" or a comma as one set); else what
+    math-verify extracts: an expression after "the answer is", then the last one.
 
     Workers start when first needed, and a worker that hangs or dies is replaced; it costs its own
     item alone. They are fresh interpreters that import math-verify and nothing of the caller's
@@ -297,9 +297,9 @@ class _Worker:
 
 def serve(pipe_fd: float, timeout_s: float) -> None:
     """The main loop of a worker process: grades what comes through the pipe until it closes."""
-    import math_verify  # noqa: F401 (so that "ready" means loaded)
-
     logging.disable(logging.CRITICAL)
+    # The first call imports sympy and compiles regular expressions; no item should pay for that.
+    math_verdict("1", "\\boxed{x} = 1", float_rounding=6, either_order=False)
     if sys.platform == "linux":  # elsewhere the limit is refused or ignored
         resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
     pipe = Connection(int(pipe_fd))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,20 +14,43 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["TemplateError", "named_templates", "render"]
+__all__ = ["TemplateError", "named_templates", "read_templates", "render", "write_templates"]
+
+_MORE_TEMPLATES = "additional_chat_templates"
 
 # The names under which a message's reasoning is passed. Templates read the first; older ones
 # read the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def named_templates(source: str | list[dict[str, str]] | None) -> dict[str, str]:
-    """{name: template} from the entry `chat_template` of tokenizer_config.json."""
+def named_templates(
+    source: str | list[dict[str, str]] | dict[str, str] | None,
+) -> dict[str, str]:
+    """{name: template} from the entry `chat_template` of tokenizer_config.json, in any form."""
     if source is None:
         return {}
     if isinstance(source, str):
         return {"default": source}
+    if isinstance(source, dict):
+        return dict(source)
     return {entry["name"]: entry["template"] for entry in source}
+
+
+def read_templates(directory: Path) -> dict[str, str]:
+    """{name: template} from the .jinja files of a HuggingFace directory; {} if it has none."""
+    files = {"default": directory / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((directory / _MORE_TEMPLATES).glob("*.jinja"))}
+    return {n: file.read_text(encoding="utf-8") for n, file in files.items() if file.is_file()}
+
+
+def write_templates(directory: Path, templates: dict[str, str]) -> None:
+    """Writes what `read_templates` reads."""
+    for name, source in templates.items():
+        file = directory / _MORE_TEMPLATES / f"{name}.jinja"
+        if name == "default":
+            file = directory / "chat_template.jinja"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source, encoding="utf-8")
 
 
 def render(template: str, messages: Sequence[dict[str, Any]], **variables: Any) -> str:

@@ -180,15 +180,8 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(directory / "tokenizer.json"))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._config}
-        if set(self._templates) == {"default"}:
-            (directory / "chat_template.jinja").write_text(
-                self._templates["default"], encoding="utf-8"
-            )
-        elif self._templates:
-            config["chat_template"] = [
-                {"name": name, "template": source} for name, source in self._templates.items()
-            ]
         _write_json(directory / "tokenizer_config.json", config)
+        chat.write_templates(directory, self._templates)
         if self._generation_config:
             _write_json(directory / "generation_config.json", self._generation_config)
 
@@ -227,9 +220,9 @@ def load(directory: str | Path) -> Tokenizer:
 
     config = _read_json(directory / "special_tokens_map.json")
     config |= _read_json(directory / "tokenizer_config.json")
-    jinja = directory / "chat_template.jinja"
-    if jinja.is_file():
-        config["chat_template"] = jinja.read_text(encoding="utf-8")
+    templates = chat.read_templates(directory)
+    if templates:
+        config["chat_template"] = templates
     _add_missing_tokens(backend, config.get("added_tokens_decoder", {}))
     return Tokenizer(
         backend,

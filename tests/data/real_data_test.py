@@ -39,6 +39,17 @@ def test_bpe_on_gsm8k_round_trips(gsm8k):
     assert tokens < 0.5 * sum(len(text.encode()) for text in texts)
 
 
+@pytest.mark.interop
+def test_transformers_gives_the_same_ids_on_gsm8k(gsm8k, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    examples = [gsm8k.example(i, "train") for i in range(300)]
+    ours = train_bpe([example.target for example in examples], vocab_size=600)
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [example.prompt + example.target for example in examples]
+    assert theirs(texts, add_special_tokens=False).input_ids == ours.encode_batch(texts)
+
+
 @pytest.mark.parametrize(
     ("name", "failures"), [("hmmt25_feb", 0), ("minervamath", 1), ("math500", 0)]
 )

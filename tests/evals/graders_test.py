@@ -12,7 +12,7 @@ from jaxlab.evals.graders import MathVerifier, Verdict, hash_answer, quick_verdi
 
 @pytest.fixture(scope="module")
 def verifier():
-    with MathVerifier(workers=2, timeout_s=1.5) as verifier:
+    with MathVerifier(workers=2, timeout_s=2.0) as verifier:
         yield verifier
 
 
@@ -89,7 +89,8 @@ def test_hash_answer(text, answer):
         ("0.72", "#### 72%", True),
         ("12", "#### 12 minutes", True),
         ("18", "The answer is 18.", True),
-        ("5", "\\boxed{4}, no: \\boxed{5}", True),
+        ("5", "\\boxed{4}. Hmm. So \\boxed{5}", True),
+        ("4,5", "\\boxed{4} and \\boxed{5}", True),
         ("(1,2)", "\\boxed{[1,2]}", False),
         ("x^2-1", "\\boxed{(x-1)(x+1)}", True),
         ("3.14", "\\boxed{3.1416}", False),
@@ -142,7 +143,7 @@ def test_hostile_text_ends_in_time_and_harms_nobody_else(verifier):
     assert set(reasons.values()) <= {"mismatch", "no_answer", "timeout", "crash"}, reasons
     assert reasons["latex_power"] == "timeout"
     # Two workers; each bomb costs its limit and one start of a worker, generously 5 s.
-    assert elapsed < len(HOSTILE) * (1.5 + 5.0) / 2
+    assert elapsed < len(HOSTILE) * (2.0 + 5.0) / 2
 
 
 def test_a_killed_worker_costs_its_own_item_alone():
@@ -171,18 +172,18 @@ def test_workers_import_no_jax_though_the_main_module_does(tmp_path):
     # No `if __name__ == "__main__"` either: a notebook or a bare script must do.
     script = tmp_path / "main.py"
     script.write_text(
-        "import jaxlib\n"
+        "import jax\n"
         "from jaxlab.evals.graders import MathVerifier\n"
         "verifier = MathVerifier()\n"
         "assert verifier.verify('1/2', '\\\\boxed{0.5}').correct\n"
-        "maps = open(f'/proc/{verifier._workers[0].pid}/maps').read()\n"
-        "print('sympy-worker', 'jaxlib' in maps)\n"
+        "for pid in ('self', verifier._workers[0].pid):\n"
+        "    print('jaxlib' in open(f'/proc/{pid}/maps').read())\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.strip() == "sympy-worker False", done.stderr
+    assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 def test_an_orphan_ends_itself():

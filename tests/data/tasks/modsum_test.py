@@ -106,6 +106,20 @@ def test_more_addends_than_numbers():
     assert task.tokenizer().decode(task.tokenizer().encode(example.target)) == example.target
 
 
+@pytest.mark.interop
+def test_the_saved_tokenizer_serves_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    task = ModSum()
+    ours = task.tokenizer()
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == 18
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_id, ours.pad_id)
+    ids = ours.encode(EXAMPLE.target)
+    assert theirs(EXAMPLE.target, add_special_tokens=False).input_ids == ids
+    assert theirs.decode([*ids, ours.eos_id], skip_special_tokens=True) == EXAMPLE.target
+
+
 @pytest.mark.parametrize("bad", [{"modulus": 1}, {"addends": 0}, {"seed": -1}])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match="are needed, got ModSum"):
