@@ -52,3 +52,46 @@ def optim(learning_rate: float, **more: object) -> ConfigDict:
 def mesh() -> ConfigDict:
     """All devices along one data axis; parameters on each of them."""
     return ConfigDict({"shape": {"data": -1}, "rules": REPLICATED, "multihost": "none"})
+
+
+def tiny_model() -> ConfigDict:
+    """A random decoder of two layers, for tests."""
+    return model(
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        qk_norm=True,
+        max_position=1024,
+    )
+
+
+def gsm8k(max_prompt: int) -> ConfigDict:
+    """GSM8K from two jsonl files of {question, answer}."""
+    return ConfigDict(
+        {
+            "task": "gsm8k",
+            "train": placeholder(str),
+            "test": placeholder(str),
+            "tokenizer": placeholder(str),
+            "chat": False,
+            "max_prompt": max_prompt,
+        }
+    )
+
+
+def evaluation(tiny: bool, small: bool) -> ConfigDict:
+    """Sampled evaluation on test rows: the papers' sampler settings."""
+    return ConfigDict(
+        {
+            "prompts": 2 if tiny else 64 if small else 256,
+            "samples": 2 if tiny else 4,
+            "max_new_tokens": 8 if tiny else 128 if small else 1024,
+            "temperature": 0.6,
+            "top_k": 20,
+            "top_p": 0.95,
+            "batch": 2 if tiny else 64,
+            "save_samples": 8,
+        }
+    )

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         logger.info("== %s (%s)", name, runs[name])
         train(_resolve(stage, workdir), runs[name])
     if mesh_lib.is_main():
-        written = report.write(workdir, runs, config.get("title", workdir.name))
+        written = report.write(workdir, runs, config.get("title") or workdir.name)
         for path in written:
             logger.info("wrote %s", path)
     for name, out in config.get("export", {}).items():

@@ -104,6 +104,7 @@ class Distill:
         mesh: devices.
         seed: of data order and sampling.
         teacher_temperature: divides the teacher's logits.
+        title: heading of the report.
         trainer: names this trainer in a config.
     """
 
@@ -118,6 +119,7 @@ class Distill:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
     teacher_temperature: float = 1.0
+    title: str | None = None
     trainer: Literal["distill"] = "distill"
 
 

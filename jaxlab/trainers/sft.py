@@ -32,6 +32,7 @@ class Sft:
         seed: of parameters, data order and sampling.
         batch_size: examples per step.
         max_length: T, tokens of prompt and completion; longer completions are cut.
+        title: heading of the report.
         trainer: names this trainer in a config.
     """
 
@@ -44,6 +45,7 @@ class Sft:
     seed: int = 0
     batch_size: int = 128
     max_length: int = 512
+    title: str | None = None
     trainer: Literal["sft"] = "sft"
 
 
