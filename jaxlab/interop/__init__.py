@@ -1,0 +1,1 @@
+"""Checkpoints that PyTorch's transformers reads and writes."""
