@@ -1,1 +1,1 @@
-"""HuggingFace directories in and out: weights, tokenizer, parity checks."""
+"""Checkpoints that PyTorch's transformers reads and writes."""

@@ -48,27 +48,33 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[np.ndarray, float]:
     Raises:
       ValueError: the rule needs `original_max_position` and it is None.
     """
-    base = rope.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    # Released checkpoints were trained with float32 frequencies, rounded after each of the steps
+    # that stand here and below. One that is off by a part in 10^7 turns a query at position 30,000
+    # by 3e-3 radians.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    period = (rope.theta ** exponent.astype(np.float64)).astype(np.float32)
+    base = np.float32(1.0) / period
     if rope.rule == "default":
-        return base.astype(np.float32), 1.0
+        return base, 1.0
     if rope.rule == "linear":
-        return (base / rope.factor).astype(np.float32), 1.0
+        return base / np.float32(rope.factor), 1.0
     if rope.original_max_position is None:
         raise ValueError(f"rope rule {rope.rule!r} needs original_max_position")
     if rope.rule == "llama3":
-        return _llama3(base, rope, rope.original_max_position).astype(np.float32), 1.0
-    scaled = _yarn(base, rope, rope.original_max_position, head_dim)
-    return scaled.astype(np.float32), _yarn_attention_factor(rope)
+        return _llama3(base, rope, rope.original_max_position), 1.0
+    return _yarn(period, rope, rope.original_max_position), _yarn_attention_factor(rope)
 
 
 def _llama3(base: np.ndarray, rope: Rope, original_length: int) -> np.ndarray:
-    rotations = original_length * base / (2 * math.pi)
+    rotations = original_length / (2 * math.pi / base)
     ramp = (rotations - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     keep = np.clip(ramp, 0.0, 1.0)
-    return keep * base + (1 - keep) * base / rope.factor
+    return (1 - keep) * base / rope.factor + keep * base
 
 
-def _yarn(base: np.ndarray, rope: Rope, original_length: int, head_dim: int) -> np.ndarray:
+def _yarn(period: np.ndarray, rope: Rope, original_length: int) -> np.ndarray:
+    head_dim = 2 * period.size
+
     def dimension(rotations: float) -> float:
         """Index of the pair that turns `rotations` times within the original context."""
         length = original_length / (rotations * 2 * math.pi)
@@ -78,10 +84,11 @@ def _yarn(base: np.ndarray, rope: Rope, original_length: int, head_dim: int) -> 
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    pairs = np.arange(head_dim // 2, dtype=np.float64)
+    pairs = np.arange(period.size, dtype=np.float32)
     # The small constant keeps a ramp of width zero finite.
-    ramp = np.clip((pairs - low) / max(high - low, 1e-3), 0.0, 1.0)
-    return (1 - ramp) * base + ramp * base / rope.factor
+    ramp = np.clip((pairs - low) / ((high - low) or 1e-3), 0.0, 1.0)
+    keep = 1 - ramp
+    return 1 / (rope.factor * period) * (1 - keep) + 1 / period * keep
 
 
 def _yarn_attention_factor(rope: Rope) -> float:

@@ -1,0 +1,162 @@
+"""The files of a HuggingFace checkpoint directory: which there are, and replacing them whole."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxlab.interop import safetensors_io
+from jaxlab.interop.safetensors_io import CheckpointFormatError, Stored
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PARITY = "parity.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    GENERATION_CONFIG,
+)
+_OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+      CheckpointFormatError: no such file, or no JSON object in it.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointFormatError(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointFormatError(f"{file}: unreadable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointFormatError(f"{file}: a JSON object is expected, not {type(data).__name__}")
+    return data
+
+
+def write_json(file: Path, data: dict[str, Any]) -> None:
+    """Sorted and indented, as HuggingFace writes it."""
+    file.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tensors(path: Path) -> dict[str, Stored]:
+    """Every tensor of a directory by name, from model.safetensors or from an index and its shards.
+
+    Raises:
+      CheckpointFormatError: there is neither, a shard of the index is missing or damaged, or a
+        shard lacks tensors that the index places there.
+    """
+    if (path / SINGLE).is_file():
+        return safetensors_io.read_header(path / SINGLE)
+    if not (path / INDEX).is_file():
+        raise CheckpointFormatError(
+            f"{path}: neither {SINGLE} nor {INDEX}; pickled weights (*.bin) are not read: "
+            "save them again with transformers' save_pretrained"
+        )
+    weight_map = read_json(path / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointFormatError(f"{path / INDEX}: no weight_map")
+    files = sorted(set(weight_map.values()))
+    absent = [name for name in files if not (path / name).is_file()]
+    if absent:
+        raise CheckpointFormatError(f"{path}: {INDEX} names files that are missing: {few(absent)}")
+    headers = {name: safetensors_io.read_header(path / name) for name in files}
+    lost = [name for name, file in weight_map.items() if name not in headers[file]]
+    if lost:
+        raise CheckpointFormatError(
+            f"{path}: {INDEX} names tensors that their files lack: {few(lost)}"
+        )
+    return {name: headers[file][name] for name, file in weight_map.items()}
+
+
+def shard_files(names_and_sizes: dict[str, int], max_shard_bytes: int) -> dict[str, list[str]]:
+    """File name -> its tensors, in order; a tensor larger than a shard has one of its own.
+
+    Args:
+      names_and_sizes: tensor name -> bytes, in the order in which they are to be written.
+      max_shard_bytes: most bytes of tensors in a file.
+    """
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, size in names_and_sizes.items():
+        if shards[-1] and used + size > max_shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    count = len(shards)
+    return {f"model-{i:05}-of-{count:05}.safetensors": names for i, names in enumerate(shards, 1)}
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's files and generation_config.json, those that there are.
+
+    Raises:
+      CheckpointFormatError: the source has none of them.
+    """
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not found:
+        raise CheckpointFormatError(f"{source}: no tokenizer files ({few(list(TOKENIZER_FILES))})")
+    for name in found:
+        shutil.copyfile(source / name, target / name)
+
+
+def check_replaceable(out: Path, overwrite: bool) -> None:
+    """Refuse to replace a directory that holds anything but a checkpoint.
+
+    Raises:
+      FileExistsError: it does, and `overwrite` is false; or `out` is a file.
+    """
+    if not out.exists() or (out.is_dir() and overwrite):
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} is a file, not a directory: give another one")
+    names = sorted(entry.name for entry in out.iterdir())
+    others = [name for name in names if name not in _OURS and not _is_shard(name)]
+    if names and (others or CONFIG not in names):
+        raise FileExistsError(
+            f"{out} holds other files than a checkpoint's ({few(others or names)}): give another "
+            "directory, or overwrite=True to replace it"
+        )
+
+
+@contextlib.contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A sibling directory to write into, which takes the place of `out` if all goes well."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staged = out.with_name(f".{out.name}.{os.getpid()}.new")
+    previous = out.with_name(f".{out.name}.{os.getpid()}.old")
+    staged.mkdir()
+    try:
+        yield staged
+        if out.exists():
+            out.rename(previous)
+        staged.rename(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def few(names: list[str], limit: int = 5) -> str:
+    """The first of many names, on one line."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("model-") and name.endswith(".safetensors")

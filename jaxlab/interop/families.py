@@ -1,0 +1,177 @@
+"""Model families of HuggingFace checkpoints: config.json <-> DecoderConfig.
+
+family   biases on                                  QK-norm
+llama    query, key, value and output, or nothing   no       and on the MLP where asked
+qwen2    query, key and value                       no
+qwen3    query, key, value and output, or nothing   yes
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jaxlab.interop import rope_json
+from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.models.decoder import DecoderConfig
+
+Family = Literal["llama", "qwen2", "qwen3"]
+ARCHITECTURES: dict[Family, str] = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+# config.json key -> DecoderConfig field, where both hold the same number.
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "max_position_embeddings": "max_position",
+}
+# Keys that `to_json` writes, or leaves out on purpose: a config.json carried over loses them first.
+OWNED = frozenset(
+    {*_SIZES, *rope_json.KEYS, "num_key_value_heads", "head_dim", "rms_norm_eps", "attention_bias"}
+    | {"mlp_bias", "tie_word_embeddings", "model_type", "architectures", "hidden_act"}
+    | {"dtype", "torch_dtype", "layer_types", "use_sliding_window"}
+)
+# How the model is run or stored, which no checkpoint records.
+_RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
+
+
+def from_json(data: Mapping[str, Any]) -> DecoderConfig:
+    """DecoderConfig of a config.json of either generation, float32 and unrolled.
+
+    Raises:
+      CheckpointFormatError: naming the key: a missing one, or one whose value asks for what these
+        models do not have.
+    """
+    family = family_of_json(data)
+    _refuse(data, family)
+    missing = [key for key in _SIZES if data.get(key) is None]
+    # Llama's readers take a missing key for the number of heads, Qwen's for 32.
+    if family != "llama" and "num_key_value_heads" not in data:
+        missing.append("num_key_value_heads")
+    if missing:
+        raise CheckpointFormatError(f"config.json: missing {', '.join(missing)}")
+    sizes: dict[str, Any] = {field: data[key] for key, field in _SIZES.items()}
+    # Qwen3's readers take a missing key for 128; null means hidden_size / num_attention_heads.
+    head_dim = data.get("head_dim", 128 if family == "qwen3" else None)
+    bias = bool(data.get("attention_bias", False))
+    try:
+        return DecoderConfig(
+            **sizes,
+            num_kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
+            head_dim=head_dim,
+            rope=rope_json.read(data),
+            norm_eps=float(data.get("rms_norm_eps", 1e-6)),
+            qkv_bias=family == "qwen2" or bias,
+            output_bias=family != "qwen2" and bias,
+            mlp_bias=family == "llama" and bool(data.get("mlp_bias", False)),
+            qk_norm=family == "qwen3",
+            tie_embeddings=bool(data.get("tie_word_embeddings", False)),
+        )
+    except CheckpointFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise CheckpointFormatError(f"config.json: {error}") from error
+
+
+def to_json(config: DecoderConfig) -> dict[str, Any]:
+    """config.json of this model, with the keys of transformers 4 and 5, without token ids or dtype.
+
+    Raises:
+      CheckpointFormatError: no family has this model's combination of parts.
+    """
+    family = family_of(config)
+    data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
+    data |= {key: getattr(config, field) for key, field in _SIZES.items()}
+    data |= {
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    if family != "qwen2":
+        data["attention_bias"] = config.qkv_bias
+    if family == "llama":
+        data["mlp_bias"] = config.mlp_bias
+    else:
+        data["use_sliding_window"] = False
+    data |= rope_json.write(config.rope)
+    _check_round_trip(config, data, family)
+    return data
+
+
+def family_of(config: DecoderConfig) -> Family:
+    """The family whose checkpoints have these parts; `to_json` checks that it has all of them."""
+    if config.qk_norm:
+        return "qwen3"
+    return "qwen2" if config.qkv_bias and not config.output_bias else "llama"
+
+
+def family_of_json(data: Mapping[str, Any]) -> Family:
+    """Family by `model_type`, or by `architectures` where there is no model_type.
+
+    Raises:
+      CheckpointFormatError: neither names a supported one.
+    """
+    architectures = data.get("architectures") or []
+    by_architecture = {name: family for family, name in ARCHITECTURES.items()}
+    known = [by_architecture[name] for name in architectures if name in by_architecture]
+    family = data.get("model_type", known[0] if known else None)
+    if family not in ARCHITECTURES:
+        raise CheckpointFormatError(
+            f"config.json: model_type {family!r} is not supported; "
+            f"supported: {', '.join(ARCHITECTURES)}"
+        )
+    if architectures and family not in known:
+        raise CheckpointFormatError(
+            f"config.json: architectures {architectures} is not supported; "
+            f"supported for {family}: {ARCHITECTURES[family]}"
+        )
+    return family
+
+
+def _refuse(data: Mapping[str, Any], family: Family) -> None:
+    layer_types = data.get("layer_types") or []
+    other_layers = sorted(set(layer_types) - {"full_attention"})
+    sliding = family != "llama" and data.get("use_sliding_window")
+    refusals = [
+        ("hidden_act", data.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
+        ("use_sliding_window", sliding, "false"),
+        ("layer_types", other_layers, "full_attention in every layer"),
+        ("quantization_config", data.get("quantization_config"), "unquantized weights"),
+        ("is_encoder_decoder", data.get("is_encoder_decoder"), "decoder-only models"),
+    ]
+    for key, refused, supported in refusals:
+        if refused:
+            raise CheckpointFormatError(
+                f"config.json: {key} {data[key]!r} is not supported; supported: {supported}"
+            )
+
+
+def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: Family) -> None:
+    back = from_json(data)
+    lost = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in _RUNTIME
+        and getattr(back, field.name) != getattr(config, field.name)
+        # Rules ignore each other's fields, so only the frequencies themselves have to survive.
+        and not (
+            field.name == "rope" and rope_json.write(back.rope) == rope_json.write(config.rope)
+        )
+    ]
+    if lost:
+        raise CheckpointFormatError(
+            f"no HuggingFace family has this model: {family} comes nearest, but not with "
+            f"{', '.join(lost)}"
+        )
+    if family == "llama" and config.hidden_size % config.num_heads:
+        raise CheckpointFormatError(
+            f"no HuggingFace family has this model: llama wants hidden_size {config.hidden_size} "
+            f"to be a multiple of num_heads {config.num_heads}"
+        )

@@ -1,0 +1,130 @@
+"""Named decoder sizes: published models, and two that a CPU trains in seconds.
+
+config = presets.decoder("qwen3-0.6b", dtype="bfloat16", scan_layers=True)
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from jaxlab.models.decoder import DecoderConfig
+from jaxlab.nn.rope import Rope
+
+_QWEN3: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "num_kv_heads": 8,
+    "head_dim": 128,
+    "rope": Rope(theta=1e6),
+    "qk_norm": True,
+    "max_position": 40_960,
+}
+
+DECODERS: dict[str, DecoderConfig] = {
+    # Qwen3 Technical Report (2025), table 1, and the released config.json files.
+    "qwen3-0.6b": DecoderConfig(
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_layers=28,
+        num_heads=16,
+        tie_embeddings=True,
+        **_QWEN3,
+    ),
+    "qwen3-1.7b": DecoderConfig(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_layers=28,
+        num_heads=16,
+        tie_embeddings=True,
+        **_QWEN3,
+    ),
+    "qwen3-4b": DecoderConfig(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_layers=36,
+        num_heads=32,
+        tie_embeddings=True,
+        **_QWEN3,
+    ),
+    "qwen3-8b": DecoderConfig(
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_layers=36,
+        num_heads=32,
+        **_QWEN3,
+    ),
+    # Qwen2.5 Technical Report (2024), table 1.
+    "qwen2.5-0.5b": DecoderConfig(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_layers=24,
+        num_heads=14,
+        num_kv_heads=2,
+        rope=Rope(theta=1e6),
+        qkv_bias=True,
+        tie_embeddings=True,
+        max_position=32_768,
+    ),
+    # Llama 3.2 model card (2024).
+    "llama-3.2-1b": DecoderConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        rope=Rope(theta=5e5, rule="llama3", factor=32.0, original_max_position=8192),
+        norm_eps=1e-5,
+        tie_embeddings=True,
+        max_position=131_072,
+    ),
+    # Shaped like Qwen3.
+    "tiny": DecoderConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        qk_norm=True,
+        tie_embeddings=True,
+        max_position=256,
+    ),
+    "small": DecoderConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=192,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        qk_norm=True,
+        tie_embeddings=True,
+        max_position=1024,
+    ),
+}
+
+
+def decoder(name: str, **overrides: Any) -> DecoderConfig:
+    """The named config with some fields replaced.
+
+    With another hidden_size or num_heads, a head_dim that was hidden_size / num_heads stays so.
+
+    Raises:
+      ValueError: no such name, or no such field; the message lists the nearest.
+    """
+    if name not in DECODERS:
+        raise ValueError(f"no decoder preset {name!r}; {_nearest(name, list(DECODERS))}")
+    fields = [field.name for field in dataclasses.fields(DecoderConfig)]
+    for field in overrides:
+        if field not in fields:
+            raise ValueError(f"DecoderConfig has no field {field!r}; {_nearest(field, fields)}")
+    named = DECODERS[name]
+    resized = {"hidden_size", "num_heads"} & overrides.keys()
+    if resized and named.head_dim == named.hidden_size // named.num_heads:
+        overrides.setdefault("head_dim", None)
+    return dataclasses.replace(named, **overrides)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
