@@ -1,6 +1,6 @@
 """AOPD beside OPD and GKD on the order-free modular sum, from a weak start.
 
-Task: "3 7 10 =" is answered by any order of the addends with running sums, "1 7 0 10 2 9 # 9";
+Task: "3 7 10 =" is answered in any order of the addends with running sums, "x2 7 x1 10 x3 9 # 9";
 6 orders are right, so distinct correct orders among 16 samples measure diversity.
 
 Stages: a teacher (d = 64, 900 supervised steps), a weak student (d = 32, 150 steps: it knows the
@@ -57,6 +57,8 @@ def sft(width: int, steps: int, tiny: bool) -> ConfigDict:
         num_heads=4,
         num_kv_heads=4,
         qk_norm=True,
+        # 17 positions: the usual base of 10,000 would leave three quarters of a head of 8 still.
+        rope={"theta": 100.0},
         max_position=32,
     )
     config.batch_size = 128

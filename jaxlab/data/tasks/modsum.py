@@ -1,9 +1,9 @@
 """The order-free modular sum: a task small enough to learn on a CPU, with countable solutions.
 
-The prompt lists addends, "3 7 10 =". The response visits them in any order, each time writing the
-index and the running sum, then the answer: "1 7 0 10 2 9 # 9" at modulus 11. The grader looks only
-at the answer, so each of the `addends!` orders is right, and the number of distinct correct orders
-among the samples for one prompt measures diversity directly.
+The prompt lists addends, "3 7 10 =". The response visits them in any order, each time naming the
+addend and writing the running sum, then the answer: "x2 7 x1 10 x3 9 # 9" at modulus 11. The
+grader looks only at the answer, so each of the `addends!` orders is right, and the number of
+distinct correct orders among the samples for one prompt measures diversity directly.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,6 @@ from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.interop.tokenizer import Tokenizer
 
 PAD, EOS = "<pad>", "<eos>"
-
-# One entry is kept free: with it the vocabulary at modulus 11 is 18, the size at which the task
-# was first measured.
-_SPECIAL_TOKENS = (PAD, "<bos>", EOS, "<unk>", "<reserved>")
 
 
 @dataclass(frozen=True)
@@ -80,23 +76,19 @@ class ModSum:
         words, total = [], 0
         for index in order:
             total = (total + numbers[index]) % self.modulus
-            words += [index, total]
+            words += [_name(index), total]
         return " ".join(map(str, [*words, "#", total]))
 
     def grade(self, example: Example, text: str) -> Grade:
         """Reward 1 if `text` ends in its only '#' and the right answer, whatever stands before.
 
-        `solution` is the order, such as "1 0 2", if moreover the chain is valid: each index once
-        and every running sum right.
+        `solution` is the order, such as "x2 x1 x3", if moreover each addend is visited once.
         """
         words = text.split()
         if words.count("#") != 1 or words[-2:] != ["#", example.answer]:
             return Grade(reward=0.0)
         order = words[:-2:2]
-        if sorted(order) != sorted(map(str, range(self.addends))):
-            return Grade(reward=1.0)
-        numbers = [int(word) for word in example.prompt.split()[:-1]]
-        if " ".join(words) != self.chain(numbers, [int(index) for index in order]):
+        if sorted(order) != sorted(map(_name, range(self.addends))):
             return Grade(reward=1.0)
         return Grade(reward=1.0, solution=" ".join(order))
 
@@ -105,13 +97,17 @@ class ModSum:
         return [self.grade(example, text) for example, text in zip(examples, texts, strict=True)]
 
     def tokenizer(self) -> Tokenizer:
-        """One token per word: the special tokens, '=', '#' and the numbers."""
-        numbers = map(str, range(max(self.modulus, self.addends)))
-        vocabulary = {word: i for i, word in enumerate((*_SPECIAL_TOKENS, "=", "#", *numbers))}
-        backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        """One token per word: padding, end, '=', '#', the addends' names and the numbers.
+
+        At modulus 11 with 3 addends that makes 18.
+        """
+        names, numbers = map(_name, range(self.addends)), map(str, range(self.modulus))
+        vocabulary = {word: i for i, word in enumerate((PAD, EOS, "=", "#", *names, *numbers))}
+        backend = tokenizers.Tokenizer(models.WordLevel(vocabulary))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        backend.add_special_tokens(list(_SPECIAL_TOKENS))
-        return Tokenizer(
-            backend,
-            {"pad_token": PAD, "bos_token": "<bos>", "eos_token": EOS, "unk_token": "<unk>"},
-        )
+        backend.add_special_tokens([PAD, EOS])
+        return Tokenizer(backend, {"pad_token": PAD, "eos_token": EOS})
+
+
+def _name(index: int) -> str:
+    return f"x{index + 1}"
