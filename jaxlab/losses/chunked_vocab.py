@@ -247,9 +247,10 @@ class _Chunks:
     def of(cls, tokens: int, chunk_size: int | None, words: int) -> "_Chunks":
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size} must be at least 1")
-        limit = chunk_size or default_chunk_size(words)
-        number = max(1, -(-tokens // limit))
-        return cls(number, -(-tokens // number))
+        number = max(1, -(-tokens // (chunk_size or default_chunk_size(words))))
+        size = -(-tokens // number)
+        # A multiple of 8 fills vector registers and can be spread over that many devices.
+        return cls(number, size if chunk_size else -(-size // 8) * 8)
 
     def split(self, x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [number, size, ...].
@@ -312,9 +313,11 @@ def _logits(hidden: jax.Array, unembedding: jax.Array) -> jax.Array:
     return _einsum("cd,vd->cv", hidden, unembedding)
 
 
-def _einsum(subscripts: str, *operands: jax.Array) -> jax.Array:
+def _einsum(subscripts: str, *operands: jax.Array, out_sharding: Any = None) -> jax.Array:
     accumulator = jnp.promote_types(jnp.result_type(*operands), jnp.float32)
-    return jnp.einsum(subscripts, *operands, preferred_element_type=accumulator)
+    return jnp.einsum(
+        subscripts, *operands, preferred_element_type=accumulator, out_sharding=out_sharding
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -413,7 +416,10 @@ def _scan_gradients(
         d_logits, aux = jax.grad(weighted, has_aux=True)(_logits(chunk_hidden, unembedding))
         d_logits = d_logits.astype(jnp.result_type(hidden, unembedding))
         d_hidden = _einsum("cv,vd->cd", d_logits, unembedding).astype(hidden.dtype)
-        d_unembedding += _einsum("cv,cd->vd", d_logits, chunk_hidden)
+        # On an Explicit mesh a sum over sharded tokens must be told where it goes.
+        d_unembedding += _einsum(
+            "cv,cd->vd", d_logits, chunk_hidden, out_sharding=jax.typeof(unembedding).sharding
+        )
         return d_unembedding, (aux, d_hidden)
 
     start = at_least_float32(jnp.zeros_like(unembedding))

@@ -273,15 +273,18 @@ def distill(
     chex.assert_equal(student_logp.shape[:2], mask.shape)
     rows = mask.reshape(-1)
 
-    def flat(x: jax.Array | None) -> jax.Array | None:
+    def flat(x: jax.Array) -> jax.Array:
         """[B, T, ...] -> [N, ...], with 0 where the mask is False: 0 * NaN is NaN in a gradient."""
-        if x is None:
-            return None
         chex.assert_equal(x.shape[:2], mask.shape)
         x = x.reshape(rows.shape + x.shape[2:])
         return jnp.where(rows.reshape(rows.shape + (1,) * (x.ndim - 1)), x, 0)
 
-    loss, stats = method(flat(student_logp), flat(teacher_logp), flat(tokens), flat(old_logp))
+    loss, stats = method(
+        divergences.floored(flat(student_logp)),
+        divergences.floored(flat(teacher_logp)),
+        None if tokens is None else flat(tokens),
+        None if old_logp is None else flat(old_logp),
+    )
     total = weighted_sum(loss, token_weights(mask, agg, denominator).reshape(-1))
     return total, summarise(total, stats, rows)
 
@@ -384,7 +387,7 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     rows, length = x.shape
     blocks = -(-length // _BLOCK)
     if blocks < 2 * k:
-        return jax.lax.top_k(x, k)
+        return tuple(jax.lax.top_k(x, k))
     padded = jnp.pad(x, ((0, 0), (0, blocks * _BLOCK - length)), constant_values=-jnp.inf)
     padded = padded.reshape(rows, blocks, _BLOCK)
     _, chosen = jax.lax.top_k(jnp.max(padded, axis=-1), k)
@@ -399,7 +402,7 @@ def _prepare(student_logp: jax.Array, teacher_logp: jax.Array) -> tuple[jax.Arra
     chex.assert_rank(student_logp, 2)
     chex.assert_equal_shape([student_logp, teacher_logp])
     teacher_logp = jax.lax.stop_gradient(teacher_logp)
-    return divergences.floored(student_logp), divergences.floored(teacher_logp)
+    return divergences.at_least_float32(student_logp), divergences.at_least_float32(teacher_logp)
 
 
 def _token_logps(
@@ -412,7 +415,7 @@ def _token_logps(
     chex.assert_shape(tokens, student_logp.shape[:1])
     logp = jnp.take_along_axis(student_logp, tokens[:, None], axis=-1)[:, 0]
     teacher_token = jnp.take_along_axis(teacher_logp, tokens[:, None], axis=-1)[:, 0]
-    old = logp if old_logp is None else divergences.floored(old_logp)
+    old = logp if old_logp is None else divergences.at_least_float32(old_logp)
     return logp, jax.lax.stop_gradient(old), teacher_token
 
 

@@ -1,9 +1,10 @@
 """Divergences between next-token distributions, from log-probabilities.
 
 S is the student, T the teacher. Every function reduces the last axis, works in float32 (float64
-if it is given float64), and is differentiable in both arguments. Nothing here assumes that the
-last axis sums to one, so that the same functions serve a top-k subset of the vocabulary; on such
-a subset the values are not divergences and may be negative.
+if it is given float64), and is differentiable in both arguments. Log-probabilities are finite:
+`log_probs` makes them so, and `floored` those that came from elsewhere. Nothing here assumes that
+the last axis sums to one, so that the same functions serve a top-k subset of the vocabulary; on
+such a subset the values are not divergences and may be negative.
 """
 
 import math
@@ -39,7 +40,7 @@ def log_probs(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
 
 def entropy(logp: jax.Array) -> jax.Array:
     """H(p) = -sum_v p log p, in nats. logp: [..., V]; returns [...]."""
-    logp = floored(logp)
+    logp = at_least_float32(logp)
     return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
@@ -102,7 +103,7 @@ def jsd(student_logp: jax.Array, teacher_logp: jax.Array, beta: float = 0.5) -> 
 
 def _pair(student_logp: jax.Array, teacher_logp: jax.Array) -> tuple[jax.Array, jax.Array]:
     chex.assert_equal_shape([student_logp, teacher_logp])
-    return floored(student_logp), floored(teacher_logp)
+    return at_least_float32(student_logp), at_least_float32(teacher_logp)
 
 
 def _check_beta(beta: float) -> None:

@@ -124,6 +124,7 @@ def policy_gradient(
     chex.assert_equal_shape([logp, mask])
     if advantages.ndim == 1:
         advantages = jnp.broadcast_to(advantages[:, None], logp.shape)
+    chex.assert_equal_shape([logp, advantages])
     logp = jnp.where(mask, logp, 0.0).astype(jnp.float32)
     advantages = jnp.where(mask, advantages, 0.0).astype(jnp.float32)
     old_logp = logp if old_logp is None else jnp.where(mask, old_logp, 0.0).astype(jnp.float32)
