@@ -122,7 +122,7 @@ class Checkpointer:
           CheckpointError: a leaf cannot be saved.
         """
         self.wait()
-        step, extra = int(step), json.loads(json.dumps(dict(extra or {})))
+        step, facts = int(step), json.loads(json.dumps(dict(extra or {})))
         tree = _nest({path: _to_saved(path, leaf) for path, leaf in _leaves(state).items()})
         if mesh_lib.is_main():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class Checkpointer:
             return False
         if self._saver is None:
             self._saver = self._start_saver()
-        self._saving = (step, extra)
+        self._saving = (step, facts)
         self._saver.save(
             self._path(step), args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(tree)})
         )

@@ -62,7 +62,7 @@ def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = Fa
             if path[0] == "params"
         }
         specs = [_follow(path, shape, params) for path, shape in zip(paths, shapes, strict=True)]
-    return treedef.unflatten([NamedSharding(mesh, spec) for spec in specs])
+    return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in specs])
 
 
 def constrain(x: jax.Array, *spec: Any) -> jax.Array:
