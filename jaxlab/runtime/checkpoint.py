@@ -396,7 +396,10 @@ def _is_step(path: pathlib.Path) -> bool:
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
     """The leaves by path, in the order of `jax.tree.leaves`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {sharding_lib.leaf_path(path): leaf for path, leaf in flat}
+    leaves = {sharding_lib.leaf_path(path): leaf for path, leaf in flat}
+    if len(leaves) != len(flat):
+        raise CheckpointError("two leaves of the state have the same path (keys such as 1 and '1')")
+    return leaves
 
 
 def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

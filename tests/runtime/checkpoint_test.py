@@ -235,6 +235,8 @@ def test_a_checkpoint_that_lost_its_manifest_is_tried_and_sealed(directory):
     assert json.loads(manifest.read_text()) == json.loads(before)
 
 
+# tensorstore still answers into orbax's event loop after the failed read has closed it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_without_manifest_is_not_used(directory, caplog):
     (directory / "2" / "manifest.json").unlink()
     for data in (directory / "2" / "state" / "d").iterdir():

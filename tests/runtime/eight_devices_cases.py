@@ -157,3 +157,14 @@ def test_restores_onto_fewer_devices(axis_type, tmp_path):
     assert params["embed"].dtype == jnp.float32
     assert params["embed"].sharding.spec == P(("data", "model"))
     np.testing.assert_array_equal(params["embed"], state.params["embed"].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("out_specs", [[("data",), ()], (P("data"), P())])
+def test_shard_call_returns_several_results(out_specs):
+    run = sharding.shard_call(
+        lambda pair: (pair[0] + 1, jnp.float32(pair[0].shape[0])), (P("data", "absent"),), out_specs
+    )
+    with jax.set_mesh(_mesh()):
+        rows, local = jax.jit(run)((jnp.zeros((4, 3)), jnp.zeros((4, 3))))
+    np.testing.assert_array_equal(rows, np.ones((4, 3)))
+    assert local == 2  # each of the two data shards sees two of the four rows
