@@ -122,7 +122,7 @@ class Checkpointer:
           CheckpointError: a leaf cannot be saved.
         """
         self.wait()
-        step, extra = int(step), json.loads(json.dumps(dict(extra or {})))
+        step, facts = int(step), json.loads(json.dumps(dict(extra or {})))
         tree = _nest({path: _to_saved(path, leaf) for path, leaf in _leaves(state).items()})
         if mesh_lib.is_main():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class Checkpointer:
             return False
         if self._saver is None:
             self._saver = self._start_saver()
-        self._saving = (step, extra)
+        self._saving = (step, facts)
         self._saver.save(
             self._path(step), args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(tree)})
         )
@@ -396,7 +396,10 @@ def _is_step(path: pathlib.Path) -> bool:
 def _leaves(tree: Any) -> dict[tuple[str, ...], Any]:
     """The leaves by path, in the order of `jax.tree.leaves`."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {sharding_lib.leaf_path(path): leaf for path, leaf in flat}
+    leaves = {sharding_lib.leaf_path(path): leaf for path, leaf in flat}
+    if len(leaves) != len(flat):
+        raise CheckpointError("two leaves of the state have the same path (keys such as 1 and '1')")
+    return leaves
 
 
 def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ def host_batch_slice(
     parts = {
         index[0].indices(global_batch)[:2]
         for index in sharding.addressable_devices_indices_map((global_batch,)).values()
+        if index is not None
     }
     begin, end = min(a for a, _ in parts), max(b for _, b in parts)
     if end - begin != sum(b - a for a, b in parts):

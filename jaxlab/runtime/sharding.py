@@ -62,7 +62,7 @@ def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = Fa
             if path[0] == "params"
         }
         specs = [_follow(path, shape, params) for path, shape in zip(paths, shapes, strict=True)]
-    return treedef.unflatten([NamedSharding(mesh, spec) for spec in specs])
+    return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in specs])
 
 
 def constrain(x: jax.Array, *spec: Any) -> jax.Array:
@@ -95,8 +95,10 @@ def shard_call(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
 
     Args:
       f: function of arrays that is local to a shard.
-      in_specs: one partition (a tuple such as ("data", None, "model")) for each argument.
-      out_specs: the partition of the result, or a list of them if `f` returns a tuple.
+      in_specs: one partition for each argument: a tuple such as ("data", None, "model") or a
+        `PartitionSpec`; it holds for every array of an argument that is a tree.
+      out_specs: the partition of the result; a list of them, or a tuple of `PartitionSpec`, if `f`
+        returns a tuple.
     """
 
     def call(*args):
@@ -105,11 +107,8 @@ def shard_call(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
             return f(*args)
         if len(args) != len(in_specs):
             raise ValueError(f"shard_call got {len(args)} arguments for {len(in_specs)} partitions")
-        specs = tuple(PartitionSpec(*_known(spec, mesh.shape)) for spec in in_specs)
-        if isinstance(out_specs, list):
-            outs: Any = tuple(PartitionSpec(*_known(spec, mesh.shape)) for spec in out_specs)
-        else:
-            outs = PartitionSpec(*_known(out_specs, mesh.shape))
+        specs = tuple(_partition(spec, mesh.shape) for spec in in_specs)
+        outs = _partition(out_specs, mesh.shape)
         if AxisType.Explicit in mesh.axis_types:
             args = tuple(
                 jax.sharding.reshard(arg, spec) for arg, spec in zip(args, specs, strict=True)
@@ -171,6 +170,16 @@ def _known(spec: Spec, mesh_shape: Mapping[str, int]) -> tuple:
         return tuple(name for name in entry if name in mesh_shape) or None
 
     return tuple(keep(entry) for entry in spec)
+
+
+def _partition(spec: Any, mesh_shape: Mapping[str, int]) -> Any:
+    """The `PartitionSpec` of a spec, or the tuple of those of several (see `shard_call`)."""
+    several = isinstance(spec, list) or (
+        isinstance(spec, tuple) and any(isinstance(part, PartitionSpec | list) for part in spec)
+    )
+    if several and not isinstance(spec, PartitionSpec):
+        return tuple(_partition(part, mesh_shape) for part in spec)
+    return PartitionSpec(*_known(spec, mesh_shape))
 
 
 def _size(axes: Any, mesh_shape: Mapping[str, int]) -> int:

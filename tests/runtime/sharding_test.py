@@ -1,0 +1,42 @@
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.runtime import checkpoint, sharding
+
+CASES = pathlib.Path(__file__).with_name("eight_devices_cases.py")
+
+
+def test_on_eight_devices(tmp_path, monkeypatch):
+    """Runs eight_devices_cases.py, and restores here what it saved there."""
+    monkeypatch.setenv("EIGHT_DEVICES_CHECKPOINT", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
+        cwd=CASES.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    params = checkpoint.Checkpointer(tmp_path / "auto").restore_params()
+    np.testing.assert_array_equal(params["mlp"]["up"]["kernel"], np.arange(32.0).reshape(8, 4))
+    example = {"step": jnp.int32(0)}
+    with pytest.raises(checkpoint.CheckpointError, match="expected nothing, found"):
+        checkpoint.Checkpointer(tmp_path / "auto").restore(example)
+
+
+def test_without_a_mesh_nothing_happens():
+    x = jnp.ones((3, 2))
+    assert sharding.constrain(x, "data", None) is x
+
+    def f(a, b):
+        return a + b
+
+    assert sharding.shard_call(f, (("data",), ()), ("data",))(1, 2) == 3
+    text = str(jax.make_jaxpr(lambda x: sharding.constrain(x, "data"))(x))
+    assert "sharding_constraint" not in text
