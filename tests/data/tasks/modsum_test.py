@@ -6,50 +6,51 @@ import pytest
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.types import Example
 
-# Index 1 first: 7; then index 0: 7 + 3 = 10; then index 2: 10 + 10 = 20 = 9 mod 11.
-EXAMPLE = Example("3 7 10 =", "1 7 0 10 2 9 # 9", "9")
+# x2 first: 7; then x1: 7 + 3 = 10; then x3: 10 + 10 = 20 = 9 mod 11.
+EXAMPLE = Example("3 7 10 =", "x2 7 x1 10 x3 9 # 9", "9")
 
 
 def test_the_documented_example():
     task = ModSum()
     assert task.chain([3, 7, 10], [1, 0, 2]) == EXAMPLE.target
     grade = task.grade(EXAMPLE, EXAMPLE.target)
-    assert (grade.reward, grade.solution) == (1.0, "1 0 2")
+    assert (grade.reward, grade.solution) == (1.0, "x2 x1 x3")
 
 
 def test_exactly_the_six_orders_are_solutions():
-    """All 3**3 * 5**3 chains over the index words and the sums that occur."""
+    """All 3**3 * 5**3 chains over the addends' names and the sums that occur."""
     task = ModSum(modulus=5)
     example = Example("2 4 4 =", None, "0")
-    found = {}
-    for indices in product(range(3), repeat=3):
+    found = set()
+    for names in product(("x1", "x2", "x3"), repeat=3):
         for sums in product(range(5), repeat=3):
-            chain = " ".join(f"{i} {s}" for i, s in zip(indices, sums, strict=True))
+            chain = " ".join(f"{name} {s}" for name, s in zip(names, sums, strict=True))
             grade = task.grade(example, f"{chain} # 0")
             assert grade.reward == 1.0
             if grade.solution is not None:
-                found[chain] = grade.solution
-    assert sorted(found.values()) == sorted(" ".join(map(str, p)) for p in permutations(range(3)))
-    # Worked by hand for the order 2 0 1: 4, 4 + 2 = 6 = 1, 1 + 4 = 5 = 0.
-    assert found["2 4 0 1 1 0"] == "2 0 1"
+                assert grade.solution == " ".join(names)
+                found.add(grade.solution)
+    assert found == {" ".join(order) for order in permutations(("x1", "x2", "x3"))}
+    # Worked by hand for the order 3 1 2: 4, 4 + 2 = 6 = 1, 1 + 4 = 5 = 0.
+    assert task.chain([2, 4, 4], [2, 0, 1]) == "x3 4 x1 1 x2 0 # 0"
 
 
 @pytest.mark.parametrize(
     ("text", "reward", "solution"),
     [
         ("# 9", 1.0, None),  # the answer alone counts
-        ("0 0 0 0 0 0 # 9", 1.0, None),
-        ("1 7 0 10 2 8 # 9", 1.0, None),  # a wrong sum
-        ("1 7 0 10 # 9", 1.0, None),
-        ("1 7 0 10 2 9 # 8", 0.0, None),
-        ("1 7 0 10 2 9 9", 0.0, None),
-        ("1 7 0 10 2 9 # 9 9", 0.0, None),
-        ("1 7 0 10 2 9 # 9 # 9", 0.0, None),
-        ("1 7 0 10 2 9 #", 0.0, None),
+        ("x1 0 x1 0 x1 0 # 9", 1.0, None),
+        ("x2 7 x1 10 x3 8 # 9", 1.0, "x2 x1 x3"),  # a wrong sum, the right answer
+        ("x2 7 x1 10 # 9", 1.0, None),
+        ("x2 7 x1 10 x3 9 # 8", 0.0, None),
+        ("x2 7 x1 10 x3 9 9", 0.0, None),
+        ("x2 7 x1 10 x3 9 # 9 9", 0.0, None),
+        ("x2 7 x1 10 x3 9 # 9 # 9", 0.0, None),
+        ("x2 7 x1 10 x3 9 #", 0.0, None),
         ("", 0.0, None),
-        ("  1 7 0\n10 2 9   # 9 ", 1.0, "1 0 2"),
-        ("1 07 0 10 2 9 # 9", 1.0, None),
-        ("١ 7 0 10 2 9 # 9", 1.0, None),
+        ("  x2 7 x1\n10 x3 9   # 9 ", 1.0, "x2 x1 x3"),
+        ("x02 7 x1 10 x3 9 # 9", 1.0, None),
+        ("x٢ 7 x1 10 x3 9 # 9", 1.0, None),
         ("x" * 10**6 + " # 9", 1.0, None),
     ],
 )
@@ -89,14 +90,13 @@ def test_the_tokenizer_knows_every_word():
     task = ModSum()
     tokenizer = task.tokenizer()
     assert tokenizer.vocab_size == 18
-    assert len({tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id}) == 3
+    assert tokenizer.pad_id != tokenizer.eos_id
     for i in range(20):
         example = task.example(i, "train")
         prompt, target = tokenizer.encode(example.prompt), tokenizer.encode(example.target)
         assert len(prompt) == task.prompt_length == 4
         assert len(target) + 1 == task.response_length == 9
         assert tokenizer.decode([*target, tokenizer.eos_id]) == example.target
-    assert tokenizer.encode("11") == [tokenizer.backend.token_to_id("<unk>")]
 
 
 def test_more_addends_than_numbers():
