@@ -488,10 +488,23 @@ class TestDamage:
 
 
 class TestDirectory:
-    def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(self, model, saved, tmp_path):
+    def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(
+        self, model, saved, tmp_path, monkeypatch
+    ):
         before = contents(saved)
         with pytest.raises(hf.CheckpointFormatError, match="no tokenizer files"):
             hf.save(saved, *model, tokenizer_from=tmp_path)
+        write, calls = safetensors_io.write, []
+
+        def second_file_fails(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                raise OSError("no space left on device")
+            write(*args)
+
+        monkeypatch.setattr(safetensors_io, "write", second_file_fails)
+        with pytest.raises(OSError, match="no space left"):
+            hf.save(saved, *model, max_shard_bytes=20_000)
         assert contents(saved) == before
         assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
