@@ -103,17 +103,16 @@ def shard_files(names_and_sizes: dict[str, int], max_shard_bytes: int) -> dict[s
     return {f"model-{i:05}-of-{count:05}.safetensors": names for i, names in enumerate(shards, 1)}
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files and generation_config.json, those that there are.
+def tokenizer_files(path: Path) -> dict[str, Path]:
+    """Those of a tokenizer's files, and generation_config.json, that the directory has, by name.
 
     Raises:
-      CheckpointFormatError: the source has none of them.
+      CheckpointFormatError: it has none.
     """
-    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    found = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     if not found:
-        raise CheckpointFormatError(f"{source}: no tokenizer files ({few(list(TOKENIZER_FILES))})")
-    for name in found:
-        shutil.copyfile(source / name, target / name)
+        raise CheckpointFormatError(f"{path}: no tokenizer files ({few(list(TOKENIZER_FILES))})")
+    return found
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:

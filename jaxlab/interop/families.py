@@ -34,7 +34,7 @@ _SIZES = {
 OWNED = frozenset(
     {*_SIZES, *rope_json.KEYS, "num_key_value_heads", "head_dim", "rms_norm_eps", "attention_bias"}
     | {"mlp_bias", "tie_word_embeddings", "model_type", "architectures", "hidden_act"}
-    | {"dtype", "torch_dtype", "layer_types", "use_sliding_window"}
+    | {"dtype", "torch_dtype", "layer_types", "use_sliding_window", "quantization_config"}
 )
 # How the model is run or stored, which no checkpoint records.
 _RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")

@@ -35,10 +35,15 @@ def read_config(path: str | Path) -> DecoderConfig:
     """DecoderConfig of the directory's config.json.
 
     Raises:
-      CheckpointFormatError: no config.json, unreadable JSON, or a model of a kind that is not
-        supported; the message names the key.
+      CheckpointFormatError: no such directory or config.json, unreadable JSON, or a model of a kind
+        that is not supported; the message names the key.
     """
-    return families.from_json(directory.read_json(Path(path) / directory.CONFIG))
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointFormatError(
+            f"{path}: no such directory; download the model first: hf download NAME --local-dir DIR"
+        )
+    return families.from_json(directory.read_json(path / directory.CONFIG))
 
 
 def load(
@@ -133,8 +138,8 @@ def save(
       The directory.
 
     Raises:
-      CheckpointFormatError: no family has this model, the params are not this config's, or `like`
-        is of another family.
+      CheckpointFormatError: no family has this model, the params are not this config's, `like` is
+        of another family, or `tokenizer_from` has no tokenizer.
       FileExistsError: `out` holds other files and `overwrite` is not given.
     """
     out = Path(out).absolute()
@@ -152,18 +157,19 @@ def save(
         "pad_token_id": pad_token_id,
     }
     data |= {key: value for key, value in given.items() if value is not None}
+    # Everything that can be refused is refused by now: process 0 alone must not fail below, while
+    # the others wait for it.
+    copies = directory.tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
+    if like is not None and (Path(like) / directory.GENERATION_CONFIG).is_file():
+        copies[directory.GENERATION_CONFIG] = Path(like) / directory.GENERATION_CONFIG
 
     arrays = (_stored_arrays(leaf, flat[leaf.path], dtypes[leaf.path]) for leaf in plan)
     values = itertools.chain.from_iterable(arrays)
     if jax.process_index() == 0:
         with directory.replacing(out) as staged:
             directory.write_json(staged / directory.CONFIG, data)
-            if tokenizer_from is not None:
-                directory.copy_tokenizer(Path(tokenizer_from), staged)
-            if like is not None and (Path(like) / directory.GENERATION_CONFIG).is_file():
-                shutil.copyfile(
-                    Path(like) / directory.GENERATION_CONFIG, staged / directory.GENERATION_CONFIG
-                )
+            for name, source in copies.items():
+                shutil.copyfile(source, staged / name)
             specs = {name: (dtypes[x.path], x.stored_shape) for x in plan for name in x.names}
             _write_shards(staged, specs, values, max_shard_bytes)
     else:

@@ -57,7 +57,9 @@ def compare(
     tokens, valid = _padded(prompts, config.vocab_size)
     # Padding stands at the end, where causal attention keeps it from every token that counts.
     decoder = Decoder(dataclasses.replace(config, dtype="float32"))
-    ours = np.asarray(jax.jit(decoder.apply)({"params": params}, jnp.asarray(tokens)))[valid]
+    # Accelerators multiply float32 in fewer bits unless told otherwise.
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(jax.jit(decoder.apply)({"params": params}, jnp.asarray(tokens)))[valid]
 
     model = transformers.AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32)
     with torch.no_grad():

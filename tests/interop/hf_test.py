@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 import tracemalloc
 
 import jax
@@ -17,6 +22,9 @@ from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig, rescan
 from jaxlab.nn.rope import Rope
 
+HOSTS_SCRIPT = pathlib.Path(__file__).with_name("hf_hosts_script.py")
+
+# The config.json files of released models.
 LLAMA_3_2_1B = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -267,8 +275,12 @@ class TestConfig:
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(hf.CheckpointFormatError, match=r"config\.json"):
             hf.read_config(tmp_path)
-        with pytest.raises(hf.CheckpointFormatError, match="no such file"):
-            hf.read_config(tmp_path / "nowhere")
+
+    def test_absent(self, tmp_path):
+        with pytest.raises(hf.CheckpointFormatError, match=r"config\.json: no such file"):
+            hf.read_config(tmp_path)
+        with pytest.raises(hf.CheckpointFormatError, match="no such directory; download"):
+            hf.load("Qwen/Qwen3-0.6B")
 
 
 class TestTensors:
@@ -476,10 +488,23 @@ class TestDamage:
 
 
 class TestDirectory:
-    def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(self, model, saved, tmp_path):
+    def test_a_failure_leaves_the_old_checkpoint_and_nothing_else(
+        self, model, saved, tmp_path, monkeypatch
+    ):
         before = contents(saved)
         with pytest.raises(hf.CheckpointFormatError, match="no tokenizer files"):
             hf.save(saved, *model, tokenizer_from=tmp_path)
+        write, calls = safetensors_io.write, []
+
+        def second_file_fails(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                raise OSError("no space left on device")
+            write(*args)
+
+        monkeypatch.setattr(safetensors_io, "write", second_file_fails)
+        with pytest.raises(OSError, match="no space left"):
+            hf.save(saved, *model, max_shard_bytes=20_000)
         assert contents(saved) == before
         assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
@@ -537,6 +562,30 @@ class TestDirectory:
         names = {"config.json", "model.safetensors"}
         names |= {"tokenizer.json", "chat_template.jinja", "generation_config.json"}
         assert {file.name for file in out.iterdir()} == names
+
+
+def test_two_hosts_load_onto_one_mesh_and_save_the_same_files(saved, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    out = tmp_path / "out"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, HOSTS_SCRIPT, str(number), address, saved, out],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    errors = [host.communicate(timeout=300)[1] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], "\n".join(e[-2000:] for e in errors)
+    assert contents(out) == contents(saved)
 
 
 def test_writer_refuses_what_it_was_not_promised(tmp_path):

@@ -294,3 +294,16 @@ class TestCompare:
         other["layer_1"]["mlp"]["up"]["kernel"] = params["layer_1"]["mlp"]["up"]["kernel"] * 1.1
         report = torch_check.compare(path, config, other, [[1, 2, 3]], max_difference=1e-5)
         assert not report["passed"]
+
+    @pytest.mark.parametrize(
+        ("prompts", "message"),
+        [
+            ([], "at least one prompt"),
+            ([[1], []], "a token in each"),
+            ([[1, 256]], "token 256, outside"),
+            ([[-1]], "token -1, outside"),
+        ],
+    )
+    def test_bad_prompts(self, saved, prompts, message):
+        with pytest.raises(ValueError, match=message):
+            torch_check.compare(*saved, prompts, max_difference=1e-5)

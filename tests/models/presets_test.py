@@ -1,0 +1,54 @@
+"""Named sizes: their parameter counts, overrides and refusals."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxlab.models import presets
+from jaxlab.models.decoder import Decoder
+
+
+def parameter_count(config):
+    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+        "params"
+    ]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        # The released weights, a tied table counted once.
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("llama-3.2-1b", 1_235_814_400),
+        # By hand: table 256 * 32, two layers of attention 32 * (32 + 2 * 16 + 32), MLP 3 * 32 * 64,
+        # norms 2 * 32 + 2 * 8, and the last norm.
+        ("tiny", 8192 + 2 * (3072 + 6144 + 80) + 32),
+    ],
+)
+def test_parameter_counts(name, count):
+    assert parameter_count(presets.decoder(name, scan_layers=True)) == count
+
+
+def test_overrides():
+    config = presets.decoder("qwen3-0.6b", dtype="bfloat16", num_layers=3)
+    assert (config.dtype, config.num_layers, config.hidden_size) == ("bfloat16", 3, 1024)
+    # head_dim 8 = 32 / 4 is derived, Qwen3's 128 is not.
+    assert presets.decoder("tiny", hidden_size=64).head_dim == 16
+    assert presets.decoder("tiny", hidden_size=64, head_dim=8).head_dim == 8
+    assert presets.decoder("qwen3-0.6b", hidden_size=64).head_dim == 128
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(ValueError, match=r"no decoder preset 'qwen3-06b'; nearest: qwen3-0\.6b"):
+        presets.decoder("qwen3-06b")
+    with pytest.raises(ValueError, match=r"known: qwen3-0\.6b, .* small"):
+        presets.decoder("zzz")
+    with pytest.raises(ValueError, match="no field 'hiden_size'; nearest: hidden_size"):
+        presets.decoder("tiny", hiden_size=3)
