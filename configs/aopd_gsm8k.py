@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict({"trainer": "distill", "seed": 0})
     config.student = common.tiny_model() if tiny else common.model()
     config.teacher = common.tiny_model() if tiny else common.model()
-    config.data = common.gsm8k(max_prompt=256 if small else 512)
+    config.data = common.gsm8k(max_prompt=400 if small else 512)
     config.loss = {
         "name": "aopd",
         "tau": 0.0,
@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "prompts": 2 if tiny else 16 if small else 64,
             "samples": 2 if tiny else 4,
-            "max_new_tokens": 8 if tiny else 128 if small else 1024,
+            "max_new_tokens": 8 if tiny else 192 if small else 1024,
             "temperature": 1.0,
             "source": "student",
             "updates": 1,

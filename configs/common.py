@@ -85,9 +85,9 @@ def evaluation(tiny: bool, small: bool) -> ConfigDict:
     """Sampled evaluation on test rows: the papers' sampler settings."""
     return ConfigDict(
         {
-            "prompts": 2 if tiny else 64 if small else 256,
+            "prompts": 2 if tiny else 128 if small else 256,
             "samples": 2 if tiny else 4,
-            "max_new_tokens": 8 if tiny else 128 if small else 1024,
+            "max_new_tokens": 8 if tiny else 192 if small else 1024,
             "temperature": 0.6,
             "top_k": 20,
             "top_p": 0.95,

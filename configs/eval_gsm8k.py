@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     tiny, small = variant == "tiny", variant != ""
     config = ConfigDict({"seed": 0})
     config.model = common.tiny_model() if tiny else common.model()
-    config.data = common.gsm8k(max_prompt=256 if small else 512)
+    config.data = common.gsm8k(max_prompt=400 if small else 512)
     config.eval = common.evaluation(tiny, small)
     config.mesh = common.mesh()
     return config

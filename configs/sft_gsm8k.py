@@ -20,9 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
     steps = 2 if tiny else 400 if small else 1000
     config = ConfigDict({"trainer": "sft", "seed": 0})
     config.model = common.tiny_model() if tiny else common.model()
-    config.data = common.gsm8k(max_prompt=256 if small else 512)
+    config.data = common.gsm8k(max_prompt=400 if small else 512)
     config.batch_size = 2 if tiny else 16 if small else 64
-    config.max_length = 384 if small else 1024
+    config.max_length = 512 if small else 1024
     config.train = common.train(
         steps, eval_every=max(steps // 2, 1), checkpoint_every=max(steps // 2, 1)
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.batch import prompt_completion_batch
+from jaxlab.data.batch import bucket, prompt_completion_batch
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, Params, unembedding
@@ -16,6 +16,9 @@ from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.trainers import models, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Data, Mesh, Model, Train
+
+# Batches are padded to a multiple of this many tokens, so that few widths are compiled.
+LENGTH_BUCKET = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Sft:
         mesh: devices.
         seed: of parameters, data order and sampling.
         batch_size: examples per step.
-        max_length: T, tokens of prompt and completion; longer completions are cut.
+        max_length: most tokens of prompt and completion; longer completions are cut.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
@@ -87,12 +90,11 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
 
     def step(current: state.TrainState, index: int) -> StepOutput:
         rows = setup.training_rows(text, index, config.batch_size, config.seed)
-        tokens, mask = prompt_completion_batch(
-            [prompt for _, prompt in rows],
-            [text.target(example) for example, _ in rows],
-            config.max_length,
-            tokenizer.pad_id,
-        )
+        prompts = [prompt for _, prompt in rows]
+        targets = [text.target(example) for example, _ in rows]
+        longest = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
+        width = min(bucket(longest, LENGTH_BUCKET), config.max_length)
+        tokens, mask = prompt_completion_batch(prompts, targets, width, tokenizer.pad_id)
         mine = host_batch_slice(len(tokens), mesh)
         count = int(np.sum(mask))
         new, metrics = update(current, *put_global((tokens[mine], mask[mine]), mesh))
