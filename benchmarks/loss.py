@@ -55,9 +55,8 @@ def dense(method, student_hidden, student_unembedding, teacher_hidden, teacher_u
 
 def step(form: str, method: str):
     """Jitted: inputs -> ((loss, metrics), gradients in student hidden states and unembedding)."""
-    loss = functools.partial(
-        {"dense": dense, "chunked": chunked_vocab.distill}[form], METHODS[method]
-    )
+    function = dense if form == "dense" else chunked_vocab.distill
+    loss = functools.partial(function, METHODS[method])
 
     def of_student(student, rest):
         return loss(**student, **rest)
