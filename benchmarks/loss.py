@@ -55,9 +55,8 @@ def dense(method, student_hidden, student_unembedding, teacher_hidden, teacher_u
 
 def step(form: str, method: str):
     """Jitted: inputs -> ((loss, metrics), gradients in student hidden states and unembedding)."""
-    loss = functools.partial(
-        {"dense": dense, "chunked": chunked_vocab.distill}[form], METHODS[method]
-    )
+    function = dense if form == "dense" else chunked_vocab.distill
+    loss = functools.partial(function, METHODS[method])
 
     def of_student(student, rest):
         return loss(**student, **rest)
@@ -129,7 +128,9 @@ def main() -> None:
                 f"{method:<16}{form:<9}{row['seconds']:>9.2f}{row['peak_mib']:>11.0f}"
                 f"{row['added_mib']:>11.0f}{row['loss']:>14.6f}"
             )
-        ratios = {key: rows["chunked"][key] / max(x, 1e-9) for key, x in rows["dense"].items()}
+        ratios = {
+            key: rows["chunked"][key] / x if x else float("nan") for key, x in rows["dense"].items()
+        }
         print(
             f"{method:<16}{'ratio':<9}{ratios['seconds']:>9.2f}{ratios['peak_mib']:>11.2f}"
             f"{ratios['added_mib']:>11.2f}"

@@ -81,11 +81,13 @@ def test_chunks_give_the_loss_metrics_and_gradients_of_the_whole(name):
     assert set(actual[0][1]) == set(expected[0][1])
     assert_close(actual, expected)
     # Without differentiation another path runs.
-    assert_close(chunked(**inputs, chunk_size=4, **options), expected[0])
+    plain = jax.jit(lambda inputs: chunked(**inputs, chunk_size=4, **options))
+    assert_close(plain(inputs), expected[0])
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 5, 100])
-@pytest.mark.parametrize("agg", ["seq_mean_token_mean", "token_mean"])
+@pytest.mark.parametrize(
+    ("chunk_size", "agg"), [(None, "seq_mean_token_mean"), (1, "token_mean"), (100, "token_mean")]
+)
 def test_any_chunk_size_and_aggregation(chunk_size, agg):
     inputs, method = batch(), METHODS["aopd"]
     expected = with_gradients(functools.partial(dense, method), inputs, agg=agg, denominator=7.0)
@@ -131,8 +133,9 @@ def test_a_scaled_loss_scales_its_gradients():
         changed = inputs | {"student_hidden": hidden}
         return scale * chunked_vocab.distill(Gkd(), **changed, chunk_size=4)[0]
 
-    gradient = jax.grad(loss)(inputs["student_hidden"], 1.0)
-    scaled = jax.grad(loss)(inputs["student_hidden"], -2.5)
+    differentiate = jax.jit(jax.grad(loss))
+    gradient = differentiate(inputs["student_hidden"], 1.0)
+    scaled = differentiate(inputs["student_hidden"], -2.5)
     assert_close(scaled, -2.5 * gradient)
 
 
@@ -143,7 +146,9 @@ def test_nothing_reaches_the_teacher():
         return chunked_vocab.distill(Gkd(), **(inputs | teacher), chunk_size=4)[0]
 
     names = ("teacher_hidden", "teacher_unembedding", "old_logp")
-    for gradient in jax.tree.leaves(jax.grad(loss)({name: inputs[name] for name in names})):
+    for gradient in jax.tree.leaves(
+        jax.jit(jax.grad(loss))({name: inputs[name] for name in names})
+    ):
         np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -160,7 +165,9 @@ def test_vocabularies_that_are_padded_differently():
     gradients["student_unembedding"] = gradients["student_unembedding"][:V]
     assert_close((loss, gradients), expected)
     common = batch(student_rows=V + 5, teacher_rows=V)
-    assert_close(chunked(**common), chunked(**common, vocab_size=V))
+    assert_close(
+        jax.jit(chunked)(**common), jax.jit(functools.partial(chunked, vocab_size=V))(**common)
+    )
     with pytest.raises(ValueError, match=f"vocab_size={V + 1}: the smallest .* {V} rows"):
         chunked(**common, vocab_size=V + 1)
 

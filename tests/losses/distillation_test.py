@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -38,6 +39,7 @@ def value_and_grad(function, logits, *args, **options):
     return value, gradient, metrics
 
 
+@jax.jit
 def every_method(student_logp, teacher_logp, tokens, mask):
     """Name -> (loss, metrics) of each public function."""
     return {
@@ -99,7 +101,8 @@ def reference_aopd(student, teacher, tokens, mask, k, tau):
 @pytest.mark.parametrize("tau", [-0.2, 0.0, 0.3])
 def test_aopd_against_a_float64_loop(tau):
     student, teacher, tokens, mask = batch()
-    loss, _ = aopd(log_probs(student), log_probs(teacher), tokens, mask, tau=tau, top_k=4)
+    method = jax.jit(functools.partial(aopd, tau=tau, top_k=4))
+    loss, _ = method(log_probs(student), log_probs(teacher), tokens, mask)
     expected = reference_aopd(*(np.float64(x) for x in (student, teacher)), tokens, mask, 4, tau)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert loss.dtype == jnp.float32
@@ -353,7 +356,7 @@ def test_nothing_is_differentiated_through_teacher_advantage_or_gate():
     def of_old(old):
         return aopd(log_probs(student), log_probs(teacher), tokens, mask, old_logp=old)[0]
 
-    np.testing.assert_array_equal(jax.grad(of_old)(jnp.full((B, T), -1.0)), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(of_old))(jnp.full((B, T), -1.0)), 0.0)
     # With A constant, the gradient of OPD in log S(y) is -A and nothing else.
     logp, teacher_logp = log_probs(student), log_probs(teacher)
     gradient = jax.grad(lambda x: opd(x, teacher_logp, tokens, mask, agg="token_mean")[0])(logp)
@@ -386,8 +389,9 @@ def test_gradients_against_float64_differences(name):
 def test_jitted_equals_not_jitted():
     student, teacher, tokens, mask = batch()
     args = (log_probs(student), log_probs(teacher), tokens, mask)
-    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)  # noqa: E731
-    jax.tree.map(compare, every_method(*args), jax.jit(every_method)(*args))
+    jitted = every_method(*args)
+    plain = every_method.__wrapped__(*args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), plain, jitted)
 
 
 def test_metrics_are_float32_scalars_even_from_bfloat16():
@@ -473,11 +477,10 @@ def test_microbatches_equal_the_whole():
     student, teacher = log_probs(student), log_probs(teacher)
     for agg, denominator in (("seq_mean_token_mean", B), ("token_mean", jnp.sum(mask))):
         whole, _ = aopd(student, teacher, tokens, mask, agg=agg)
+        part = jax.jit(functools.partial(aopd, agg=agg, denominator=denominator))
         parts = [
-            aopd(*(x[b : b + 1] for x in (student, teacher, tokens, mask)),
-                 agg=agg, denominator=denominator)[0]
-            for b in range(B)
-        ]  # fmt: skip
+            part(*(x[b : b + 1] for x in (student, teacher, tokens, mask)))[0] for b in range(B)
+        ]
         np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
 
 
