@@ -1,17 +1,17 @@
-"""AOPD beside OPD and GKD on the order-free modular sum, from a weak start.
+"""AOPD beside OPD, GKD and others on the order-free modular sum, from one and the same student.
 
 Task: "3 7 10 =" is answered in any order of the addends with running sums, "x2 7 x1 10 x3 9 # 9";
 6 orders are right, so distinct correct orders among 16 samples measure diversity.
 
-Stages: a teacher (d = 64, 900 supervised steps), a weak student (d = 32, 150 steps: it knows the
-format, not the arithmetic), then one distillation run for each method and seed, all from that
-student. AOPD uses the released code's form of the guided branch (no 1/K): divide_by_k=False.
+Stages: a teacher (d = 64, 900 supervised steps), a weak student (d = 32, 375 steps: it knows the
+format, not the arithmetic), then one distillation run for each method and seed. AOPD's guided
+branch has the released code's scale (no 1/K); aopd_1_over_k is the paper's Eq. 7.
 
     python -m jaxlab.train --config=configs/aopd_modsum.py --workdir=runs/modsum
-    make demo                                       # the :demo variant, one seed
+    make demo                                       # the :demo variant, one seed, three methods
 
-Variants: "demo" (3 methods, 1 seed), "tiny" (two steps of everything, for tests), and the default
-(6 methods, 3 seeds).
+Variants: "" (8 methods, 3 seeds, weak start), "strong" (the same from a student of 550 steps, at a
+quarter of the learning rate), "demo" (3 methods, 1 seed), "tiny" (two steps of each, for tests).
 """
 
 from ml_collections import ConfigDict
@@ -22,27 +22,31 @@ METHODS = {
     "opd": {"name": "opd"},
     "aopd": {"name": "aopd", "top_k": 6, "divide_by_k": False},
     "gkd": {"name": "gkd", "beta": 0.5},
+    "gkd_fkl": {"name": "gkd", "beta": 0.0},
     "aopd_1_over_k": {"name": "aopd", "top_k": 6, "divide_by_k": True},
+    "aopd_masked": {"name": "aopd", "negative_branch": "mask"},
     "full_reverse_kl": {"name": "full_reverse_kl"},
     "grpo": {"name": "grpo"},
 }
+VARIANTS = ("", "strong", "demo", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The study; see the module's docstring for the variants."""
-    if variant not in ("", "demo", "tiny"):
-        raise ValueError(f"configs/aopd_modsum.py has the variants demo and tiny, not {variant!r}")
-    tiny, demo = variant == "tiny", variant == "demo"
-    methods = list(METHODS)[: 3 if demo or tiny else None]
-    seeds = range(1 if demo or tiny else 3)
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/aopd_modsum.py has the variants {VARIANTS}, not {variant!r}")
+    tiny, strong = variant == "tiny", variant == "strong"
+    short = variant in ("demo", "tiny")
     config = ConfigDict({"title": "On-policy distillation on the modular sum", "stages": {}})
     config.stages.teacher = sft(64, 2 if tiny else 900, tiny)
-    config.stages.student = sft(32, 2 if tiny else 150, tiny)
-    for seed in seeds:
-        for name in methods:
-            key = name if len(seeds) == 1 else f"{name}_{seed}"
-            config.stages[key] = distill(METHODS[name], seed, tiny)
-    config.export = {"aopd" if len(seeds) == 1 else "aopd_0": "aopd_student"}
+    config.stages.student = sft(32, 2 if tiny else 550 if strong else 375, tiny)
+    for seed in range(1 if short else 3):
+        for name in list(METHODS)[: 3 if short else None]:
+            stage = distill(METHODS[name], seed, tiny)
+            if strong:
+                stage.optim.learning_rate = 5e-4
+            config.stages[name if short else f"{name}_{seed}"] = stage
+    config.export = {"aopd" if short else "aopd_0": "aopd_student"}
     return config
 
 
@@ -71,7 +75,7 @@ def sft(width: int, steps: int, tiny: bool) -> ConfigDict:
 def distill(loss: dict, seed: int, tiny: bool) -> ConfigDict:
     """A distillation run from the weak student."""
     config = base(tiny)
-    steps = 2 if tiny else 200
+    steps = 2 if tiny else 400
     config.trainer = "distill"
     config.seed = seed
     config.student = common.model()
