@@ -68,22 +68,16 @@ def generate(
         exceed the model's max_position. Lengths of arrays that this process cannot read, and ids
         of jax arrays, are not checked.
     """
-    prompts, prompt_lengths = _as_array(prompts), _as_array(prompt_lengths)
-    _check(model, prompts, prompt_lengths, sampling)
-    extra = sampling.prompt_width(prompts.shape[1]) - prompts.shape[1]
+    tokens, lengths = _as_array(prompts), _as_array(prompt_lengths)
+    _check(model, tokens, lengths, sampling)
+    # One dtype, so that int64 and int32 inputs share one program.
+    tokens, lengths = tokens.astype(np.int32), lengths.astype(np.int32)
+    extra = sampling.prompt_width(tokens.shape[1]) - tokens.shape[1]
     if extra:
-        xp = np if isinstance(prompts, np.ndarray) else jnp
-        prompts = xp.pad(prompts, ((0, 0), (0, extra)))
-    keys = _typed(key)
-    if keys.ndim and keys.shape not in (
-        prompts.shape[:1],
-        (prompts.shape[0], sampling.num_samples),
-    ):
-        raise ValueError(
-            f"keys have shape {keys.shape}: give one key, or keys [{prompts.shape[0]}], or keys "
-            f"[{prompts.shape[0]}, {sampling.num_samples}]"
-        )
-    return _generate(model, sampling, params, prompts, prompt_lengths, keys)
+        xp = np if isinstance(tokens, np.ndarray) else jnp
+        tokens = xp.pad(tokens, ((0, 0), (0, extra)))
+    keys = _sample_keys(_typed(key), tokens.shape[0], sampling.num_samples)
+    return _generate(model, sampling, params, tokens, lengths, keys)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling"))
@@ -96,27 +90,18 @@ def _generate(
     keys: jax.Array,
 ) -> Completions:
     config, params = unscan(model.config, params)
-    model, variables = Decoder(config), {"params": params}
+    decoder = Decoder(config)
     budget, times = sampling.max_new_tokens, sampling.num_samples
-    keys = _sample_keys(keys, prompts.shape[0], times).reshape(-1)
     stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
+    keys = keys.reshape(-1)
 
-    hidden, cache = model.apply(
-        variables,
-        _left_pad(prompts, lengths),
-        lengths.astype(jnp.int32),
-        # The last token of a completion is never read.
-        prompts.shape[1] + budget - 1,
-        method="prefill",
-    )
-    cache = caches.repeat(caches.store_as(cache, sampling.cache_dtype), times)
-    hidden = jnp.repeat(hidden, times, axis=0)
+    def apply(method: str, *arguments: Any) -> Any:
+        return decoder.apply({"params": params}, *arguments, method=method)
 
     def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
-        logits = model.apply(variables, hidden, method="logits")
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
-        return sample(logits, bits, sampling)
+        return sample(apply("logits", hidden), bits, sampling)
 
     def record(state: _State, draw: Draw) -> _State:
         running = ~state.stopped
@@ -144,9 +129,18 @@ def _generate(
         return (state.t < budget) & ~jnp.all(state.stopped)
 
     def advance(state: _State) -> _State:
-        hidden, cache = model.apply(variables, state.last, state.cache, method="step")
+        hidden, cache = apply("step", state.last, state.cache)
         return record(state._replace(cache=cache), draw(state.t, hidden))
 
+    # The last token of a completion is never read, hence the - 1.
+    hidden, cache = apply(
+        "prefill",
+        _left_pad(prompts, lengths),
+        lengths,
+        prompts.shape[1] + budget - 1,
+    )
+    cache = caches.repeat(caches.store_as(cache, sampling.cache_dtype), times)
+    hidden = jnp.repeat(hidden, times, axis=0)
     rows = hidden.shape[0]
     start = _State(
         t=jnp.zeros((), jnp.int32),
@@ -183,15 +177,24 @@ def _left_pad(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
     return jnp.where(source >= 0, moved, 0).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _fold(keys: jax.Array, batch: int, num_samples: int) -> jax.Array:
+    if keys.ndim == 0:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.arange(batch))
+    samples = jnp.arange(num_samples)
+    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, samples))(keys)
+
+
 def _sample_keys(keys: jax.Array, batch: int, num_samples: int) -> jax.Array:
     """One key, keys [B] or keys [B, num_samples] -> keys [B, num_samples]."""
-    fold_in = jax.random.fold_in
-    if keys.ndim == 0:
-        keys = jax.vmap(fold_in, (None, 0))(keys, jnp.arange(batch))
-    if keys.ndim == 1:
-        per_row = jax.vmap(fold_in, (None, 0))
-        keys = jax.vmap(per_row, (0, None))(keys, jnp.arange(num_samples))
-    return keys
+    if keys.shape == (batch, num_samples):
+        return keys
+    if keys.shape not in ((), (batch,)):
+        raise ValueError(
+            f"keys have shape {keys.shape}: give one key, or keys [{batch}], or keys [{batch}, "
+            f"{num_samples}]"
+        )
+    return _fold(keys, batch, num_samples)
 
 
 def _typed(key: jax.Array) -> jax.Array:

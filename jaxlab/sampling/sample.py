@@ -13,6 +13,7 @@ below exp(-87) of the largest underflow to zero and are never drawn.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -48,99 +49,102 @@ def sample(logits: jax.Array, bits: jax.Array, config: SamplingConfig) -> Draw:
       bits: uint32 [B, 2], independent random words; unused when greedy.
       config: temperature, top_k, top_p and min_p.
     """
-    logits = logits.astype(jnp.float32)
+    logits = _padded(logits.astype(jnp.float32))
     if config.temperature == 0:
         return _greedy(logits)
-    blocks = _blocked(logits / config.temperature)
-    highest = jnp.max(blocks, axis=(1, 2), keepdims=True)
-    floor, least = _thresholds(blocks, highest, config)
+    highest = jnp.max(logits, axis=1)
+    # The softmax's numerators: 1 for the most likely token.
+    weights = jnp.exp((logits - highest[:, None]) / config.temperature)
+    total = jnp.sum(weights, axis=1)
+    kept = _truncated(weights, config)
 
-    def kept_weight(scaled: jax.Array) -> jax.Array:
-        weight = jnp.exp(scaled - highest)
-        return jnp.where((scaled >= floor) & (weight >= least), weight, 0.0)
+    blocks = kept.reshape(kept.shape[0], -1, _block_size(kept.shape[1]))
+    sums = jnp.sum(blocks, axis=2)
+    block = _invert_cdf(sums, bits[:, 0])
+    members = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    tokens = block * blocks.shape[2] + _invert_cdf(members, bits[:, 1])
 
-    kept = jnp.sum(kept_weight(blocks), axis=1)
-    block = _invert_cdf(kept, bits[:, 0])
-    members = jnp.take_along_axis(blocks, block[:, None, None], axis=2)
-    inside = _invert_cdf(kept_weight(members)[..., 0], bits[:, 1])
-    chosen = jnp.take_along_axis(members[..., 0], inside[:, None], axis=1)[:, 0]
-
-    total = jnp.sum(jnp.exp(blocks - highest), axis=(1, 2))
-    score = chosen - highest[:, 0, 0]
-    logprobs = score - jnp.log(total)
-    defined = jnp.isfinite(total)
-    return Draw(
-        jnp.where(defined, inside * blocks.shape[2] + block, 0),
-        jnp.where(defined, logprobs, jnp.nan),
-        jnp.where(defined, score - jnp.log(jnp.sum(kept, axis=1)), jnp.nan),
-    )
+    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    score = (chosen - highest) / config.temperature
+    return _defined(tokens, score - jnp.log(total), score - jnp.log(jnp.sum(sums, axis=1)))
 
 
 def _greedy(logits: jax.Array) -> Draw:
     """The first of the most likely tokens."""
-    tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    highest = jnp.max(logits, axis=-1)
-    logprobs = -jnp.log(jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1))
-    defined = jnp.isfinite(logprobs)
+    # Two levels, because XLA's argmax over a long row is slow on CPU and its max is not.
+    blocks = logits.reshape(logits.shape[0], -1, _block_size(logits.shape[1]))
+    peaks = jnp.max(blocks, axis=2)
+    block = jnp.argmax(peaks, axis=1)
+    members = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    tokens = block * blocks.shape[2] + jnp.argmax(members, axis=1)
+    highest = jnp.max(peaks, axis=1)
+    logprobs = -jnp.log(jnp.sum(jnp.exp(logits - highest[:, None]), axis=1))
+    return _defined(tokens, logprobs, jnp.zeros_like(logprobs))
+
+
+def _defined(tokens: jax.Array, logprobs: jax.Array, sampling_logprobs: jax.Array) -> Draw:
+    """The draw; token 0 with log-probability NaN where `logprobs` is not finite."""
+    finite = jnp.isfinite(logprobs)
     return Draw(
-        jnp.where(defined, tokens, 0),
-        jnp.where(defined, logprobs, jnp.nan),
-        jnp.where(defined, 0.0, jnp.nan),
+        jnp.where(finite, tokens, 0).astype(jnp.int32),
+        jnp.where(finite, logprobs, jnp.nan),
+        jnp.where(finite, sampling_logprobs, jnp.nan),
     )
 
 
-def _blocked(scaled: jax.Array) -> jax.Array:
-    """[B, V] -> [B, K, V / K], padded with -inf: block j is column j, tokens j, j + V/K, ...
-
-    K is about the square root of V. Blocks are columns so that their sums run along the rows,
-    which vector units do at full width.
-    """
-    vocab = scaled.shape[1]
-    size = 1 << round(math.log2(vocab) / 2)
-    padding = -vocab % size
-    scaled = jnp.pad(scaled, ((0, 0), (0, padding)), constant_values=-jnp.inf)
-    return scaled.reshape(scaled.shape[0], size, -1)
+def _block_size(vocab: int) -> int:
+    """A power of two near the square root of the vocabulary."""
+    return 1 << round(math.log2(vocab) / 2)
 
 
-def _thresholds(
-    blocks: jax.Array, highest: jax.Array, config: SamplingConfig
-) -> tuple[jax.Array, jax.Array]:
-    """Least scaled logit (top-k) and least weight exp(logit - highest) (top-p, min-p) to keep.
+def _padded(logits: jax.Array) -> jax.Array:
+    """[B, V] with -inf behind, up to a multiple of the block size."""
+    padding = -logits.shape[1] % _block_size(logits.shape[1])
+    return jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
 
-    Both [B, 1, 1].
-    """
-    rows = blocks.reshape(blocks.shape[0], -1)
-    floor = jnp.full_like(highest, -jnp.inf)
-    least = jnp.full_like(highest, config.min_p or 0.0)
+
+def _truncated(weights: jax.Array, config: SamplingConfig) -> jax.Array:
+    """The weights [B, V] with 0 for what top-k, then top-p, then min-p leave out."""
+
+    def at_least(threshold: jax.Array | float) -> jax.Array:
+        return jnp.where(weights >= threshold, weights, 0.0)
+
     if config.top_k is not None:
-        top = jax.lax.top_k(rows, min(config.top_k, rows.shape[1]))[0]
-        floor = top[:, -1:, None]
+        goal = jnp.full_like(weights[:, 0], config.top_k)
+        weights = at_least(_largest_threshold(weights, jnp.sign, goal)[:, None])
     if config.top_p is not None and config.top_p < 1:
-        weights = jnp.where(rows >= floor[..., 0], jnp.exp(rows - highest[..., 0]), 0.0)
-        least = jnp.maximum(least, _nucleus(weights, config.top_p)[:, None, None])
-    return floor, least
+        goal = config.top_p * jnp.sum(weights, axis=1)
+        weights = at_least(_largest_threshold(weights, lambda w: w, goal)[:, None])
+    if config.min_p:
+        # The most likely token weighs 1, and the filters before this one have kept it.
+        weights = at_least(config.min_p)
+    return weights
 
 
-def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:
-    """The least weight in the smallest set of heaviest tokens that holds `top_p` of the total.
+def _largest_threshold(
+    weights: jax.Array, measure: Callable[[jax.Array], jax.Array], goal: jax.Array
+) -> jax.Array:
+    """The largest t for which `measure` summed over the weights >= t reaches the goal; else 0.
 
-    A bisection on the bit patterns of non-negative floats, which order as the floats do: the
-    largest t for which the weights >= t still sum to top_p. It is exact and needs no sort.
+    A bisection on the bit patterns of non-negative floats, which are ordered as the floats are:
+    it ends at one of the weights, needs no sort (on CPU a sort of [128, 32768] takes half a
+    second), and keeps all that tie with that weight.
 
     Args:
       weights: float32 [B, V], in [0, 1].
-      top_p: in (0, 1).
+      measure: elementwise, 0 at 0.
+      goal: float32 [B].
 
     Returns:
       float32 [B].
     """
-    goal = top_p * jnp.sum(weights, axis=1)
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = low + (high - low) // 2
         threshold = jax.lax.bitcast_convert_type(middle, jnp.float32)[:, None]
-        enough = jnp.sum(jnp.where(weights >= threshold, weights, 0.0), axis=1) >= goal
+        heavy = measure(jnp.where(weights >= threshold, weights, 0.0))
+        enough = jnp.sum(heavy, axis=1) >= goal
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     low = jnp.zeros_like(goal, jnp.int32)
