@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "samples": 2 if tiny else 4,
             "max_new_tokens": 8 if tiny else 192 if small else 1024,
             "temperature": 1.0,
+            "prompt_multiple": 64,
             "source": "student",
             "updates": 1,
         }

@@ -92,6 +92,7 @@ def evaluation(tiny: bool, small: bool) -> ConfigDict:
             "top_k": 20,
             "top_p": 0.95,
             "batch": 2 if tiny else 64,
+            "prompt_multiple": 64,
             "save_samples": 8,
         }
     )

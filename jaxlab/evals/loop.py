@@ -28,6 +28,7 @@ class Eval:
         top_k: of the sampler.
         top_p: of the sampler.
         batch: prompts decoded together.
+        prompt_multiple: prompts are padded to a multiple of this many tokens.
         save_samples: completions kept for samples.jsonl.
     """
 
@@ -38,6 +39,7 @@ class Eval:
     top_k: int | None = None
     top_p: float | None = None
     batch: int = 96
+    prompt_multiple: int = 16
     save_samples: int = 8
 
 
@@ -54,6 +56,7 @@ class Evaluator:
             stop_ids=tuple(text.tokenizer.eos_ids),
             pad_id=text.tokenizer.pad_id,
             num_samples=config.samples,
+            prompt_multiple=config.prompt_multiple,
         )
         self._text, self._config = text, config
         self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id)

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlab.data.batch import bucket, right_pad
+from jaxlab.data.batch import right_pad
 from jaxlab.models.decoder import Decoder, Params, left_padded
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.sampling import SamplingConfig, generate
-
-# Prompts are padded to a multiple of this many tokens, so that few widths are compiled.
-PROMPT_BUCKET = 16
 
 
 class Rollout(NamedTuple):
@@ -61,7 +58,7 @@ class Policy:
         Returns:
             A rollout with B = len(prompts) * num_samples rows, prompt-major.
         """
-        width = bucket(max(len(prompt) for prompt in prompts), PROMPT_BUCKET)
+        width = self._sampling.prompt_width(max(len(prompt) for prompt in prompts))
         rows, lengths = right_pad(prompts, width, self._pad_id)
         mine = host_batch_slice(len(rows), self._mesh)
         rows, lengths = put_global((rows[mine], lengths[mine]), self._mesh)
