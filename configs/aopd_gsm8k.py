@@ -58,6 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = common.mesh()
     if not small:
         config.mesh.rules = common.SHARDED
+        config.mesh.decode_rules = common.DECODING
         config.student.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
         config.teacher.sizes = {"dtype": "bfloat16", "param_dtype": "bfloat16", "scan_layers": True}
     config.title = placeholder(str)

@@ -13,6 +13,7 @@ from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
+from jaxlab.runtime.sharding import Rules
 from jaxlab.sampling import SamplingConfig
 
 
@@ -46,8 +47,15 @@ class Eval:
 class Evaluator:
     """Avg@n, pass@n, distinct solutions and entropy of a decoder on a task's test split."""
 
-    def __init__(self, decoder: Decoder, text: TextTask, config: Eval, mesh: Mesh):
-        """Encode the prompts once."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        text: TextTask,
+        config: Eval,
+        mesh: Mesh,
+        rules: Rules | None = None,
+    ):
+        """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`."""
         sampling = SamplingConfig(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
@@ -59,8 +67,8 @@ class Evaluator:
             prompt_multiple=config.prompt_multiple,
         )
         self._text, self._config = text, config
-        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id)
-        count = min(config.prompts, text.task.num_examples("test"))
+        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules)
+        count = min(config.prompts, text.num_examples("test"))
         self._examples, self._prompts = zip(
             *(text.prompt(i, "test") for i in range(count)), strict=True
         )

@@ -185,8 +185,12 @@ class _Run:
         )
         author = self.teacher if config.rollout.source == "teacher" else self.student
         assert author is not None
-        self.policy = Policy(author, sampling, self.mesh, tokenizer.pad_id)
-        self.evaluator = Evaluator(self.student, self.text, config.eval, self.mesh)
+        self.policy = Policy(
+            author, sampling, self.mesh, tokenizer.pad_id, config.mesh.decode_rules
+        )
+        self.evaluator = Evaluator(
+            self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
+        )
         self.score = jax.jit(self._score)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(self.shardings, None))
         self.diagnose = jax.jit(self._diagnose)
