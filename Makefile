@@ -48,8 +48,8 @@ bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/decoding.py
 	@$(BIN)/python benchmarks/training.py
 
-gpu-check: setup  ## test and time every GPU kernel on the accelerator at hand
-	@$(BIN)/python benchmarks/gpu_check.py
+gpu-check:  ## check and time the accelerator at hand beside the CPU; PYTHON= chooses the interpreter
+	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py
 
 lint: setup  ## ruff and the type checker
 	@$(BIN)/ruff check .

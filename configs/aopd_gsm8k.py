@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "samples": 2 if tiny else 4,
             "max_new_tokens": 8 if tiny else 192 if small else 1024,
             "temperature": 1.0,
+            "prompt_multiple": 64,
             "source": "student",
             "updates": 1,
         }
@@ -57,6 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = common.mesh()
     if not small:
         config.mesh.rules = common.SHARDED
+        config.mesh.decode_rules = common.DECODING
         config.student.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
         config.teacher.sizes = {"dtype": "bfloat16", "param_dtype": "bfloat16", "scan_layers": True}
     config.title = placeholder(str)

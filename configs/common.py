@@ -11,6 +11,13 @@ SHARDED = (
     (r"embedding$", ("model", "data")),
     (r".*", ()),
 )
+# For decoding: split over "model" alone, so that no step waits for parameters.
+DECODING = (
+    (r"(query|key|value|gate|up)/kernel$", (None, "model")),
+    (r"(output|down)/kernel$", ("model", None)),
+    (r"embedding$", ("model", None)),
+    (r".*", ()),
+)
 REPLICATED = ((r".*", ()),)
 
 
@@ -51,7 +58,14 @@ def optim(learning_rate: float, **more: object) -> ConfigDict:
 
 def mesh() -> ConfigDict:
     """All devices along one data axis; parameters on each of them."""
-    return ConfigDict({"shape": {"data": -1}, "rules": REPLICATED, "multihost": "none"})
+    return ConfigDict(
+        {
+            "shape": {"data": -1},
+            "rules": REPLICATED,
+            "decode_rules": REPLICATED,
+            "multihost": "none",
+        }
+    )
 
 
 def tiny_model() -> ConfigDict:
@@ -77,6 +91,7 @@ def gsm8k(max_prompt: int) -> ConfigDict:
             "tokenizer": placeholder(str),
             "chat": False,
             "max_prompt": max_prompt,
+            "long_prompts": "error",
         }
     )
 
@@ -92,6 +107,7 @@ def evaluation(tiny: bool, small: bool) -> ConfigDict:
             "top_k": 20,
             "top_p": 0.95,
             "batch": 2 if tiny else 64,
+            "prompt_multiple": 64,
             "save_samples": 8,
         }
     )

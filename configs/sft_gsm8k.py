@@ -33,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = common.mesh()
     if not small:
         config.mesh.rules = common.SHARDED
+        config.mesh.decode_rules = common.DECODING
         config.model.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
     config.title = placeholder(str)
     return config

@@ -70,7 +70,9 @@ def main(argv: list[str]) -> None:
             config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
         )
         text = setup.text_task(config.data, tokenizer)
-        evaluator = Evaluator(Decoder(source.config), text, config.eval, mesh)
+        evaluator = Evaluator(
+            Decoder(source.config), text, config.eval, mesh, config.mesh.decode_rules
+        )
         params = source.load(mesh, config.mesh.rules)
     scores, samples = evaluator(params, jax.random.key(config.seed))
     if not mesh_lib.is_main():

@@ -13,6 +13,7 @@ from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
+from jaxlab.runtime.sharding import Rules
 from jaxlab.sampling import SamplingConfig
 
 
@@ -28,6 +29,7 @@ class Eval:
         top_k: of the sampler.
         top_p: of the sampler.
         batch: prompts decoded together.
+        prompt_multiple: prompts are padded to a multiple of this many tokens.
         save_samples: completions kept for samples.jsonl.
     """
 
@@ -38,14 +40,22 @@ class Eval:
     top_k: int | None = None
     top_p: float | None = None
     batch: int = 96
+    prompt_multiple: int = 16
     save_samples: int = 8
 
 
 class Evaluator:
     """Avg@n, pass@n, distinct solutions and entropy of a decoder on a task's test split."""
 
-    def __init__(self, decoder: Decoder, text: TextTask, config: Eval, mesh: Mesh):
-        """Encode the prompts once."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        text: TextTask,
+        config: Eval,
+        mesh: Mesh,
+        rules: Rules | None = None,
+    ):
+        """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`."""
         sampling = SamplingConfig(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
@@ -54,10 +64,11 @@ class Evaluator:
             stop_ids=tuple(text.tokenizer.eos_ids),
             pad_id=text.tokenizer.pad_id,
             num_samples=config.samples,
+            prompt_multiple=config.prompt_multiple,
         )
         self._text, self._config = text, config
-        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id)
-        count = min(config.prompts, text.task.num_examples("test"))
+        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules)
+        count = min(config.prompts, text.num_examples("test"))
         self._examples, self._prompts = zip(
             *(text.prompt(i, "test") for i in range(count)), strict=True
         )

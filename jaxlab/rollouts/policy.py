@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlab.data.batch import bucket, right_pad
+from jaxlab.data.batch import right_pad
 from jaxlab.models.decoder import Decoder, Params, left_padded
 from jaxlab.runtime.mesh import host_batch_slice, put_global
+from jaxlab.runtime.sharding import Rules, infer
 from jaxlab.sampling import SamplingConfig, generate
-
-# Prompts are padded to a multiple of this many tokens, so that few widths are compiled.
-PROMPT_BUCKET = 16
 
 
 class Rollout(NamedTuple):
@@ -46,9 +44,25 @@ class Rollout(NamedTuple):
 class Policy:
     """Samples completions from a decoder on a mesh."""
 
-    def __init__(self, decoder: Decoder, sampling: SamplingConfig, mesh: Mesh, pad_id: int):
-        """Fix everything but the params and the prompts."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        sampling: SamplingConfig,
+        mesh: Mesh,
+        pad_id: int,
+        rules: Rules | None = None,
+    ):
+        """Fix everything but the params and the prompts.
+
+        Args:
+            decoder: the model.
+            sampling: how completions are drawn.
+            mesh: where; prompts are split over its "data" axis.
+            pad_id: fills up prompts and completions.
+            rules: the params are laid out by them before decoding; None leaves them as they are.
+        """
         self._decoder, self._sampling, self._mesh, self._pad_id = decoder, sampling, mesh, pad_id
+        self._rules = rules
 
     def __call__(self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array) -> Rollout:
         """Complete each prompt `sampling.num_samples` times.
@@ -61,10 +75,12 @@ class Policy:
         Returns:
             A rollout with B = len(prompts) * num_samples rows, prompt-major.
         """
-        width = bucket(max(len(prompt) for prompt in prompts), PROMPT_BUCKET)
+        width = self._sampling.prompt_width(max(len(prompt) for prompt in prompts))
         rows, lengths = right_pad(prompts, width, self._pad_id)
         mine = host_batch_slice(len(rows), self._mesh)
         rows, lengths = put_global((rows[mine], lengths[mine]), self._mesh)
+        if self._rules is not None:
+            params = jax.device_put(params, infer(params, self._rules, self._mesh))
         out = generate(self._decoder, params, rows, lengths, key, self._sampling)
         return _assemble(
             rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id

@@ -74,6 +74,8 @@ class Rollouts:
         max_new_tokens: longest completion.
         temperature: of the sampler and of the loss; without truncation, so that the sampler's
             distribution is the one that the loss differentiates.
+        prompt_multiple: prompts are padded to a multiple of this many tokens, so that few widths
+            are compiled.
         source: who answers: "student" (on policy), or "teacher" (sequence-level distillation).
         updates: optimiser steps per batch of rollouts; with more than one, the batch is split in
             order and the ratio refers to the policy before the first.
@@ -83,6 +85,7 @@ class Rollouts:
     samples: int = 8
     max_new_tokens: int = 64
     temperature: float = 1.0
+    prompt_multiple: int = 16
     source: Literal["student", "teacher"] = "student"
     updates: int = 1
 
@@ -178,11 +181,16 @@ class _Run:
             stop_ids=tuple(tokenizer.eos_ids),
             pad_id=tokenizer.pad_id,
             num_samples=config.rollout.samples,
+            prompt_multiple=config.rollout.prompt_multiple,
         )
         author = self.teacher if config.rollout.source == "teacher" else self.student
         assert author is not None
-        self.policy = Policy(author, sampling, self.mesh, tokenizer.pad_id)
-        self.evaluator = Evaluator(self.student, self.text, config.eval, self.mesh)
+        self.policy = Policy(
+            author, sampling, self.mesh, tokenizer.pad_id, config.mesh.decode_rules
+        )
+        self.evaluator = Evaluator(
+            self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
+        )
         self.score = jax.jit(self._score)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(self.shardings, None))
         self.diagnose = jax.jit(self._diagnose)

@@ -49,12 +49,15 @@ class Mesh:
     Attributes:
       shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
       rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
+      decode_rules: as `rules`, for sampling: parameters that training splits over "data" are
+        gathered once per rollout, not once per token. None: as they are.
       multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
         JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
     """
 
     shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
     rules: Rules = ((".*", ()),)
+    decode_rules: Rules | None = None
     multihost: Literal["none", "auto", "env"] = "none"
 
 
@@ -88,6 +91,7 @@ class Data:
       tokenizer: directory with tokenizer.json; None means the model's own, or the task's.
       chat: render prompts with the tokenizer's chat template.
       max_prompt: longest prompt in tokens.
+      long_prompts: "error" ends the program at a longer one, "drop" leaves such rows out.
     """
 
     task: Literal["modsum", "gsm8k"]
@@ -98,3 +102,4 @@ class Data:
     tokenizer: str | None = None
     chat: bool = False
     max_prompt: int = 512
+    long_prompts: Literal["error", "drop"] = "error"

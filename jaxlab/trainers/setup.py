@@ -58,14 +58,20 @@ def task(data: Data) -> Task:
 
 def text_task(data: Data, tok: Tokenizer) -> TextTask:
     """The task seen through the tokenizer."""
-    return TextTask(task(data), tok, data.chat, data.max_prompt)
+    return TextTask(
+        task(data),
+        tok,
+        chat=data.chat,
+        max_prompt=data.max_prompt,
+        long_prompts=data.long_prompts,
+    )
 
 
 def training_rows(
     text: TextTask, step: int, batch_size: int, seed: int
 ) -> list[tuple[Example, list[int]]]:
     """Examples and prompts of one step: a function of its arguments, the same on every host."""
-    ids = example_ids(step, batch_size, text.task.num_examples("train"), seed)
+    ids = example_ids(step, batch_size, text.num_examples("train"), seed)
     return [text.prompt(int(i), "train") for i in np.asarray(ids)]
 
 

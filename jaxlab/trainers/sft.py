@@ -65,7 +65,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     optimizer = optim.make(config.optim, config.train.steps)
     abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    evaluator = Evaluator(decoder, text, config.eval, mesh)
+    evaluator = Evaluator(decoder, text, config.eval, mesh, config.mesh.decode_rules)
     rate = optim.schedule(config.optim, config.train.steps)
 
     def loss_fn(params: Params, tokens: jax.Array, mask: jax.Array):
