@@ -387,7 +387,8 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     rows, length = x.shape
     blocks = -(-length // _BLOCK)
     if blocks < 2 * k:
-        return tuple(jax.lax.top_k(x, k))
+        values, indices = jax.lax.top_k(x, k)
+        return values, indices
     padded = jnp.pad(x, ((0, 0), (0, blocks * _BLOCK - length)), constant_values=-jnp.inf)
     padded = padded.reshape(rows, blocks, _BLOCK)
     _, chosen = jax.lax.top_k(jnp.max(padded, axis=-1), k)

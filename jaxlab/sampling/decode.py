@@ -68,22 +68,19 @@ def generate(
         exceed the model's max_position. Lengths of arrays that this process cannot read, and ids
         of jax arrays, are not checked.
     """
-    prompts, prompt_lengths = _as_array(prompts), _as_array(prompt_lengths)
-    _check(model, prompts, prompt_lengths, sampling)
-    extra = sampling.prompt_width(prompts.shape[1]) - prompts.shape[1]
+    rows, lengths = _as_array(prompts), _as_array(prompt_lengths)
+    _check(model, rows, lengths, sampling)
+    extra = sampling.prompt_width(rows.shape[1]) - rows.shape[1]
     if extra:
-        xp = np if isinstance(prompts, np.ndarray) else jnp
-        prompts = xp.pad(prompts, ((0, 0), (0, extra)))
+        xp = np if isinstance(rows, np.ndarray) else jnp
+        rows = xp.pad(rows, ((0, 0), (0, extra)))
     keys = _typed(key)
-    if keys.ndim and keys.shape not in (
-        prompts.shape[:1],
-        (prompts.shape[0], sampling.num_samples),
-    ):
+    if keys.ndim and keys.shape not in (rows.shape[:1], (rows.shape[0], sampling.num_samples)):
         raise ValueError(
-            f"keys have shape {keys.shape}: give one key, or keys [{prompts.shape[0]}], or keys "
-            f"[{prompts.shape[0]}, {sampling.num_samples}]"
+            f"keys have shape {keys.shape}: give one key, or keys [{rows.shape[0]}], or keys "
+            f"[{rows.shape[0]}, {sampling.num_samples}]"
         )
-    return _generate(model, sampling, params, prompts, prompt_lengths, keys)
+    return _generate(model, sampling, params, rows, lengths, keys)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling"))
@@ -101,8 +98,9 @@ def _generate(
     keys = _sample_keys(keys, prompts.shape[0], times).reshape(-1)
     stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
 
-    hidden, cache = model.apply(
-        variables,
+    # flax's apply also may return changed variables; these methods change none.
+    apply: Any = functools.partial(model.apply, variables)
+    hidden, cache = apply(
         _left_pad(prompts, lengths),
         lengths.astype(jnp.int32),
         # The last token of a completion is never read.
@@ -113,7 +111,7 @@ def _generate(
     hidden = jnp.repeat(hidden, times, axis=0)
 
     def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
-        logits = model.apply(variables, hidden, method="logits")
+        logits = apply(hidden, method="logits")
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
         return sample(logits, bits, sampling)
@@ -144,7 +142,7 @@ def _generate(
         return (state.t < budget) & ~jnp.all(state.stopped)
 
     def advance(state: _State) -> _State:
-        hidden, cache = model.apply(variables, state.last, state.cache, method="step")
+        hidden, cache = apply(state.last, state.cache, method="step")
         return record(state._replace(cache=cache), draw(state.t, hidden))
 
     rows = hidden.shape[0]
