@@ -58,8 +58,10 @@ class Evaluate:
 def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
-    workdir = pathlib.Path(WORKDIR.value)
+    workdir = pathlib.Path(WORKDIR.value or "")
     with doors.reading_input():
+        if (workdir / "checkpoints").exists():
+            raise ValueError(f"--workdir={workdir} is a training run: give the results another one")
         config = config_lib.build(Evaluate, CONFIG.value.to_dict())
         mesh_lib.start(config.mesh.multihost)
         workdir.mkdir(parents=True, exist_ok=True)

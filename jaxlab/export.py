@@ -9,12 +9,12 @@ fixed prompts, and the difference is put beside the weights as parity.json.
 import importlib.util
 import logging
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from jaxlab import doors
-from jaxlab.runtime.checkpoint import CheckpointError
-from jaxlab.trainers.exporting import export
+from jaxlab.trainers.exporting import ParityError, export
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run: a directory that train wrote.")
 OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")
@@ -38,13 +38,13 @@ def main(argv: list[str]) -> None:
         check = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
         if not check:
             logger.info("not compared with PyTorch: pip install 'jaxlab[torch]' to do so")
+    workdir, out = pathlib.Path(WORKDIR.value or ""), pathlib.Path(OUT.value or "")
+    dtype: Any = DTYPE.value  # the flag takes no other than those of export
     with doors.reading_input():
         try:
-            out = export(
-                pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value), STEP.value, DTYPE.value, check
-            )
-        except CheckpointError as error:
-            raise ValueError(str(error)) from error
+            export(workdir, out, STEP.value, dtype, check)
+        except ParityError as error:
+            doors.failed(error)
     logger.info("wrote %s", out)
 
 

@@ -46,6 +46,15 @@ def read_config(path: str | Path) -> DecoderConfig:
     return families.from_json(directory.read_json(path / directory.CONFIG))
 
 
+def inspect(path: str | Path) -> DecoderConfig:
+    """As `read_config`, after a look at the headers of the weights: `load` will find them whole.
+
+    Raises:
+      CheckpointFormatError: as `load` does.
+    """
+    return _read_headers(Path(path))[0]
+
+
 def load(
     path: str | Path,
     *,
@@ -78,11 +87,8 @@ def load(
         that is not supported; a tensor is missing, unexpected, or of another shape.
     """
     path = Path(path)
-    config = read_config(path)
-    stored = directory.tensors(path)
+    config, stored = _read_headers(path)
     plain = leaves(config)
-    _check_names_and_shapes(path, plain, stored)
-    _check_tied(path, config, stored)
     param_dtype: Any = dtype or _common_dtype(path, plain, stored)
     config = dataclasses.replace(
         config,
@@ -179,6 +185,13 @@ def save(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"hf.save {out}")
     return out
+
+
+def _read_headers(path: Path) -> tuple[DecoderConfig, Mapping[str, Stored]]:
+    config, stored = read_config(path), directory.tensors(path)
+    _check_names_and_shapes(path, leaves(config), stored)
+    _check_tied(path, config, stored)
+    return config, stored
 
 
 def _write_shards(

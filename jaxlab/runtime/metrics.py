@@ -87,7 +87,7 @@ class MetricsWriter:
         self._events = workdir / "tensorboard" if tensorboard else None
         if wandb is not None:
             self._wandb = _import_wandb().init(**{"dir": str(workdir), **wandb})
-        _keep_rows(self._path, lambda step: True)
+        keep_rows(self._path, lambda step: True)
         self._file = self._path.open("a")
 
     def __enter__(self) -> "MetricsWriter":
@@ -125,7 +125,7 @@ class MetricsWriter:
         if self._file is None:
             return
         self._file.close()
-        _keep_rows(self._path, lambda row_step: row_step <= step)
+        keep_rows(self._path, lambda row_step: row_step <= step)
         self._file = self._path.open("a")
         self._purge_step = step + 1
 
@@ -224,8 +224,11 @@ class Progress:
         return " | ".join(parts)
 
 
-def _keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
-    """Rewrites the file with the whole rows whose step is wanted; atomic, and idle if all are."""
+def keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
+    """Rewrites a jsonl file with the whole rows whose step is wanted.
+
+    Atomic, and idle if all are wanted or there is no such file.
+    """
     if not path.exists():
         return
     old = path.read_bytes()

@@ -37,9 +37,10 @@ class Train:
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
+        counts = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+        _at_least_one(self, *counts)
+        if self.stop_after is not None:
+            _at_least_one(self, "stop_after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,13 @@ class Mesh:
     rules: Rules = ((".*", ()),)
     decode_rules: Rules | None = None
     multihost: Literal["none", "auto", "env"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse a mesh over which no batch can be split."""
+        if "data" not in self.shape:
+            raise ValueError(
+                f'shape needs an axis "data", over which batches are split: {self.shape}'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,3 +111,13 @@ class Data:
     chat: bool = False
     max_prompt: int = 512
     long_prompts: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        _at_least_one(self, "num_train", "max_prompt")
+
+
+def _at_least_one(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}")
