@@ -91,9 +91,7 @@ def _rows(workdir, name="metrics.jsonl"):
 
 
 def _all_rows(workdir):
-    return [
-        _rows(workdir, name) for name in ("metrics.jsonl", "samples.jsonl", "histograms.jsonl")
-    ]
+    return [_rows(workdir, name) for name in ("metrics.jsonl", "samples.jsonl", "histograms.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +256,9 @@ def test_the_profiled_window(tmp_path, monkeypatch):
     config = _train(profile_start=1, eval_every=100, checkpoint_every=100)
     loop.run(fake.program(), config, tmp_path)
     path = str(tmp_path / "profile")
-    traced = list(itertools.takewhile(lambda e: e != "stop", fake.events[fake.events.index(path) :]))
+    traced = list(
+        itertools.takewhile(lambda e: e != "stop", fake.events[fake.events.index(path) :])
+    )
     steps = [event[1] for event in traced if event[0] == "step"]
     assert steps == [1, 2, 3, 4, 5]
 
