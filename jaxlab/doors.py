@@ -74,9 +74,9 @@ def _leave(error: BaseException, code: int) -> NoReturn:
 
 
 def one_line(error: BaseException) -> str:
-    """The message without line breaks, quoting by KeyError, or a traceback inside of it."""
+    """The message without line breaks, KeyError's quotes, or a traceback inside of it."""
     message: Any = error
-    while isinstance(message, KeyError) and message.args:
+    while isinstance(message, KeyError | AttributeError) and message.args:
         message = message.args[0]
     # A config file that fails arrives with its whole traceback, whose last line is the message.
     before, trace, inside = str(message).partition("Traceback (most recent call last):")

@@ -117,9 +117,9 @@ def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: a stage is named that there is not, or stages wait for each other.
     """
-    needs = {name: set(_stages_named(stage)) for name, stage in stages.items()}
+    needs = {name: dict.fromkeys(_stages_named(stage)) for name, stage in stages.items()}
     for name, needed in needs.items():
-        for unknown in needed - set(stages):
+        for unknown in needed.keys() - stages.keys():
             raise config_lib.ConfigError(
                 f"stages.{name}: there is no stage {unknown!r}; there are {', '.join(stages)}"
             )

@@ -61,10 +61,10 @@ def apply_gradients(
     Returns:
       The new state, and metrics grad_norm, update_norm and skipped (0 or 1).
     """
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"grad_norm": grad_norm, "update_norm": optax.global_norm(updates)}
+    metrics = {"grad_norm": grad_norm, "update_norm": optax.tree.norm(updates)}
     if skip_nonfinite:
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
         params, opt_state = jax.tree.map(
