@@ -13,15 +13,23 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from jaxlab.runtime.checkpoint import CheckpointError
+
+# Defined once, so that one program can import several doors; a door declares those that it takes.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file with get_config(variant): configs/NAME.py[:variant].", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
 
 # What reading a config, a data file or a model raises when the user is to mend it.
 INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError, CheckpointError)
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
-    """Parse the command line and call `main` with what is left of it."""
+def run(main: Callable[[list[str]], Any], required: list[str]) -> None:
+    """Parse the command line, with these flags at least, and call `main` with what is left."""
+    flags.mark_flags_as_required(required)
 
     def quietly(argv: list[str]) -> Any:
         # absl has put its handler on the root logger by now. Orbax and jax log every checkpoint

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors
@@ -24,11 +23,8 @@ from jaxlab.trainers import distill, loop, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file with get_config(variant).", lock_config=True
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.declare_key_flag("config")
+flags.declare_key_flag("workdir")
 
 TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = {
     "sft": (sft.Sft, sft.program),
@@ -43,8 +39,8 @@ def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
     with doors.reading_input():
-        config = CONFIG.value.to_dict()
-        workdir = pathlib.Path(WORKDIR.value or "")
+        config = doors.CONFIG.value.to_dict()
+        workdir = pathlib.Path(doors.WORKDIR.value or "")
         stages = check(config, workdir.name)
         mesh_lib.start(_multihost(config))
         if "stages" in config:
@@ -179,4 +175,4 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    doors.run(main)
+    doors.run(main, required=["config", "workdir"])

@@ -150,10 +150,9 @@ def faults(module, source):
         if not any(_within(ours, part) for part in {rule, *ALLOWED[rule]}):
             found.append(f"{module} imports {ours}; {rule} may import {sorted(ALLOWED[rule])}")
         head, _, trainer = module.partition(".")
-        other = ours.split(".")[1:2]
-        if head == "trainers" and trainer in TRAINERS and ours.startswith("trainers."):
-            if other[0] in TRAINERS - {trainer}:
-                found.append(f"{module} imports another trainer, {ours}")
+        other = ours.removeprefix("trainers.").partition(".")[0]
+        if head == "trainers" and trainer in TRAINERS and other in TRAINERS - {trainer}:
+            found.append(f"{module} imports another trainer, {ours}")
     return found
 
 

