@@ -71,10 +71,12 @@ def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Sourc
 
 
 def _look(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
-    if (spec.path is None) == (spec.preset is None and not spec.sizes):
-        raise config_lib.ConfigError(f"{where}: give either path, or preset and sizes")
     if spec.path is None:
+        if spec.preset is None and not spec.sizes:
+            raise config_lib.ConfigError(f"{where}: give path, or preset, or sizes")
         return _scratch(spec, where, vocab_size, seed)
+    if spec.preset is not None:
+        raise config_lib.ConfigError(f"{where}: give path or preset, not both")
     path = pathlib.Path(spec.path)
     unusable = set(spec.sizes) - set(EXECUTION_FIELDS)
     if unusable:
