@@ -14,17 +14,17 @@ class Optim:
     """An optimiser, its schedule and what it leaves alone.
 
     Attributes:
-      name: "adamw" (Loshchilov & Hutter 2019) or "muon" (Jordan 2024: orthogonalised momentum for
-        matrices inside the layers, AdamW for the rest).
-      learning_rate: peak.
-      schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
-      warmup_steps: linear from zero.
-      final_fraction: of the peak, at the last step.
-      weight_decay: decoupled, times the learning rate.
-      no_decay: patterns of parameter paths without weight decay.
-      b1, b2, eps: AdamW's.
-      clip_norm: largest global norm of the gradient; None means no clipping.
-      muon_matrices: patterns of the parameter paths that Muon orthogonalises.
+        name: "adamw" (Loshchilov & Hutter 2019) or "muon" (Jordan 2024: orthogonalised momentum for
+            matrices inside the layers, AdamW for the rest).
+        learning_rate: peak.
+        schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
+        warmup_steps: linear from zero.
+        final_fraction: of the peak, at the last step.
+        weight_decay: decoupled, times the learning rate.
+        no_decay: patterns of parameter paths without weight decay.
+        b1, b2, eps: AdamW's.
+        clip_norm: largest global norm of the gradient; None means no clipping.
+        muon_matrices: patterns of the parameter paths that Muon orthogonalises.
     """
 
     learning_rate: float
