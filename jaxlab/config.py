@@ -32,12 +32,12 @@ def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, w
     asked for and a list where a tuple is; a bool is never an int.
 
     Args:
-      cls: the dataclass to build.
-      config: keys and values; keys with a default in `cls` may be absent.
-      where: the dotted prefix that errors name.
+        cls: the dataclass to build.
+        config: keys and values; keys with a default in `cls` may be absent.
+        where: the dotted prefix that errors name.
 
     Raises:
-      ConfigError: a key is unknown, missing or ill-typed, or the dataclass refuses its values.
+        ConfigError: a key is unknown, missing or ill-typed, or the dataclass refuses its values.
     """
     return _build_dataclass(cls, config, where)
 
@@ -46,7 +46,7 @@ def to_json(config: Any) -> Any:
     """Returns a dataclass, ConfigDict or plain value as JSON-able dicts, lists and scalars.
 
     Raises:
-      ConfigError: a value has no JSON form; the message names its key.
+        ConfigError: a value has no JSON form; the message names its key.
     """
     return _to_json(config, "config")
 
@@ -63,7 +63,7 @@ def load_json(path: str | os.PathLike) -> dict[str, Any]:
     """Reads what `save_json` wrote, as plain dicts for `build`.
 
     Raises:
-      ConfigError: the file is absent or is not a JSON object.
+        ConfigError: the file is absent or is not a JSON object.
     """
     try:
         loaded = json.loads(pathlib.Path(path).read_text())

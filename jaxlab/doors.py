@@ -13,13 +13,23 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from jaxlab.runtime.checkpoint import CheckpointError
+
+# Defined once, so that one program can import several doors; a door declares those that it takes.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file with get_config(variant): configs/NAME.py[:variant].", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
 
 # What reading a config, a data file or a model raises when the user is to mend it.
-INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError)
+INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError, CheckpointError)
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
-    """Parse the command line and call `main` with what is left of it."""
+def run(main: Callable[[list[str]], Any], required: list[str]) -> None:
+    """Parse the command line, with these flags at least, and call `main` with what is left."""
+    flags.mark_flags_as_required(required)
 
     def quietly(argv: list[str]) -> Any:
         # absl has put its handler on the root logger by now. Orbax and jax log every checkpoint
@@ -34,12 +44,12 @@ def run(main: Callable[[list[str]], Any]) -> None:
 
 def bad_input(error: BaseException) -> NoReturn:
     """Say in one line what is wrong, and leave with code 2."""
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    line = " ".join(str(message).split())
-    print(f"error: {line}", file=sys.stderr)
-    if os.environ.get("JAXLAB_DEBUG"):
-        raise error
-    sys.exit(2)
+    _leave(error, 2)
+
+
+def failed(error: BaseException) -> NoReturn:
+    """The same for a failure on the way whose message says it all: code 1."""
+    _leave(error, 1)
 
 
 @contextmanager
@@ -62,3 +72,22 @@ def _parse(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         bad_input(ValueError(f"unexpected argument {rest[1]!r}; flags begin with --"))
     return rest
+
+
+def _leave(error: BaseException, code: int) -> NoReturn:
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    if os.environ.get("JAXLAB_DEBUG"):
+        raise error
+    sys.exit(code)
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks, KeyError's quotes, or a traceback inside of it."""
+    message: Any = error
+    while isinstance(message, KeyError | AttributeError) and message.args:
+        message = message.args[0]
+    # A config file that fails arrives with its whole traceback, whose last line is the message.
+    before, trace, inside = str(message).partition("Traceback (most recent call last):")
+    if trace:
+        message = before + inside.strip().splitlines()[-1]
+    return " ".join(str(message).split())

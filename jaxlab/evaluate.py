@@ -14,7 +14,6 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors
@@ -26,11 +25,8 @@ from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.trainers import models, setup
 from jaxlab.trainers.settings import Data, Mesh, Model
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The evaluation: a file with get_config(variant).", lock_config=True
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the results go.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.declare_key_flag("config")
+flags.declare_key_flag("workdir")
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.evaluate")
@@ -58,9 +54,11 @@ class Evaluate:
 def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
-    workdir = pathlib.Path(WORKDIR.value)
+    workdir = pathlib.Path(doors.WORKDIR.value or "")
     with doors.reading_input():
-        config = config_lib.build(Evaluate, CONFIG.value.to_dict())
+        if (workdir / "checkpoints").exists():
+            raise ValueError(f"--workdir={workdir} is a training run: give the results another one")
+        config = config_lib.build(Evaluate, doors.CONFIG.value.to_dict())
         mesh_lib.start(config.mesh.multihost)
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(config, workdir / "config.json")
@@ -89,4 +87,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    doors.run(main)
+    doors.run(main, required=["config", "workdir"])

@@ -9,14 +9,14 @@ fixed prompts, and the difference is put beside the weights as parity.json.
 import importlib.util
 import logging
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from jaxlab import doors
-from jaxlab.runtime.checkpoint import CheckpointError
-from jaxlab.trainers.exporting import export
+from jaxlab.trainers.exporting import ParityError, export
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run: a directory that train wrote.")
+flags.declare_key_flag("workdir")
 OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to take; the newest good one by default.")
 DTYPE = flags.DEFINE_enum(
@@ -25,7 +25,6 @@ DTYPE = flags.DEFINE_enum(
 CHECK = flags.DEFINE_bool(
     "check", None, "Compare logits with PyTorch; by default where torch and transformers are."
 )
-flags.mark_flags_as_required(["workdir", "out"])
 
 logger = logging.getLogger("jaxlab.export")
 
@@ -38,15 +37,15 @@ def main(argv: list[str]) -> None:
         check = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
         if not check:
             logger.info("not compared with PyTorch: pip install 'jaxlab[torch]' to do so")
+    workdir, out = pathlib.Path(doors.WORKDIR.value or ""), pathlib.Path(OUT.value or "")
+    dtype: Any = DTYPE.value  # the flag takes no other than those of export
     with doors.reading_input():
         try:
-            out = export(
-                pathlib.Path(WORKDIR.value), pathlib.Path(OUT.value), STEP.value, DTYPE.value, check
-            )
-        except CheckpointError as error:
-            raise ValueError(str(error)) from error
+            export(workdir, out, STEP.value, dtype, check)
+        except ParityError as error:
+            doors.failed(error)
     logger.info("wrote %s", out)
 
 
 if __name__ == "__main__":
-    doors.run(main)
+    doors.run(main, required=["workdir", "out"])

@@ -9,26 +9,24 @@ each in a directory of its own under --workdir.
 import graphlib
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors
 from jaxlab.evals import report
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime.checkpoint import CheckpointError
 from jaxlab.trainers import distill, loop, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file with get_config(variant).", lock_config=True
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.declare_key_flag("config")
+flags.declare_key_flag("workdir")
 
-TRAINERS = {
+TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = {
     "sft": (sft.Sft, sft.program),
     "distill": (distill.Distill, distill.program),
 }
@@ -41,12 +39,12 @@ def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
     with doors.reading_input():
-        config = CONFIG.value.to_dict()
-        workdir = pathlib.Path(WORKDIR.value)
+        config = doors.CONFIG.value.to_dict()
+        workdir = pathlib.Path(doors.WORKDIR.value or "")
+        stages = check(config, workdir.name)
         mesh_lib.start(_multihost(config))
-        workdir.mkdir(parents=True, exist_ok=True)
-        note_config(config, workdir)
-        stages = in_order(config.get("stages", {workdir.name: config}))
+        if "stages" in config:
+            note_config(config, workdir)
     runs = {}
     for name, stage in stages.items():
         runs[name] = workdir / name if "stages" in config else workdir
@@ -64,17 +62,49 @@ def main(argv: list[str]) -> None:
 def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """One run: build it, which ends the program with code 2 if the input is bad; then train."""
     with doors.reading_input():
-        trainer = config.get("trainer")
-        if trainer not in TRAINERS:
-            raise config_lib.ConfigError(
-                f"trainer: {trainer!r} is not one of {', '.join(TRAINERS)}"
-            )
-        settings_class, build = TRAINERS[trainer]
-        workdir.mkdir(parents=True, exist_ok=True)
+        run = settings(config)
+        program = TRAINERS[run.trainer][1](run, workdir)
         note_config(config, workdir)
-        settings: Any = config_lib.build(settings_class, config)
-        program: Program = build(settings, workdir)
-    loop.run(program, settings.train, workdir)
+    try:
+        loop.run(program, run.train, workdir)
+    except (CheckpointError, loop.NonFiniteError) as error:
+        doors.failed(error)
+
+
+def settings(config: dict[str, Any], where: str = "config") -> Any:
+    """The config as its trainer's dataclass.
+
+    Raises:
+        ConfigError: it is not one; `where` is the prefix of the keys that errors name.
+    """
+    trainer = config.get("trainer")
+    if trainer not in TRAINERS:
+        raise config_lib.ConfigError(
+            f"{where}.trainer: {trainer!r} is not one of {', '.join(TRAINERS)}"
+        )
+    return config_lib.build(TRAINERS[trainer][0], config, where)
+
+
+def check(config: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """The stages in order, or the one run under `name`, after a look at all of them.
+
+    The last of them is not to fail on a misspelt key when the others have been trained.
+
+    Raises:
+        ConfigError: a stage does not fit its trainer, or a stage is named that there is not.
+    """
+    if "stages" not in config:
+        settings(config)
+        return {name: config}
+    stages = in_order(config["stages"])
+    for stage in stages:
+        settings(stages[stage], f"config.stages.{stage}")
+    for exported in config.get("export", {}):
+        if exported not in stages:
+            raise config_lib.ConfigError(
+                f"export: there is no stage {exported!r}; there are {', '.join(stages)}"
+            )
+    return stages
 
 
 def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -83,9 +113,9 @@ def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: a stage is named that there is not, or stages wait for each other.
     """
-    needs = {name: set(_stages_named(stage)) for name, stage in stages.items()}
+    needs = {name: dict.fromkeys(_stages_named(stage)) for name, stage in stages.items()}
     for name, needed in needs.items():
-        for unknown in needed - set(stages):
+        for unknown in needed.keys() - stages.keys():
             raise config_lib.ConfigError(
                 f"stages.{name}: there is no stage {unknown!r}; there are {', '.join(stages)}"
             )
@@ -100,6 +130,7 @@ def note_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write workdir/config.json; tell which keys changed since the run began."""
     if not mesh_lib.is_main():
         return
+    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if path.exists():
         old, new = _flat(config_lib.load_json(path)), _flat(config_lib.to_json(config))
@@ -137,11 +168,11 @@ def _multihost(config: dict[str, Any]) -> str:
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
 if __name__ == "__main__":
-    doors.run(main)
+    doors.run(main, required=["config", "workdir"])

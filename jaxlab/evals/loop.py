@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxlab.data.tasks.types import Grade
@@ -28,7 +29,7 @@ class Eval:
         temperature: of the sampler; 0 is greedy.
         top_k: of the sampler.
         top_p: of the sampler.
-        batch: prompts decoded together.
+        batch: prompts decoded together, rounded up to a multiple of the devices that share them.
         prompt_multiple: prompts are padded to a multiple of this many tokens.
         save_samples: completions kept for samples.jsonl.
     """
@@ -43,6 +44,12 @@ class Eval:
     prompt_multiple: int = 16
     save_samples: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse counts below one; the sampler checks the rest."""
+        for name in ("prompts", "samples", "max_new_tokens", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
 
 class Evaluator:
     """Avg@n, pass@n, distinct solutions and entropy of a decoder on a task's test split."""
@@ -55,7 +62,11 @@ class Evaluator:
         mesh: Mesh,
         rules: Rules | None = None,
     ):
-        """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`."""
+        """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`.
+
+        Raises:
+            ValueError: a prompt and its completion would not fit into the decoder's context.
+        """
         sampling = SamplingConfig(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
@@ -72,6 +83,15 @@ class Evaluator:
         self._examples, self._prompts = zip(
             *(text.prompt(i, "test") for i in range(count)), strict=True
         )
+        longest, context = max(map(len, self._prompts)), decoder.config.max_position
+        if longest + config.max_new_tokens > context:
+            raise ValueError(
+                f"eval.max_new_tokens: a test prompt of {longest} tokens and a completion of "
+                f"{config.max_new_tokens} exceed the context of {context}"
+            )
+        # Every batch has the same shape, which the devices share evenly.
+        shares = mesh.shape["data"]
+        self._batch = -(-min(config.batch, count) // shares) * shares
         self._entropy = jax.jit(
             lambda params, rollout: _entropy(decoder, params, rollout, config.temperature)
         )
@@ -92,26 +112,26 @@ class Evaluator:
             - entropy: mean entropy of the policy at the sampled positions, in nats;
             - response_length in tokens; truncated_share of completions without an end.
         """
-        config, n = self._config, self._config.samples
+        n = self._config.samples
         grades: list[Grade] = []
         texts: list[str] = []
         lengths, stops, entropies = [], [], []
-        for begin in range(0, len(self._prompts), config.batch):
-            prompts = list(self._prompts[begin : begin + config.batch])
-            examples = [e for e in self._examples[begin : begin + config.batch] for _ in range(n)]
-            # Every batch has the same shape; the rows that fill the last one are dropped.
-            filler = min(config.batch, len(self._prompts)) - len(prompts)
+        for begin in range(0, len(self._prompts), self._batch):
+            prompts = list(self._prompts[begin : begin + self._batch])
+            examples = [e for e in self._examples[begin : begin + self._batch] for _ in range(n)]
+            # The rows that fill the last batch are dropped.
+            filler = self._batch - len(prompts)
             rollout = self._policy(
                 params, prompts + [prompts[0]] * filler, jax.random.fold_in(key, begin)
             )
             response, mask, stopped = (x[: len(examples)] for x in to_host(rollout))
-            entropy = np.asarray(jax.device_get(self._entropy(params, rollout)))[: len(examples)]
+            entropy = multihost_utils.process_allgather(self._entropy(params, rollout), tiled=True)
             batch_texts = self._text.texts(response, mask)
             grades += self._text.grade(examples, batch_texts, stopped)
             texts += batch_texts
             lengths.append(mask.sum(1))
             stops.append(stopped)
-            entropies.append(entropy)
+            entropies.append(entropy[: len(examples)])
         rewards = np.array([grade.reward for grade in grades]).reshape(-1, n)
         result = {
             f"avg@{n}": metrics.avg_at_n(rewards),

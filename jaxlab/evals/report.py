@@ -53,7 +53,8 @@ def evaluations(name: str, run: pathlib.Path) -> Rows:
         scores = {
             key.removeprefix("eval/"): value
             for key, value in row.items()
-            if key.startswith("eval/")
+            # Not a number is null in the file.
+            if key.startswith("eval/") and value is not None
         }
         if scores:
             rows.append({"method": method, "seed": seed, "step": row["step"], **scores})
@@ -151,8 +152,9 @@ def _first_histograms(runs: Mapping[str, pathlib.Path]) -> dict[str, dict[str, A
     found = {}
     for name, run in runs.items():
         path = run / "histograms.jsonl"
-        if path.exists():
-            found[name] = json.loads(path.read_text().splitlines()[0])
+        lines = path.read_text().splitlines() if path.exists() else []
+        if lines:
+            found[name] = json.loads(lines[0])
     return found
 
 

@@ -34,7 +34,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """One JSON object.
 
     Raises:
-      CheckpointFormatError: no such file, or no JSON object in it.
+        CheckpointFormatError: no such file, or no JSON object in it.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -56,8 +56,8 @@ def tensors(path: Path) -> dict[str, Stored]:
     """Every tensor of a directory by name, from model.safetensors or from an index and its shards.
 
     Raises:
-      CheckpointFormatError: there is neither, a shard of the index is missing or damaged, or a
-        shard lacks tensors that the index places there.
+        CheckpointFormatError: there is neither, a shard of the index is missing or damaged, or a
+            shard lacks tensors that the index places there.
     """
     if (path / SINGLE).is_file():
         return safetensors_io.read_header(path / SINGLE)
@@ -86,8 +86,8 @@ def shard_files(names_and_sizes: dict[str, int], max_shard_bytes: int) -> dict[s
     """File name -> its tensors, in order; a tensor larger than a shard has one of its own.
 
     Args:
-      names_and_sizes: tensor name -> bytes, in the order in which they are to be written.
-      max_shard_bytes: most bytes of tensors in a file.
+        names_and_sizes: tensor name -> bytes, in the order in which they are to be written.
+        max_shard_bytes: most bytes of tensors in a file.
     """
     shards: list[list[str]] = [[]]
     used = 0
@@ -107,7 +107,7 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
     """Those of a tokenizer's files, and generation_config.json, that the directory has, by name.
 
     Raises:
-      CheckpointFormatError: it has none.
+        CheckpointFormatError: it has none.
     """
     found = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     if not found:
@@ -119,7 +119,7 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
     """Refuse to replace a directory that holds anything but a checkpoint.
 
     Raises:
-      FileExistsError: it does, and `overwrite` is false; or `out` is a file.
+        FileExistsError: it does, and `overwrite` is false; or `out` is a file.
     """
     if not out.exists() or (out.is_dir() and overwrite):
         return

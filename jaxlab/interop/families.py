@@ -44,8 +44,8 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     """DecoderConfig of a config.json of either generation, float32 and unrolled.
 
     Raises:
-      CheckpointFormatError: naming the key: a missing one, or one whose value asks for what these
-        models do not have.
+        CheckpointFormatError: naming the key: a missing one, or one whose value asks for what these
+            models do not have.
     """
     family = family_of_json(data)
     _refuse(data, family)
@@ -82,7 +82,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     """config.json of this model, with the keys of transformers 4 and 5, without token ids or dtype.
 
     Raises:
-      CheckpointFormatError: no family has this model's combination of parts.
+        CheckpointFormatError: no family has this model's combination of parts.
     """
     family = family_of(config)
     data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
@@ -116,7 +116,7 @@ def family_of_json(data: Mapping[str, Any]) -> Family:
     """Family by `model_type`, or by `architectures` where there is no model_type.
 
     Raises:
-      CheckpointFormatError: neither names a supported one.
+        CheckpointFormatError: neither names a supported one.
     """
     architectures = data.get("architectures") or []
     by_architecture = {name: family for family, name in ARCHITECTURES.items()}

@@ -35,8 +35,8 @@ def read_config(path: str | Path) -> DecoderConfig:
     """DecoderConfig of the directory's config.json.
 
     Raises:
-      CheckpointFormatError: no such directory or config.json, unreadable JSON, or a model of a kind
-        that is not supported; the message names the key.
+        CheckpointFormatError: no such directory or config.json, unreadable JSON, or a model of a
+            kind that is not supported; the message names the key.
     """
     path = Path(path)
     if not path.is_dir():
@@ -44,6 +44,15 @@ def read_config(path: str | Path) -> DecoderConfig:
             f"{path}: no such directory; download the model first: hf download NAME --local-dir DIR"
         )
     return families.from_json(directory.read_json(path / directory.CONFIG))
+
+
+def inspect(path: str | Path) -> DecoderConfig:
+    """As `read_config`, after a look at the headers of the weights: `load` will find them whole.
+
+    Raises:
+        CheckpointFormatError: as `load` does.
+    """
+    return _read_headers(Path(path))[0]
 
 
 def load(
@@ -61,28 +70,25 @@ def load(
     stacked parameter at a time): host memory holds that one beside what stays on the host.
 
     Args:
-      path: directory with config.json and model.safetensors, or model.safetensors.index.json and
-        its shards.
-      dtype: storage dtype of the parameters; None keeps the checkpoint's. Training wants float32.
-      compute_dtype: dtype of the matmuls.
-      sharding: (path as "a/b/c", shape) -> where the parameter lives; None, or a function that
-        returns None, means the default device.
-      scan_layers: stack the layers and run them with lax.scan.
-      remat: recompute each layer in the backward pass.
+        path: directory with config.json and model.safetensors, or model.safetensors.index.json and
+            its shards.
+        dtype: storage dtype of the parameters; None keeps the checkpoint's. Training wants float32.
+        compute_dtype: dtype of the matmuls.
+        sharding: (path as "a/b/c", shape) -> where the parameter lives; None, or a function that
+            returns None, means the default device.
+        scan_layers: stack the layers and run them with lax.scan.
+        remat: recompute each layer in the backward pass.
 
     Returns:
-      The config, and params as nested dicts of jax.Array.
+        The config, and params as nested dicts of jax.Array.
 
     Raises:
-      CheckpointFormatError: a file is missing, unreadable or truncated; the model is of a kind
-        that is not supported; a tensor is missing, unexpected, or of another shape.
+        CheckpointFormatError: a file is missing, unreadable or truncated; the model is of a kind
+            that is not supported; a tensor is missing, unexpected, or of another shape.
     """
     path = Path(path)
-    config = read_config(path)
-    stored = directory.tensors(path)
+    config, stored = _read_headers(path)
     plain = leaves(config)
-    _check_names_and_shapes(path, plain, stored)
-    _check_tied(path, config, stored)
     param_dtype: Any = dtype or _common_dtype(path, plain, stored)
     config = dataclasses.replace(
         config,
@@ -120,27 +126,27 @@ def save(
     On several hosts every process calls it and process 0 writes.
 
     Args:
-      out: the directory. One that exists is replaced where it is empty or holds nothing but a
-        checkpoint's files, its tokenizer and its parity report.
-      config: of the model; the family follows from its parts.
-      params: of `Decoder(config)`, on any devices; gathered one parameter at a time.
-      like: a checkpoint directory: keys of its config.json that the model does not determine
-        (token ids, initializer_range, ...) and its generation_config.json are carried over.
-      tokenizer_from: a directory whose tokenizer files are copied.
-      dtype: of the tensors; None keeps that of the params.
-      max_shard_bytes: files grow to this many bytes of tensors.
-      overwrite: replace the directory whatever it holds.
-      bos_token_id: written to config.json; as are the next two.
-      eos_token_id: one id, or several.
-      pad_token_id: one id.
+        out: the directory. One that exists is replaced where it is empty or holds nothing but a
+            checkpoint's files, its tokenizer and its parity report.
+        config: of the model; the family follows from its parts.
+        params: of `Decoder(config)`, on any devices; gathered one parameter at a time.
+        like: a checkpoint directory: keys of its config.json that the model does not determine
+            (token ids, initializer_range, ...) and its generation_config.json are carried over.
+        tokenizer_from: a directory whose tokenizer files are copied.
+        dtype: of the tensors; None keeps that of the params.
+        max_shard_bytes: files grow to this many bytes of tensors.
+        overwrite: replace the directory whatever it holds.
+        bos_token_id: written to config.json; as are the next two.
+        eos_token_id: one id, or several.
+        pad_token_id: one id.
 
     Returns:
-      The directory.
+        The directory.
 
     Raises:
-      CheckpointFormatError: no family has this model, the params are not this config's, `like` is
-        of another family, or `tokenizer_from` has no tokenizer.
-      FileExistsError: `out` holds other files and `overwrite` is not given.
+        CheckpointFormatError: no family has this model, the params are not this config's, `like` is
+            of another family, or `tokenizer_from` has no tokenizer.
+        FileExistsError: `out` holds other files and `overwrite` is not given.
     """
     out = Path(out).absolute()
     directory.check_replaceable(out, overwrite)
@@ -179,6 +185,13 @@ def save(
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"hf.save {out}")
     return out
+
+
+def _read_headers(path: Path) -> tuple[DecoderConfig, Mapping[str, Stored]]:
+    config, stored = read_config(path), directory.tensors(path)
+    _check_names_and_shapes(path, leaves(config), stored)
+    _check_tied(path, config, stored)
+    return config, stored
 
 
 def _write_shards(

@@ -48,11 +48,11 @@ class Leaf:
     """One parameter array and the checkpoint tensors that make it up.
 
     Attributes:
-      path: in params, joined by "/".
-      shape: of the array; with a leading axis over layers where they are stacked.
-      names: of the tensors, one per layer where layers are stacked, otherwise one.
-      stacked: whether the leading axis runs over `names`.
-      transposed: whether the checkpoint has a tensor's two axes in the other order.
+        path: in params, joined by "/".
+        shape: of the array; with a leading axis over layers where they are stacked.
+        names: of the tensors, one per layer where layers are stacked, otherwise one.
+        stacked: whether the leading axis runs over `names`.
+        transposed: whether the checkpoint has a tensor's two axes in the other order.
     """
 
     path: str

@@ -46,8 +46,8 @@ def read(data: Mapping[str, Any]) -> Rope:
     """Rotary frequencies of a config.json; where both spellings are there, as transformers 5 reads.
 
     Raises:
-      CheckpointFormatError: a rule other than default, linear, llama3 and yarn; a key that the
-        rule needs is missing; or frequencies on a part of the head only.
+        CheckpointFormatError: a rule other than default, linear, llama3 and yarn; a key that the
+            rule needs is missing; or frequencies on a part of the head only.
     """
     values = dict(data.get("rope_scaling") or data.get("rope_parameters") or {})
     rule = values.get("rope_type", values.get("type", "default"))

@@ -35,10 +35,10 @@ class Stored:
     """Where a tensor lies.
 
     Attributes:
-      file: the safetensors file.
-      dtype: its name in the header, such as "BF16".
-      shape: as stored.
-      offset: of its first byte in the file.
+        file: the safetensors file.
+        dtype: its name in the header, such as "BF16".
+        shape: as stored.
+        offset: of its first byte in the file.
     """
 
     file: Path
@@ -50,7 +50,7 @@ class Stored:
         """The tensor as a read-only view of the file; copy what should outlive it.
 
         Raises:
-          CheckpointFormatError: a dtype other than float32, bfloat16 and float16.
+            CheckpointFormatError: a dtype other than float32, bfloat16 and float16.
         """
         if self.dtype not in DTYPES:
             raise CheckpointFormatError(
@@ -63,7 +63,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     """Tensors of one file by name.
 
     Raises:
-      CheckpointFormatError: no such file, an unreadable header, or fewer bytes than it promises.
+        CheckpointFormatError: no such file, an unreadable header, or fewer bytes than it promises.
     """
     if not file.is_file():
         raise CheckpointFormatError(f"{file}: no such file")
@@ -103,10 +103,10 @@ def write(
     """Write one file.
 
     Args:
-      file: to write.
-      tensors: name to dtype and shape, in file order, wider dtypes first: readers expect each
-        tensor to be aligned to its own dtype.
-      values: their values in the same order; each is consumed before the next is asked for.
+        file: to write.
+        tensors: name to dtype and shape, in file order, wider dtypes first: readers expect each
+            tensor to be aligned to its own dtype.
+        values: their values in the same order; each is consumed before the next is asked for.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

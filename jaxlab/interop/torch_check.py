@@ -30,20 +30,20 @@ def compare(
     Both run in float32 on what is stored: transformers on the CPU, the decoder where params are.
 
     Args:
-      hf_dir: checkpoint directory, as `hf.save` writes it.
-      config: of the decoder.
-      params: of the decoder.
-      prompts: token ids; rows may differ in length, each has at least one token.
-      max_difference: largest absolute difference of a logit that passes.
+        hf_dir: checkpoint directory, as `hf.save` writes it.
+        config: of the decoder.
+        params: of the decoder.
+        prompts: token ids; rows may differ in length, each has at least one token.
+        max_difference: largest absolute difference of a logit that passes.
 
     Returns:
-      What `parity.json` in `hf_dir` then holds: max_abs_difference, mean_abs_difference,
-      argmax_agreement (share of positions where both models' likeliest token is the same),
-      positions, max_difference, passed, and versions.
+        What `parity.json` in `hf_dir` then holds: max_abs_difference, mean_abs_difference,
+        argmax_agreement (share of positions where both models' likeliest token is the same),
+        positions, max_difference, passed, and versions.
 
     Raises:
-      ImportError: torch or transformers is not installed.
-      ValueError: no prompts, an empty one, or a token outside the vocabulary.
+        ImportError: torch or transformers is not installed.
+        ValueError: no prompts, an empty one, or a token outside the vocabulary.
     """
     try:
         import torch

@@ -33,27 +33,27 @@ class DecoderConfig:
     """Sizes and switches of a decoder.
 
     Attributes:
-      vocab_size: V, rows of the embedding table.
-      hidden_size: d, width of the residual stream.
-      intermediate_size: width inside the feed-forward layer.
-      num_layers: L.
-      num_heads: H, query heads.
-      num_kv_heads: KV, key and value heads; divides H.
-      head_dim: D; None means d / H.
-      pattern: mixers of consecutive layers, repeated down the stack.
-      rope: rotary frequencies.
-      norm_eps: of every RMSNorm.
-      qkv_bias: whether query, key and value projections have biases (Qwen2).
-      output_bias: whether the attention's output projection has one.
-      mlp_bias: whether the feed-forward layers have biases.
-      qk_norm: RMSNorm on each query and key head (Qwen3).
-      tie_embeddings: whether the embedding table is also the unembedding matrix.
-      max_position: context length in tokens; prompts and completions must fit.
-      dtype: compute dtype of the matmuls; logits, softmax and norms are float32.
-      param_dtype: storage dtype.
-      scan_layers: store the layers stacked and run them with lax.scan: compile time does not grow
-        with depth.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
+        vocab_size: V, rows of the embedding table.
+        hidden_size: d, width of the residual stream.
+        intermediate_size: width inside the feed-forward layer.
+        num_layers: L.
+        num_heads: H, query heads.
+        num_kv_heads: KV, key and value heads; divides H.
+        head_dim: D; None means d / H.
+        pattern: mixers of consecutive layers, repeated down the stack.
+        rope: rotary frequencies.
+        norm_eps: of every RMSNorm.
+        qkv_bias: whether query, key and value projections have biases (Qwen2).
+        output_bias: whether the attention's output projection has one.
+        mlp_bias: whether the feed-forward layers have biases.
+        qk_norm: RMSNorm on each query and key head (Qwen3).
+        tie_embeddings: whether the embedding table is also the unembedding matrix.
+        max_position: context length in tokens; prompts and completions must fit.
+        dtype: compute dtype of the matmuls; logits, softmax and norms are float32.
+        param_dtype: storage dtype.
+        scan_layers: store the layers stacked and run them with lax.scan: compile time does not grow
+            with depth.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
     vocab_size: int
@@ -101,8 +101,8 @@ class Cache(NamedTuple):
     """What decoding carries from token to token.
 
     Attributes:
-      layers: each layer's own cache, in order.
-      span: where the next token goes: the slot, and each row's first slot.
+        layers: each layer's own cache, in order.
+        span: where the next token goes: the slot, and each row's first slot.
     """
 
     layers: tuple[Any, ...]
@@ -148,9 +148,9 @@ class Decoder(nn.Module):
         """Final normed hidden states [B, T, d], which the unembedding matrix turns into logits.
 
         Args:
-          tokens: int32 [B, T].
-          positions: int32 [B, T]; None means 0, 1, 2, ... in every row.
-          segment_ids: int32 [B, T] for packed or padded rows: tokens attend within their segment.
+            tokens: int32 [B, T].
+            positions: int32 [B, T]; None means 0, 1, 2, ... in every row.
+            segment_ids: int32 [B, T] for packed or padded rows: tokens attend within their segment.
         """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -173,12 +173,12 @@ class Decoder(nn.Module):
         """Read left-padded prompts and prepare decoding.
 
         Args:
-          tokens: int32 [B, T], each row's last `lengths[b]` columns are its prompt.
-          lengths: int32 [B], at least 1.
-          cache_length: slots of the cache, at least T.
+            tokens: int32 [B, T], each row's last `lengths[b]` columns are its prompt.
+            lengths: int32 [B], at least 1.
+            cache_length: slots of the cache, at least T.
 
         Returns:
-          Hidden state of each prompt's last token [B, d], and the cache.
+            Hidden state of each prompt's last token [B, d], and the cache.
         """
         start = tokens.shape[1] - lengths
         positions, segment_ids = left_padded(tokens.shape[1], lengths)

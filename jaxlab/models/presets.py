@@ -110,7 +110,7 @@ def decoder(name: str, **overrides: Any) -> DecoderConfig:
     With another hidden_size or num_heads, a head_dim that was hidden_size / num_heads stays so.
 
     Raises:
-      ValueError: no such name, or no such field; the message lists the nearest.
+        ValueError: no such name, or no such field; the message lists the nearest.
     """
     if name not in DECODERS:
         raise ValueError(f"no decoder preset {name!r}; {_nearest(name, list(DECODERS))}")

@@ -17,8 +17,8 @@ class KVCache(NamedTuple):
     """Keys and values of the tokens so far, head-major: decoding reads each head's run at once.
 
     Attributes:
-      key: [B, KV, S, D], rotated.
-      value: [B, KV, S, D].
+        key: [B, KV, S, D], rotated.
+        value: [B, KV, S, D].
     """
 
     key: jax.Array
@@ -29,8 +29,8 @@ class Span(NamedTuple):
     """Where the tokens of one cached step stand.
 
     Attributes:
-      slot: int32 scalar, the cache slot that this step writes (the same for every row).
-      start: int32 [B], the first slot of each row that holds a token: rows are left-padded.
+        slot: int32 scalar, the cache slot that this step writes (the same for every row).
+        start: int32 [B], the first slot of each row that holds a token: rows are left-padded.
     """
 
     slot: jax.Array
@@ -43,14 +43,14 @@ def causal_attention(
     """Softmax attention of each position to itself and the past of its own segment.
 
     Args:
-      query: [B, T, H, D].
-      key: [B, T, KV, D], H a multiple of KV: query heads come in groups of H / KV.
-      value: [B, T, KV, D].
-      segment_ids: int32 [B, T]; tokens attend within their segment. Padding is a segment like
-        any other, so that its rows stay finite.
+        query: [B, T, H, D].
+        key: [B, T, KV, D], H a multiple of KV: query heads come in groups of H / KV.
+        value: [B, T, KV, D].
+        segment_ids: int32 [B, T]; tokens attend within their segment. Padding is a segment like
+            any other, so that its rows stay finite.
 
     Returns:
-      [B, T, H, D] in query's dtype; scores and softmax are float32.
+        [B, T, H, D] in query's dtype; scores and softmax are float32.
     """
     batch, length, heads, dim = query.shape
     kv_heads = key.shape[2]
@@ -77,12 +77,12 @@ def cached_attention(query: jax.Array, cache: KVCache, span: Span) -> jax.Array:
     """Softmax attention of one new token to the cache, which already holds it.
 
     Args:
-      query: [B, 1, H, D].
-      cache: keys and values [B, KV, S, D].
-      span: slots from `start` to `slot` count.
+        query: [B, 1, H, D].
+        cache: keys and values [B, KV, S, D].
+        span: slots from `start` to `slot` count.
 
     Returns:
-      [B, 1, H, D].
+        [B, 1, H, D].
     """
     batch, _, heads, dim = query.shape
     kv_heads, length = cache.key.shape[1:3]

@@ -13,11 +13,11 @@ class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      mixer: a module with `__call__(x, positions, segment_ids)`, `prefill` and `step` as
-        `jaxlab.nn.attention.Attention` has them; its cache is its own affair.
-      mlp: a module [B, T, d] -> [B, T, d].
-      norm_eps: of both norms.
-      param_dtype: of both norms' scales.
+        mixer: a module with `__call__(x, positions, segment_ids)`, `prefill` and `step` as
+            `jaxlab.nn.attention.Attention` has them; its cache is its own affair.
+        mlp: a module [B, T, d] -> [B, T, d].
+        norm_eps: of both norms.
+        param_dtype: of both norms' scales.
     """
 
     mixer: Any

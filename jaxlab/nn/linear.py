@@ -10,11 +10,11 @@ class Linear(nn.Module):
     """y = x @ kernel (+ bias), with x [..., in] and y [..., features].
 
     Attributes:
-      features: size of the output axis.
-      use_bias: whether a bias [features] is added.
-      init_scale: multiplies the standard deviation 1 / sqrt(in) of the kernel's initialiser.
-      dtype: compute dtype; the kernel is cast to it.
-      param_dtype: storage dtype.
+        features: size of the output axis.
+        use_bias: whether a bias [features] is added.
+        init_scale: multiplies the standard deviation 1 / sqrt(in) of the kernel's initialiser.
+        dtype: compute dtype; the kernel is cast to it.
+        param_dtype: storage dtype.
     """
 
     features: int
@@ -67,12 +67,12 @@ def unembed(hidden: jax.Array, table: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Logits hidden @ table.T in float32, multiplied in `dtype`.
 
     Args:
-      hidden: [..., d].
-      table: [V, d].
-      dtype: dtype of the factors; sums are float32.
+        hidden: [..., d].
+        table: [V, d].
+        dtype: dtype of the factors; sums are float32.
 
     Returns:
-      float32 [..., V].
+        float32 [..., V].
     """
     flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
     logits = jnp.einsum("nd,vd->nv", flat, table.astype(dtype), preferred_element_type=jnp.float32)

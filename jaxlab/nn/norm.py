@@ -12,9 +12,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     Source: Zhang & Sennrich 2019, eq. 4, with eps inside the root.
 
     Args:
-      x: [..., d].
-      scale: [d].
-      eps: added to the mean square.
+        x: [..., d].
+        scale: [d].
+        eps: added to the mean square.
     """
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)

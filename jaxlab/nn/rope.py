@@ -14,18 +14,18 @@ class Rope:
     """Frequencies of a rotary embedding; field names as in HuggingFace's `rope_parameters`.
 
     Attributes:
-      theta: base of the geometric sequence of wavelengths.
-      rule: "default"; "linear" (Chen et al. 2023, positions divided by `factor`); "llama3"
-        (Llama 3.1: low frequencies divided by `factor`, a ramp between two wavelengths); "yarn"
-        (Peng et al. 2023, section 3.2: a ramp over dimensions, and a temperature on attention).
-      factor: ratio of the extended context to the original one.
-      original_max_position: context length before extension (llama3, yarn).
-      low_freq_factor, high_freq_factor: ends of the ramp (llama3).
-      beta_fast, beta_slow: rotations at the ends of the ramp (yarn).
-      attention_factor: multiplies cos and sin (yarn); None means 0.1 ln(factor) + 1, or the ratio
-        of the two mscale terms where they are given.
-      mscale, mscale_all_dim: DeepSeek's terms of the yarn attention factor.
-      truncate: whether the ends of yarn's ramp are rounded to whole dimensions.
+        theta: base of the geometric sequence of wavelengths.
+        rule: "default"; "linear" (Chen et al. 2023, positions divided by `factor`); "llama3"
+            (Llama 3.1: low frequencies divided by `factor`, a ramp between two wavelengths); "yarn"
+            (Peng et al. 2023, section 3.2: a ramp over dimensions, and a temperature on attention).
+        factor: ratio of the extended context to the original one.
+        original_max_position: context length before extension (llama3, yarn).
+        low_freq_factor, high_freq_factor: ends of the ramp (llama3).
+        beta_fast, beta_slow: rotations at the ends of the ramp (yarn).
+        attention_factor: multiplies cos and sin (yarn); None means 0.1 ln(factor) + 1, or the ratio
+            of the two mscale terms where they are given.
+        mscale, mscale_all_dim: DeepSeek's terms of the yarn attention factor.
+        truncate: whether the ends of yarn's ramp are rounded to whole dimensions.
     """
 
     theta: float = 10_000.0
@@ -46,7 +46,7 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[np.ndarray, float]:
     """Angular frequencies [head_dim // 2] in radians per position, and the factor on cos and sin.
 
     Raises:
-      ValueError: the rule needs `original_max_position` and it is None.
+        ValueError: the rule needs `original_max_position` and it is None.
     """
     # Released checkpoints were trained with float32 frequencies, rounded after each of the steps
     # that stand here and below. One that is off by a part in 10^7 turns a query at position 30,000
@@ -115,9 +115,9 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     Source: Su et al. 2021, eq. 34, in the half-split layout of Llama and Qwen checkpoints.
 
     Args:
-      x: [B, T, H, D].
-      cos: [B, T, 1, D // 2].
-      sin: [B, T, 1, D // 2].
+        x: [B, T, H, D].
+        cos: [B, T, 1, D // 2].
+        sin: [B, T, 1, D // 2].
     """
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxlab.data.batch import right_pad
@@ -115,7 +116,7 @@ def response_hidden(decoder: Decoder, params: Params, rollout: Rollout) -> jax.A
     """The decoder's hidden states [B, N, d] from which each completion token is predicted."""
     count = rollout.response.shape[1]
     positions, segment_ids = left_padded(rollout.tokens.shape[1], rollout.lengths + count)
-    hidden = decoder.apply(
+    hidden: Any = decoder.apply(
         {"params": params},
         rollout.tokens[:, :-1],
         positions[:, :-1],
@@ -128,10 +129,5 @@ def response_hidden(decoder: Decoder, params: Params, rollout: Rollout) -> jax.A
 def to_host(rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Completions int32 [B, N], their mask and `stopped`, as NumPy arrays in every process."""
     wanted = (rollout.response, rollout.mask, rollout.stopped)
-    if jax.process_count() > 1:
-        replicated = jax.sharding.NamedSharding(
-            rollout.tokens.sharding.mesh, jax.sharding.PartitionSpec()
-        )
-        wanted = jax.jit(lambda x: x, out_shardings=replicated)(wanted)
-    response, mask, stopped = jax.device_get(wanted)
+    response, mask, stopped = multihost_utils.process_allgather(wanted, tiled=True)
     return response, mask, stopped

@@ -67,7 +67,7 @@ class TextTask:
         """
         if example.target is None:
             raise ValueError("the task has no reference completions to train on")
-        return [*self.tokenizer.encode(example.target), self.tokenizer.eos_ids[0]]
+        return [*self.tokenizer.encode(example.target), self.tokenizer.eos_id]
 
     def texts(self, response: np.ndarray, mask: np.ndarray) -> list[str]:
         """Completions int [B, N] where mask bool [B, N] counts, as text without special tokens."""

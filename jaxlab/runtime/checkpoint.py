@@ -74,10 +74,10 @@ class Checkpointer:
         """Names the directory; nothing is read or written yet.
 
         Args:
-          directory: where the `<step>/` directories are.
-          keep: how many of the latest steps stay; None keeps all.
-          keep_every: steps that are a multiple of this stay as well.
-          async_save: `save` returns once the arrays are copied to host memory.
+            directory: where the `<step>/` directories are.
+            keep: how many of the latest steps stay; None keeps all.
+            keep_every: steps that are a multiple of this stay as well.
+            async_save: `save` returns once the arrays are copied to host memory.
         """
         if "://" in os.fspath(directory):
             raise CheckpointError(
@@ -110,16 +110,16 @@ class Checkpointer:
         """Saves a state; waits for the save before it, and not for this one if `async_save`.
 
         Args:
-          step: the name of the checkpoint; a step that is there already is left as it is.
-          state: any pytree of arrays. With several processes, global arrays; an array that is
-            local to a process counts as equal in all of them, and process 0's is taken.
-          extra: JSON-able facts kept beside it.
+            step: the name of the checkpoint; a step that is there already is left as it is.
+            state: any pytree of arrays. With several processes, global arrays; an array that is
+                local to a process counts as equal in all of them, and process 0's is taken.
+            extra: JSON-able facts kept beside it.
 
         Returns:
-          Whether a checkpoint was written.
+            Whether a checkpoint was written.
 
         Raises:
-          CheckpointError: a leaf cannot be saved.
+            CheckpointError: a leaf cannot be saved.
         """
         self.wait()
         step, facts = int(step), json.loads(json.dumps(dict(extra or {})))
@@ -161,17 +161,18 @@ class Checkpointer:
         before it is used. One that lost its manifest is used if it reads without error.
 
         Args:
-          example: the expected state; leaves are arrays or `jax.ShapeDtypeStruct`. Those with a
-            sharding are restored to it, whatever mesh wrote the checkpoint; numpy leaves and
-            leaves without one become host arrays and default-device arrays.
-          step: this step and no other.
+            example: the expected state; leaves are arrays or `jax.ShapeDtypeStruct`. Those with a
+                sharding are restored to it, whatever mesh wrote the checkpoint; numpy leaves and
+                leaves without one become host arrays and default-device arrays.
+            step: this step and no other.
 
         Returns:
-          The restored state, or None if the directory holds no checkpoint.
+            The restored state, or None if the directory holds no checkpoint.
 
         Raises:
-          CheckpointError: no checkpoint is good (all are named, with the reasons), the step asked
-            for is not, or a checkpoint does not fit `example` (the first differing path is named).
+            CheckpointError: no checkpoint is good (all are named, with the reasons), the step asked
+                for is not, or a checkpoint does not fit `example` (the first differing path is
+                named).
         """
         self.wait()
 
@@ -199,16 +200,17 @@ class Checkpointer:
         """Restores the params alone, of a structure that need not be known; changes no file.
 
         Args:
-          step: this step; None takes the newest good one.
-          shardings: None gives numpy arrays. Otherwise one `Sharding` for all, a tree of them, or
-            a function from the abstract params to such a tree (for example one calling `infer`).
-          dtype: converts the floating-point params.
+            step: this step; None takes the newest good one.
+            shardings: None gives numpy arrays. Otherwise one `Sharding` for all, a tree of them, or
+                a function from the abstract params to such a tree (for example one calling
+                `infer`).
+            dtype: converts the floating-point params.
 
         Returns:
-          Nested dicts of arrays.
+            Nested dicts of arrays.
 
         Raises:
-          CheckpointError: there is no good checkpoint, or it holds no `params`.
+            CheckpointError: there is no good checkpoint, or it holds no `params`.
         """
         self.wait()
 

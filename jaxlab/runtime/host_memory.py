@@ -24,7 +24,7 @@ def keep_freed() -> bool:
     Call it before jax's backend starts: arenas that threads have made by then are kept.
 
     Returns:
-      Whether anything was done: only glibc has these switches.
+        Whether anything was done: only glibc has these switches.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -22,12 +22,12 @@ def start(multihost: str | Mapping[str, Any] = "none") -> None:
     """Joins the processes of one run; call it before anything touches a device.
 
     Args:
-      multihost: "none": a single process (nothing happens). "auto": ask the cluster (TPU, SLURM,
-        Kubernetes). "env": read JAXLAB_COORDINATOR (host:port), JAXLAB_NUM_PROCESSES and
-        JAXLAB_PROCESS_ID. A mapping gives coordinator, num_processes and process_id directly.
+        multihost: "none": a single process (nothing happens). "auto": ask the cluster (TPU, SLURM,
+            Kubernetes). "env": read JAXLAB_COORDINATOR (host:port), JAXLAB_NUM_PROCESSES and
+            JAXLAB_PROCESS_ID. A mapping gives coordinator, num_processes and process_id directly.
 
     Raises:
-      ValueError: an unknown mode, or a variable that is absent or not a number.
+        ValueError: an unknown mode, or a variable that is absent or not a number.
     """
     if multihost == "none" or jax.distributed.is_initialized():
         return
@@ -62,13 +62,13 @@ def make_mesh(
     """Lays the devices out as a mesh.
 
     Args:
-      shape: axis name -> size, in order, for example {"data": -1, "model": 4}. At most one size
-        may be -1: it takes the devices that are left.
-      axis_type: who propagates shardings: the compiler ("auto") or the types ("explicit").
-      devices: the devices to use; all of the run when None.
+        shape: axis name -> size, in order, for example {"data": -1, "model": 4}. At most one size
+            may be -1: it takes the devices that are left.
+        axis_type: who propagates shardings: the compiler ("auto") or the types ("explicit").
+        devices: the devices to use; all of the run when None.
 
     Raises:
-      ValueError: the shape does not use exactly the devices there are.
+        ValueError: the shape does not use exactly the devices there are.
     """
     types = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
     if axis_type not in types:
@@ -131,14 +131,14 @@ def host_batch_slice(
     """The rows of the global batch that this process has to make.
 
     Args:
-      global_batch: number of rows over all processes.
-      mesh: when given, the rows that this process's devices hold once the batch is sharded over
-        `axes`; processes that split only other axes then make the same rows. Without a mesh the
-        processes take equal parts in order.
-      axes: the mesh axes that shard the batch.
+        global_batch: number of rows over all processes.
+        mesh: when given, the rows that this process's devices hold once the batch is sharded over
+            `axes`; processes that split only other axes then make the same rows. Without a mesh the
+            processes take equal parts in order.
+        axes: the mesh axes that shard the batch.
 
     Raises:
-      ValueError: the batch does not divide evenly, or this process's rows are not contiguous.
+        ValueError: the batch does not divide evenly, or this process's rows are not contiguous.
     """
     if mesh is None:
         count = jax.process_count()
@@ -169,13 +169,13 @@ def put_global(tree: Any, mesh: Mesh, spec: Sequence | PartitionSpec = ("data",)
     """Makes global arrays from the rows that each process holds.
 
     Args:
-      tree: pytree of host arrays: this process's rows (see `host_batch_slice`).
-      mesh: where the arrays go.
-      spec: the partition of the leading dimensions, for example ("data",); scalars and missing
-        dimensions are replicated.
+        tree: pytree of host arrays: this process's rows (see `host_batch_slice`).
+        mesh: where the arrays go.
+        spec: the partition of the leading dimensions, for example ("data",); scalars and missing
+            dimensions are replicated.
 
     Returns:
-      The same tree of `jax.Array`, whose leading dimension counts all processes' rows.
+        The same tree of `jax.Array`, whose leading dimension counts all processes' rows.
     """
 
     def put(leaf):

@@ -22,8 +22,8 @@ class Mean:
     """A mean whose sum and weight stay apart until the end, so that parts merge exactly.
 
     Attributes:
-      sum: weighted sum of the values, float32 scalar.
-      weight: sum of the weights, float32 scalar.
+        sum: weighted sum of the values, float32 scalar.
+        weight: sum of the weights, float32 scalar.
     """
 
     sum: Any
@@ -68,12 +68,12 @@ class MetricsWriter:
         """Opens the file, without what a killed run left of its last line.
 
         Args:
-          workdir: the work directory; made if absent.
-          tensorboard: also write event files to `<workdir>/tensorboard`.
-          wandb: also log to Weights & Biases; the arguments of `wandb.init`.
+            workdir: the work directory; made if absent.
+            tensorboard: also write event files to `<workdir>/tensorboard`.
+            wandb: also log to Weights & Biases; the arguments of `wandb.init`.
 
         Raises:
-          ImportError: `wandb` is asked for and not installed.
+            ImportError: `wandb` is asked for and not installed.
         """
         self._file: TextIO | None = None
         self._tensorboard: Any = None
@@ -87,7 +87,7 @@ class MetricsWriter:
         self._events = workdir / "tensorboard" if tensorboard else None
         if wandb is not None:
             self._wandb = _import_wandb().init(**{"dir": str(workdir), **wandb})
-        _keep_rows(self._path, lambda step: True)
+        keep_rows(self._path, lambda step: True)
         self._file = self._path.open("a")
 
     def __enter__(self) -> "MetricsWriter":
@@ -100,8 +100,8 @@ class MetricsWriter:
         """Appends one row and flushes it.
 
         Args:
-          step: the row's step.
-          metrics: scalars by name: numbers, or arrays with one element (which are waited for).
+            step: the row's step.
+            metrics: scalars by name: numbers, or arrays with one element (which are waited for).
         """
         if self._file is None:
             return
@@ -125,7 +125,7 @@ class MetricsWriter:
         if self._file is None:
             return
         self._file.close()
-        _keep_rows(self._path, lambda row_step: row_step <= step)
+        keep_rows(self._path, lambda row_step: row_step <= step)
         self._file = self._path.open("a")
         self._purge_step = step + 1
 
@@ -167,10 +167,10 @@ class Progress:
         """Starts the clock.
 
         Args:
-          total: the last step.
-          stream: where to print; stderr when None.
-          every: seconds between lines where the stream is no terminal.
-          clock: seconds, for tests.
+            total: the last step.
+            stream: where to print; stderr when None.
+            every: seconds between lines where the stream is no terminal.
+            clock: seconds, for tests.
         """
         self._total, self._clock = total, clock
         self._stream = sys.stderr if stream is None else stream
@@ -185,9 +185,9 @@ class Progress:
         """Tells that `step` is done.
 
         Args:
-          step: number of steps done so far.
-          metrics: the scalars to show.
-          tokens: tokens processed since the update before this one.
+            step: number of steps done so far.
+            metrics: the scalars to show.
+            tokens: tokens processed since the update before this one.
         """
         if not mesh.is_main():
             return
@@ -224,8 +224,11 @@ class Progress:
         return " | ".join(parts)
 
 
-def _keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
-    """Rewrites the file with the whole rows whose step is wanted; atomic, and idle if all are."""
+def keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
+    """Rewrites a jsonl file with the whole rows whose step is wanted.
+
+    Atomic, and idle if all are wanted or there is no such file.
+    """
     if not path.exists():
         return
     old = path.read_bytes()

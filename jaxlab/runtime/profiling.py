@@ -26,9 +26,9 @@ class StepTimer:
         """Starts the clock.
 
         Args:
-          warmup: how many of the first intervals to leave out.
-          window: how many of the last intervals `seconds` looks at.
-          clock: seconds, for tests.
+            warmup: how many of the first intervals to leave out.
+            window: how many of the last intervals `seconds` looks at.
+            clock: seconds, for tests.
         """
         self._skip, self._clock = warmup, clock
         self._intervals: collections.deque[float] = collections.deque(maxlen=window)
@@ -99,13 +99,13 @@ def decoder_flops(
     arXiv:2204.02311, appendix B), which counts the full square and not its causal half.
 
     Args:
-      params: N, the parameters that each token is multiplied with: without the input embedding,
-        and of the experts only the active ones.
-      tokens: number of tokens.
-      backward: count the backward pass too.
-      layers: number of attention layers.
-      attention_dim: heads x head size.
-      context: the sequence length.
+        params: N, the parameters that each token is multiplied with: without the input embedding,
+            and of the experts only the active ones.
+        tokens: number of tokens.
+        backward: count the backward pass too.
+        layers: number of attention layers.
+        attention_dim: heads x head size.
+        context: the sequence length.
     """
     forward = 2.0 * params + 4.0 * layers * attention_dim * context
     return (3.0 if backward else 1.0) * forward * tokens

@@ -33,17 +33,18 @@ def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = Fa
     (counters, coefficients, factored moments) is replicated.
 
     Args:
-      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
-      rules: (regex, partition) pairs, for example (("mlp/up/kernel", (None, "model")), (".*", ())).
-      mesh: the mesh whose axes the partitions name.
-      fallback_replicated: leave a dimension unsharded where the mesh axis does not divide it.
+        tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+        rules: (regex, partition) pairs, for example (("mlp/up/kernel", (None, "model")), (".*",
+            ())).
+        mesh: the mesh whose axes the partitions name.
+        fallback_replicated: leave a dimension unsharded where the mesh axis does not divide it.
 
     Returns:
-      The same tree of `NamedSharding`.
+        The same tree of `NamedSharding`.
 
     Raises:
-      ValueError: no rule matches a leaf, a partition has more entries than the leaf has
-        dimensions, or an axis does not divide its dimension.
+        ValueError: no rule matches a leaf, a partition has more entries than the leaf has
+            dimensions, or an axis does not divide its dimension.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     paths = [leaf_path(path) for path, _ in leaves]
@@ -94,11 +95,11 @@ def shard_call(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
     mesh argument. Inside another `shard_call`, it is `f` as well.
 
     Args:
-      f: function of arrays that is local to a shard.
-      in_specs: one partition for each argument: a tuple such as ("data", None, "model") or a
-        `PartitionSpec`; it holds for every array of an argument that is a tree.
-      out_specs: the partition of the result; a list of them, or a tuple of `PartitionSpec`, if `f`
-        returns a tuple.
+        f: function of arrays that is local to a shard.
+        in_specs: one partition for each argument: a tuple such as ("data", None, "model") or a
+            `PartitionSpec`; it holds for every array of an argument that is a tree.
+        out_specs: the partition of the result; a list of them, or a tuple of `PartitionSpec`, if
+            `f` returns a tuple.
     """
 
     def call(*args):

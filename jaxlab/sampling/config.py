@@ -13,20 +13,20 @@ class SamplingConfig:
     top-k left), then by min-p; tokens that tie with the last one kept are kept.
 
     Attributes:
-      max_new_tokens: N, the most tokens that one completion holds, its stop token included.
-      temperature: divides the logits; 0 takes the most likely token (greedy).
-      top_k: keep the k most likely tokens (Fan et al. 2018).
-      top_p: keep the smallest set of most likely tokens whose probability reaches top_p (nucleus
-        sampling, Holtzman et al. 2020); 1 keeps all.
-      min_p: keep the tokens at least min_p times as likely as the most likely one (Nguyen et al.
-        2024); 0 keeps all.
-      stop_ids: token ids that end a completion.
-      pad_id: what stands behind a completion's end in the output.
-      num_samples: completions per prompt; the prompt is read once.
-      prompt_multiple: prompts are padded to the next multiple of this many columns, so that few
-        widths are ever compiled; None pads to the next power of two, at least 16.
-      cache_dtype: storage dtype of cached keys and values; None means the model's compute dtype.
-        "bfloat16" under a float32 model moves log-probabilities by up to some 1e-2.
+        max_new_tokens: N, the most tokens that one completion holds, its stop token included.
+        temperature: divides the logits; 0 takes the most likely token (greedy).
+        top_k: keep the k most likely tokens (Fan et al. 2018).
+        top_p: keep the smallest set of most likely tokens whose probability reaches top_p (nucleus
+            sampling, Holtzman et al. 2020); 1 keeps all.
+        min_p: keep the tokens at least min_p times as likely as the most likely one (Nguyen et al.
+            2024); 0 keeps all.
+        stop_ids: token ids that end a completion.
+        pad_id: what stands behind a completion's end in the output.
+        num_samples: completions per prompt; the prompt is read once.
+        prompt_multiple: prompts are padded to the next multiple of this many columns, so that few
+            widths are ever compiled; None pads to the next power of two, at least 16.
+        cache_dtype: storage dtype of cached keys and values; None means the model's compute dtype.
+            "bfloat16" under a float32 model moves log-probabilities by up to some 1e-2.
     """
 
     max_new_tokens: int
@@ -44,7 +44,7 @@ class SamplingConfig:
         """Refuse what no distribution can mean.
 
         Raises:
-          ValueError: a value is out of range; the message names it.
+            ValueError: a value is out of range; the message names it.
         """
         object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
         for name in ("max_new_tokens", "num_samples", "top_k", "prompt_multiple"):

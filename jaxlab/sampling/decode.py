@@ -18,16 +18,16 @@ class Completions(NamedTuple):
     """Completions of B prompts, num_samples for each: row b * num_samples + j is sample j of b.
 
     Attributes:
-      tokens: int32 [R, N] with R = B * num_samples; the stop token is part of a completion, and
-        pad_id stands behind it.
-      logprobs: float32 [R, N], of each token under softmax(logits / temperature), untruncated:
-        what a forward pass over the same tokens computes. Temperature 1 when greedy. 0 behind the
-        end.
-      sampling_logprobs: float32 [R, N], under the truncated distribution that was sampled from; 0
-        when greedy, and behind the end.
-      lengths: int32 [R], tokens of each completion, its stop token included.
-      stopped: bool [R], whether it ended in a stop token; False means cut off at N tokens.
-      steps: int32 scalar, columns computed before every row had stopped.
+        tokens: int32 [R, N] with R = B * num_samples; the stop token is part of a completion, and
+            pad_id stands behind it.
+        logprobs: float32 [R, N], of each token under softmax(logits / temperature), untruncated:
+            what a forward pass over the same tokens computes. Temperature 1 when greedy. 0 behind
+            the end.
+        sampling_logprobs: float32 [R, N], under the truncated distribution that was sampled from; 0
+            when greedy, and behind the end.
+        lengths: int32 [R], tokens of each completion, its stop token included.
+        stopped: bool [R], whether it ended in a stop token; False means cut off at N tokens.
+        steps: int32 scalar, columns computed before every row had stopped.
     """
 
     tokens: jax.Array
@@ -55,18 +55,18 @@ def generate(
     vmap.) Rows whose logits are not finite go on with token 0 and log-probability NaN.
 
     Args:
-      model: the decoder; scanned layers are taken apart inside.
-      params: its parameters, without the "params" level.
-      prompts: int [B, P], each row's prompt in its first columns; what stands behind is ignored.
-      prompt_lengths: int [B], from 1 to P.
-      key: one key, of which row b uses fold_in(key, b); or keys [B], one for each row, of which
-        sample j uses fold_in(key, j); or keys [B, num_samples], used as they are.
-      sampling: what to sample, and when to stop.
+        model: the decoder; scanned layers are taken apart inside.
+        params: its parameters, without the "params" level.
+        prompts: int [B, P], each row's prompt in its first columns; what stands behind is ignored.
+        prompt_lengths: int [B], from 1 to P.
+        key: one key, of which row b uses fold_in(key, b); or keys [B], one for each row, of which
+            sample j uses fold_in(key, j); or keys [B, num_samples], used as they are.
+        sampling: what to sample, and when to stop.
 
     Raises:
-      ValueError: shapes disagree, a length or token id is out of range, or prompt and completion
-        exceed the model's max_position. Lengths of arrays that this process cannot read, and ids
-        of jax arrays, are not checked.
+        ValueError: shapes disagree, a length or token id is out of range, or prompt and completion
+            exceed the model's max_position. Lengths of arrays that this process cannot read, and
+            ids of jax arrays, are not checked.
     """
     tokens, lengths = _as_array(prompts), _as_array(prompt_lengths)
     _check(model, tokens, lengths, sampling)

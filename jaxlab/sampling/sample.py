@@ -26,11 +26,11 @@ class Draw(NamedTuple):
     """One sampled token per row.
 
     Attributes:
-      tokens: int32 [B].
-      logprobs: float32 [B], under softmax(logits / temperature), before any truncation; greedy
-        draws at temperature 1.
-      sampling_logprobs: float32 [B], under the truncated and renormalised distribution that the
-        token came from; 0 for greedy draws.
+        tokens: int32 [B].
+        logprobs: float32 [B], under softmax(logits / temperature), before any truncation; greedy
+            draws at temperature 1.
+        sampling_logprobs: float32 [B], under the truncated and renormalised distribution that the
+            token came from; 0 for greedy draws.
     """
 
     tokens: jax.Array
@@ -45,9 +45,9 @@ def sample(logits: jax.Array, bits: jax.Array, config: SamplingConfig) -> Draw:
     with log-probabilities NaN, for the caller's non-finite check to see.
 
     Args:
-      logits: [B, V]; -inf marks tokens that must not be drawn.
-      bits: uint32 [B, 2], independent random words; unused when greedy.
-      config: temperature, top_k, top_p and min_p.
+        logits: [B, V]; -inf marks tokens that must not be drawn.
+        bits: uint32 [B, 2], independent random words; unused when greedy.
+        config: temperature, top_k, top_p and min_p.
     """
     logits = _padded(logits.astype(jnp.float32))
     if config.temperature == 0:
@@ -131,12 +131,12 @@ def _largest_threshold(
     second), and keeps all that tie with that weight.
 
     Args:
-      weights: float32 [B, V], in [0, 1].
-      measure: elementwise, 0 at 0.
-      goal: float32 [B].
+        weights: float32 [B, V], in [0, 1].
+        measure: elementwise, 0 at 0.
+        goal: float32 [B].
 
     Returns:
-      float32 [B].
+        float32 [B].
     """
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -157,11 +157,11 @@ def _invert_cdf(weights: jax.Array, bits: jax.Array) -> jax.Array:
     """Index i with probability weights[i] / sum(weights); never one whose weight is zero.
 
     Args:
-      weights: float32 [B, n], not negative; a row of zeros or NaN gives an arbitrary index < n.
-      bits: uint32 [B].
+        weights: float32 [B, n], not negative; a row of zeros or NaN gives an arbitrary index < n.
+        bits: uint32 [B].
 
     Returns:
-      int32 [B].
+        int32 [B].
     """
     # Fine near 0, where float32 is fine, and below 1, where the last positive weight may be tiny.
     uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import config as config_lib
 from jaxlab.credit import advantages
@@ -89,6 +90,19 @@ class Rollouts:
     source: Literal["student", "teacher"] = "student"
     updates: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse what no batch can be."""
+        for name in ("prompts", "samples", "max_new_tokens", "updates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        if (self.prompts * self.samples) % self.updates:
+            raise ValueError(
+                f"updates: {self.updates} does not divide the batch of {self.prompts} x "
+                f"{self.samples} completions"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
@@ -125,13 +139,19 @@ class Distill:
     title: str | None = None
     trainer: Literal["distill"] = "distill"
 
+    def __post_init__(self) -> None:
+        """Refuse an unknown loss, and one without the teacher that it needs."""
+        name, _, _ = _loss(self.loss)
+        if self.teacher is None and (name in METHODS or self.rollout.source == "teacher"):
+            raise config_lib.ConfigError(f"teacher: the loss {name} needs a teacher")
+
 
 class Scored(NamedTuple):
     """A batch of rollouts and all that the loss needs beside the student.
 
     Attributes:
         rollout: B rows.
-        teacher_hidden: [B, N, d_teacher], or None without a teacher.
+        teacher_hidden: [B, N, d_teacher], or None where the loss compares with no teacher.
         old_logp: float32 [B, N] of the trainer's own forward pass before the first update; None
             with one update per batch, where the current policy is that one.
         advantages: float32 [B], from rewards; None where the loss wants none.
@@ -167,7 +187,8 @@ class _Run:
         # Tables may be padded beyond the tokenizer's words, each model's differently.
         sizes = [model.config.vocab_size for model in (self.student, self.teacher) if model]
         self.vocab_size = min(sizes)
-        _check(config, self.student)
+        _check_context(config, self.student)
+        host_batch_slice(config.rollout.prompts, self.mesh)
         updates = config.train.steps * config.rollout.updates
         self.optimizer = optim.make(config.optim, updates)
         self.rate = optim.schedule(config.optim, updates)
@@ -192,8 +213,11 @@ class _Run:
             self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
         )
         self.score = jax.jit(self._score)
-        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(self.shardings, None))
-        self.diagnose = jax.jit(self._diagnose)
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.update = jax.jit(
+            self._update, donate_argnums=0, out_shardings=(self.shardings, everywhere)
+        )
+        self.diagnose = jax.jit(self._diagnose, out_shardings=everywhere)
 
     def program(self) -> Program:
         show = ("loss", "reward", "kl_reverse")
@@ -202,8 +226,6 @@ class _Run:
     def _load_teacher(self, vocab_size: int) -> tuple[Decoder | None, Params | None]:
         spec = self.config.teacher
         if spec is None:
-            if self.name in METHODS or self.config.rollout.source == "teacher":
-                raise config_lib.ConfigError(f"teacher: the loss {self.name} needs a teacher")
             return None, None
         source = models.find(spec, "teacher", vocab_size=vocab_size, seed=self.config.seed)
         return Decoder(source.config), source.load(self.mesh, self.config.mesh.rules)
@@ -218,6 +240,7 @@ class _Run:
         rows = setup.training_rows(self.text, index, config.rollout.prompts, config.seed)
         prompts = [prompt for _, prompt in rows]
         author = self.teacher_params if config.rollout.source == "teacher" else current.params
+        assert author is not None
         rollout = self.policy(author, prompts, setup.step_key(config.seed, index))
         examples = [example for example, _ in rows for _ in range(config.rollout.samples)]
 
@@ -248,7 +271,8 @@ class _Run:
         if rewards is None:
             return None
         estimate = ADVANTAGES[self.loss_options.advantages]
-        flat = np.asarray(estimate(rewards.reshape(-1, self.config.rollout.samples))).reshape(-1)
+        groups = jnp.asarray(rewards).reshape(-1, self.config.rollout.samples)
+        flat = np.asarray(estimate(groups)).reshape(-1)
         return put_global(flat[host_batch_slice(len(flat), self.mesh)], self.mesh)
 
     def _score(
@@ -260,7 +284,9 @@ class _Run:
     ) -> Scored:
         """What is fixed while the student is updated on this batch."""
         teacher_hidden = None
-        if self.teacher is not None:
+        if self.name in METHODS:
+            assert self.teacher is not None
+            assert teacher_params is not None
             teacher_hidden = response_hidden(self.teacher, teacher_params, rollout)
         old_logp = None
         if self.config.rollout.updates > 1:
@@ -291,6 +317,7 @@ class _Run:
         hidden = response_hidden(self.student, params, rollout)
         if self.name in METHODS:
             assert teacher_params is not None
+            assert batch.teacher_hidden is not None
             return chunked_vocab.distill(
                 self.loss_options,
                 hidden,
@@ -309,6 +336,7 @@ class _Run:
             return chunked_vocab.cross_entropy(
                 hidden, unembedding(params), rollout.response, rollout.mask, agg=self.agg
             )
+        assert batch.advantages is not None
         logp, entropy = self._token_logp(hidden, params, rollout)
         loss, metrics = policy_gradient.policy_gradient(
             logp,
@@ -394,17 +422,12 @@ def _split(scored: Scored, parts: int) -> list[Scored]:
     ]
 
 
-def _check(config: Distill, decoder: Decoder) -> None:
-    """Refuse what would fail in the middle of a run."""
+def _check_context(config: Distill, decoder: Decoder) -> None:
+    """Refuse prompts and completions that would not fit."""
     needed = config.data.max_prompt + config.rollout.max_new_tokens
     if needed > decoder.config.max_position:
         raise config_lib.ConfigError(
             f"rollout.max_new_tokens: prompts of {config.data.max_prompt} and completions of "
             f"{config.rollout.max_new_tokens} tokens exceed the student's context of "
             f"{decoder.config.max_position}"
-        )
-    if (config.rollout.prompts * config.rollout.samples) % config.rollout.updates:
-        raise config_lib.ConfigError(
-            f"rollout.updates: {config.rollout.updates} does not divide the batch of "
-            f"{config.rollout.prompts} x {config.rollout.samples} completions"
         )

@@ -6,25 +6,34 @@ import pathlib
 import numpy as np
 
 from jaxlab.interop import hf, torch_check
-from jaxlab.models.decoder import unscan
+from jaxlab.interop.hf import DType
+from jaxlab.models.decoder import DecoderConfig, unscan
+from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.trainers import models
 
+# In float32, both models on the same stored numbers.
+MAX_DIFFERENCE = 2e-4
+
 logger = logging.getLogger(__name__)
+
+
+class ParityError(RuntimeError):
+    """The written model does not compute in PyTorch what it computes here."""
 
 
 def export(
     workdir: pathlib.Path,
     out: pathlib.Path,
     step: int | None = None,
-    dtype: str | None = None,
+    dtype: DType | None = None,
     check: bool = False,
 ) -> pathlib.Path:
     """Write the params of a checkpoint as safetensors, with config.json and tokenizer.
 
     Args:
         workdir: the run.
-        out: the new directory; an earlier export there is replaced.
+        out: the new directory; an earlier export there is replaced, anything else is refused.
         step: of the checkpoint; None is the newest good one.
         dtype: of the written tensors; None keeps the params' own.
         check: compare logits with PyTorch.
@@ -34,6 +43,8 @@ def export(
 
     Raises:
         ConfigError, CheckpointError: the directory holds no run, or no good checkpoint.
+        FileExistsError: `out` holds other files than a model's.
+        ParityError: PyTorch's logits differ.
     """
     config = models.read_run(workdir)
     with Checkpointer(workdir / "checkpoints") as checkpointer:
@@ -41,9 +52,18 @@ def export(
     config, params = unscan(config, params)
     described = workdir / "model"
     like = described if (described / "config.json").exists() else None
-    hf.save(out, config, params, dtype=dtype, like=like, tokenizer_from=described, overwrite=True)
-    if check:
-        prompts = np.random.default_rng(0).integers(0, config.vocab_size, (2, 16))
-        found = torch_check.compare(out, config, params, prompts, max_difference=2e-4)
-        logger.info("largest logit difference from PyTorch: %.2g", found["max_difference"])
+    hf.save(out, config, params, dtype=dtype, like=like, tokenizer_from=described)
+    if check and mesh_lib.is_main():
+        _compare(out, config)
     return out
+
+
+def _compare(out: pathlib.Path, config: DecoderConfig) -> None:
+    """Run what was written in PyTorch and here."""
+    _, params = hf.load(out)
+    prompts = np.random.default_rng(0).integers(0, config.vocab_size, (2, 16)).tolist()
+    found = torch_check.compare(out, config, params, prompts, max_difference=MAX_DIFFERENCE)
+    difference = f"largest logit difference from PyTorch: {found['max_abs_difference']:.2g}"
+    if not found["passed"]:
+        raise ParityError(f"{out}: {difference}, more than {MAX_DIFFERENCE}")
+    logger.info(difference)

@@ -24,7 +24,7 @@ import jax
 
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.checkpoint import Checkpointer, Preemption
-from jaxlab.runtime.metrics import MetricsWriter, Progress
+from jaxlab.runtime.metrics import MetricsWriter, Progress, keep_rows
 from jaxlab.runtime.profiling import TraceWindow
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.state import TrainState
@@ -103,14 +103,16 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
         restored = checkpointer.restore(program.abstract)
         if restored is None:
             first, state = 0, program.init()
+            kept = -1
         else:
             first, state = restored.step, restored.state
+            kept = first
             logger.info("resuming from the checkpoint of step %d", first)
-        writer.truncate_after(first)
-        samples = StepRows(workdir / "samples.jsonl", first)
-        histograms = StepRows(workdir / "histograms.jsonl", first)
+        writer.truncate_after(kept)
+        samples = StepRows(workdir / "samples.jsonl", kept)
+        histograms = StepRows(workdir / "histograms.jsonl", kept)
         progress = Progress(last)
-        reader = _Reader(config, checkpointer, writer, progress, program.show, start=first)
+        reader = _Reader(config, checkpointer, writer, progress, program.show, first, last)
         trace = None
         if config.profile_start is not None:
             trace = TraceWindow(config.profile_start, 5, workdir / "profile")
@@ -157,30 +159,32 @@ class _Reader:
         progress: Progress,
         show: tuple[str, ...],
         start: int,
+        last: int,
     ):
+        self._last = last
         self._config, self._checkpointer, self._writer = config, checkpointer, writer
         self._progress, self._show = progress, show
-        self._pending: tuple[int, StepOutput] | None = None
+        self._pending: tuple[int, Scalars, Callable[[], Scalars]] | None = None
         self._clock, self._clock_step, self._tokens = time.monotonic(), start, 0.0
 
     def read_previous(self, step: int, output: StepOutput) -> None:
         """Hand in the output of the step that made `step`; read the one before."""
         self.flush()
-        # The state must not be kept alive here: the next step reuses its memory.
-        self._pending = (step, output._replace(state=None))
+        # Without the state, which must not be kept alive: the next step reuses its memory.
+        self._pending = (step, output.metrics, output.host_metrics)
 
     def flush(self) -> None:
         """Read what is still to be read."""
         if self._pending is None:
             return
-        (step, output), self._pending = self._pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(output.metrics).items()}
+        (step, device_metrics, host_metrics), self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
         self._check(step, metrics)
-        metrics |= output.host_metrics()
+        metrics |= host_metrics()
         tokens = metrics.pop("tokens", 0)
         self._tokens += tokens
         self._progress.update(step, _chosen(metrics, self._show), int(tokens))
-        if step % self._config.log_every == 0 or step == self._config.steps:
+        if step % self._config.log_every == 0 or step == self._last:
             now = time.monotonic()
             seconds, steps = now - self._clock, step - self._clock_step
             rates = {"step_seconds": seconds / steps, "tokens_per_second": self._tokens / seconds}
@@ -204,19 +208,11 @@ class _Reader:
 class StepRows:
     """A jsonl file of rows that belong to steps."""
 
-    def __init__(self, path: pathlib.Path, first_step: int):
-        """Drop what a killed run wrote after the step from which this one goes on."""
+    def __init__(self, path: pathlib.Path, last_step: int):
+        """Drop what a killed run wrote after `last_step`, from which this one goes on."""
         self._path = path
-        if not mesh_lib.is_main() or not path.exists():
-            return
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= first_step
-        ]
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        scratch.replace(path)
+        if mesh_lib.is_main():
+            keep_rows(path, lambda step: step <= last_step)
 
     def write(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows, each with its step."""

@@ -57,12 +57,26 @@ def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Sourc
         seed: of random params.
 
     Raises:
-        ConfigError: neither or both are given, or the path holds no model.
+        ConfigError: neither or both are given, the path holds no model, or its vocabulary is
+            smaller than the tokenizer's.
+        CheckpointFormatError: the HuggingFace directory is of no use.
     """
-    if (spec.path is None) == (spec.preset is None and not spec.sizes):
-        raise config_lib.ConfigError(f"{where}: give either path, or preset and sizes")
+    source = _look(spec, where, vocab_size, seed)
+    if vocab_size is not None and source.config.vocab_size < vocab_size:
+        raise config_lib.ConfigError(
+            f"{where}: the model has a vocabulary of {source.config.vocab_size}, the tokenizer one "
+            f"of {vocab_size}: they do not belong together"
+        )
+    return source
+
+
+def _look(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
     if spec.path is None:
+        if spec.preset is None and not spec.sizes:
+            raise config_lib.ConfigError(f"{where}: give path, or preset, or sizes")
         return _scratch(spec, where, vocab_size, seed)
+    if spec.preset is not None:
+        raise config_lib.ConfigError(f"{where}: give path or preset, not both")
     path = pathlib.Path(spec.path)
     unusable = set(spec.sizes) - set(EXECUTION_FIELDS)
     if unusable:
@@ -71,9 +85,11 @@ def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Sourc
             f"{', '.join(EXECUTION_FIELDS)} can be set"
         )
     if (path / "model" / "decoder.json").exists():
-        return _from_run(path, spec, where)
+        if Checkpointer(path / "checkpoints").latest() is None:
+            raise config_lib.ConfigError(f"{where}.path: the run {path} has no checkpoint yet")
+        return _from_run(path, spec)
     if (path / "config.json").exists():
-        config = dataclasses.replace(hf.read_config(path), **spec.sizes)
+        config = dataclasses.replace(hf.inspect(path), **spec.sizes)
         return Source(config, lambda mesh, rules: _load_hf(path, config, mesh, rules), path)
     raise config_lib.ConfigError(
         f"{where}.path: {path} holds neither a HuggingFace model (config.json) nor a run of ours "
@@ -92,10 +108,15 @@ def tokenizer_at(spec: Model | None) -> Tokenizer | None:
 
 
 def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer) -> None:
-    """Write `workdir/model/`, so that the run can be exported and built upon by itself."""
+    """Write `workdir/model/`, so that the run can be exported and built upon by itself.
+
+    Raises:
+        ConfigError: the directory holds checkpoints of another model.
+    """
+    directory = workdir / "model"
+    _check_same(workdir, directory / "decoder.json", source.config)
     if not mesh_lib.is_main():
         return
-    directory = workdir / "model"
     directory.mkdir(parents=True, exist_ok=True)
     config_lib.save_json(source.config, directory / "decoder.json")
     tokenizer.save(directory)
@@ -116,12 +137,27 @@ def abstract_params(config: DecoderConfig) -> Params:
     return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens)["params"]
 
 
+def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderConfig) -> None:
+    """Refuse to describe the model anew where checkpoints of the one before would outlive it."""
+    if not described.exists() or Checkpointer(workdir / "checkpoints").latest() is None:
+        return
+    before = config_lib.load_json(described)
+    for name, value in config_lib.to_json(config).items():
+        if name not in ("dtype", "remat") and before.get(name) != value:
+            raise config_lib.ConfigError(
+                f"{workdir} holds checkpoints of another model ({name} was {before.get(name)!r}, "
+                f"now is {value!r}): give another --workdir"
+            )
+
+
 def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
     fields: dict[str, Any] = {}
     if spec.preset is not None:
+        # The preset itself follows these two with its head_dim.
+        resized = {k: v for k, v in spec.sizes.items() if k in ("hidden_size", "num_heads")}
+        preset = presets.decoder(spec.preset, **resized)
         fields = {
-            field.name: getattr(presets.decoder(spec.preset), field.name)
-            for field in dataclasses.fields(DecoderConfig)
+            field.name: getattr(preset, field.name) for field in dataclasses.fields(DecoderConfig)
         }
     if vocab_size is not None:
         fields["vocab_size"] = vocab_size
@@ -139,7 +175,7 @@ def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Sour
     return Source(config, load, None)
 
 
-def _from_run(path: pathlib.Path, spec: Model, where: str) -> Source:
+def _from_run(path: pathlib.Path, spec: Model) -> Source:
     stored = read_run(path)
     config = dataclasses.replace(stored, **spec.sizes)
 

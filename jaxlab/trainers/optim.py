@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import jax
@@ -13,17 +14,17 @@ class Optim:
     """An optimiser, its schedule and what it leaves alone.
 
     Attributes:
-      name: "adamw" (Loshchilov & Hutter 2019) or "muon" (Jordan 2024: orthogonalised momentum for
-        matrices inside the layers, AdamW for the rest).
-      learning_rate: peak.
-      schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
-      warmup_steps: linear from zero.
-      final_fraction: of the peak, at the last step.
-      weight_decay: decoupled, times the learning rate.
-      no_decay: patterns of parameter paths without weight decay.
-      b1, b2, eps: AdamW's.
-      clip_norm: largest global norm of the gradient; None means no clipping.
-      muon_matrices: patterns of the parameter paths that Muon orthogonalises.
+        name: "adamw" (Loshchilov & Hutter 2019) or "muon" (Jordan 2024: orthogonalised momentum for
+            matrices inside the layers, AdamW for the rest).
+        learning_rate: peak.
+        schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
+        warmup_steps: linear from zero.
+        final_fraction: of the peak, at the last step.
+        weight_decay: decoupled, times the learning rate.
+        no_decay: patterns of parameter paths without weight decay.
+        b1, b2, eps: AdamW's.
+        clip_norm: largest global norm of the gradient; None means no clipping.
+        muon_matrices: patterns of the parameter paths that Muon orthogonalises.
     """
 
     learning_rate: float
@@ -58,26 +59,26 @@ def schedule(config: Optim, total_steps: int) -> optax.Schedule:
 def make(config: Optim, total_steps: int) -> optax.GradientTransformation:
     """The optimiser for a run of `total_steps` optimiser steps."""
     rate = schedule(config, total_steps)
-    decayed = _path_mask(config.no_decay, when_matched=False)
-    if config.name == "adamw":
-        core = optax.adamw(
-            rate,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=decayed,
-        )
-    else:
-        core = optax.contrib.muon(
+    decayed = _by_path(config.no_decay, matched=False, otherwise=True)
+    adamw = optax.adamw(
+        rate,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decayed,
+    )
+    core = adamw
+    if config.name == "muon":
+        # Muon's own AdamW for the rest knows no mask for the decay.
+        muon = optax.contrib.muon(
             rate,
             weight_decay=config.weight_decay,
             weight_decay_mask=decayed,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_muon_dimensions(config.muon_matrices),
+            muon_weight_dimension_numbers=_last_two_axes,
         )
+        labels = _by_path(config.muon_matrices, matched="muon", otherwise="adamw")
+        core = optax.partition({"muon": muon, "adamw": adamw}, labels)
     if config.clip_norm is None:
         return core
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), core)
@@ -88,26 +89,23 @@ def path_string(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _path_mask(patterns: tuple[str, ...], when_matched: bool) -> Any:
-    def mask(params: Any) -> Any:
-        def one(path: tuple[Any, ...], _: Any) -> bool:
-            matched = any(re.search(pattern, path_string(path)) for pattern in patterns)
-            return matched == when_matched
+def _by_path(
+    patterns: tuple[str, ...], matched: Hashable, otherwise: Hashable
+) -> Callable[[Any], Any]:
+    """Function from params to a tree: `matched` where a pattern is found in the path."""
+
+    def tree(params: Any) -> Any:
+        def one(path: tuple[Any, ...], _: Any) -> Hashable:
+            found = any(re.search(pattern, path_string(path)) for pattern in patterns)
+            return matched if found else otherwise
 
         return jax.tree_util.tree_map_with_path(one, params)
 
-    return mask
+    return tree
 
 
-def _muon_dimensions(patterns: tuple[str, ...]) -> Any:
-    """For each parameter the matrix axes that Muon works on (the last two), or None for AdamW."""
-
-    def dimensions(params: Any) -> Any:
-        def one(path: tuple[Any, ...], leaf: jax.Array) -> Any:
-            if not any(re.search(pattern, path_string(path)) for pattern in patterns):
-                return None
-            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
-
-        return jax.tree_util.tree_map_with_path(one, params)
-
-    return dimensions
+def _last_two_axes(params: Any) -> Any:
+    """The matrix axes [in, out] of each parameter; axes before them number stacked layers."""
+    return jax.tree.map(
+        lambda leaf: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1), params
+    )

@@ -11,17 +11,18 @@ class Train:
     """How long a run lasts and what it leaves behind.
 
     Attributes:
-      steps: optimisation steps (for distillation: rollout batches).
-      log_every: steps between rows of metrics.jsonl.
-      eval_every: steps between evaluations; there is one before the first and after the last step.
-      checkpoint_every: steps between checkpoints; there is one after the last step.
-      keep_checkpoints: how many of the newest checkpoints stay.
-      nonfinite: what a non-finite loss or gradient does: "stop" ends the run and names the step;
-        "skip" leaves the state as it was and counts the step in the metric `skipped`.
-      stop_after: ends the run after this many steps without touching its schedules.
-      tensorboard: also write TensorBoard event files.
-      wandb: Weights & Biases project to report to.
-      profile_start: first step of a jax.profiler trace of five steps.
+        steps: optimisation steps (for distillation: rollout batches).
+        log_every: steps between rows of metrics.jsonl.
+        eval_every: steps between evaluations; there is one before the first and after the last
+            step.
+        checkpoint_every: steps between checkpoints; there is one after the last step.
+        keep_checkpoints: how many of the newest checkpoints stay.
+        nonfinite: what a non-finite loss or gradient does: "stop" ends the run and names the step;
+            "skip" leaves the state as it was and counts the step in the metric `skipped`.
+        stop_after: ends the run after this many steps without touching its schedules.
+        tensorboard: also write TensorBoard event files.
+        wandb: Weights & Biases project to report to.
+        profile_start: first step of a jax.profiler trace of five steps.
     """
 
     steps: int
@@ -37,9 +38,10 @@ class Train:
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
-        for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, not {getattr(self, name)}")
+        counts = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+        _at_least_one(self, *counts)
+        if self.stop_after is not None:
+            _at_least_one(self, "stop_after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Mesh:
     """Devices and how parameters lie on them.
 
     Attributes:
-      shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
-      rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
-      decode_rules: as `rules`, for sampling: parameters that training splits over "data" are
-        gathered once per rollout, not once per token. None: as they are.
-      multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
-        JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
+        shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
+        rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
+        decode_rules: as `rules`, for sampling: parameters that training splits over "data" are
+            gathered once per rollout, not once per token. None: as they are.
+        multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
+            JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
     """
 
     shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
@@ -60,17 +62,24 @@ class Mesh:
     decode_rules: Rules | None = None
     multihost: Literal["none", "auto", "env"] = "none"
 
+    def __post_init__(self) -> None:
+        """Refuse a mesh over which no batch can be split."""
+        if "data" not in self.shape:
+            raise ValueError(
+                f'shape needs an axis "data", over which batches are split: {self.shape}'
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Where a model comes from.
 
     Attributes:
-      path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
-        directory of the stage NAME of the same config.
-      preset: a name of `jaxlab.models.presets`; random parameters.
-      sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
-        path, only those that do not change the function (dtype, scan_layers, remat) make sense.
+        path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
+            directory of the stage NAME of the same config.
+        preset: a name of `jaxlab.models.presets`; random parameters.
+        sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
+            path, only those that do not change the function (dtype, scan_layers, remat) make sense.
     """
 
     path: str | None = None
@@ -83,15 +92,15 @@ class Data:
     """Examples and how they become tokens.
 
     Attributes:
-      task: a name in `jaxlab.data.tasks`.
-      options: keyword arguments of the task (for the modular sum: modulus and addends).
-      train: jsonl file of training rows, for tasks that read one.
-      test: jsonl file of test rows.
-      num_train: number of generated training examples, for tasks that generate.
-      tokenizer: directory with tokenizer.json; None means the model's own, or the task's.
-      chat: render prompts with the tokenizer's chat template.
-      max_prompt: longest prompt in tokens.
-      long_prompts: "error" ends the program at a longer one, "drop" leaves such rows out.
+        task: a name in `jaxlab.data.tasks`.
+        options: keyword arguments of the task (for the modular sum: modulus and addends).
+        train: jsonl file of training rows, for tasks that read one.
+        test: jsonl file of test rows.
+        num_train: number of generated training examples, for tasks that generate.
+        tokenizer: directory with tokenizer.json; None means the model's own, or the task's.
+        chat: render prompts with the tokenizer's chat template.
+        max_prompt: longest prompt in tokens.
+        long_prompts: "error" ends the program at a longer one, "drop" leaves such rows out.
     """
 
     task: Literal["modsum", "gsm8k"]
@@ -103,3 +112,13 @@ class Data:
     chat: bool = False
     max_prompt: int = 512
     long_prompts: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        _at_least_one(self, "num_train", "max_prompt")
+
+
+def _at_least_one(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}")

@@ -1,6 +1,7 @@
 """What every trainer does before its first step: mesh, task, tokenizer, order of the data."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from jaxlab.interop.tokenizer import Tokenizer
 from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.rollouts.text import TextTask
 from jaxlab.trainers.settings import Data
+
+T = TypeVar("T")
 
 # Evaluations draw from the randomness of a step that no run reaches.
 EVAL_STEP = 2**31 - 1
@@ -31,7 +34,7 @@ def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
         if candidate is not None:
             return candidate
     if data.task == "modsum":
-        return ModSum(**data.options).tokenizer()
+        return _with_options(ModSum, data.options).tokenizer()
     raise ConfigError(
         f"data.tokenizer: the task {data.task} has no tokenizer of its own and neither has the "
         "model: name a directory with tokenizer.json"
@@ -52,12 +55,21 @@ def task(data: Data) -> Task:
         prompt = {"prompt": "{question}"} if data.chat else {}
         assert data.train is not None
         assert data.test is not None
-        return _with_options(Gsm8k, data.train, data.test, **prompt, **data.options)
-    return _with_options(ModSum, train_size=data.num_train, **data.options)
+        return _with_options(Gsm8k, prompt | data.options, data.train, data.test)
+    return _with_options(ModSum, {"train_size": data.num_train} | data.options)
 
 
 def text_task(data: Data, tok: Tokenizer) -> TextTask:
-    """The task seen through the tokenizer."""
+    """The task seen through the tokenizer.
+
+    Raises:
+        ConfigError: the tokenizer names no end of sequence.
+        FileNotFoundError, ValueError: a file is absent or malformed, or a prompt is too long.
+    """
+    if not tok.eos_ids:
+        raise ConfigError(
+            f"data.tokenizer: {tok.name} names no end-of-sequence token, so no completion would end"
+        )
     return TextTask(
         task(data),
         tok,
@@ -80,7 +92,7 @@ def step_key(seed: int, step: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def _with_options(make: Any, *args: Any, **options: Any) -> Task:
+def _with_options(make: Callable[..., T], options: dict[str, Any], *args: Any) -> T:
     try:
         return make(*args, **options)
     except TypeError as error:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlab.config import ConfigError
 from jaxlab.data.batch import bucket, prompt_completion_batch
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.losses import chunked_vocab
@@ -62,6 +64,8 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     models.describe(workdir, source, tokenizer)
     text = setup.text_task(config.data, tokenizer)
     decoder = Decoder(source.config)
+    _check_lengths(config, decoder)
+    host_batch_slice(config.batch_size, mesh)
     optimizer = optim.make(config.optim, config.train.steps)
     abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -69,7 +73,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     rate = optim.schedule(config.optim, config.train.steps)
 
     def loss_fn(params: Params, tokens: jax.Array, mask: jax.Array):
-        hidden = decoder.apply({"params": params}, tokens[:, :-1], method="hidden")
+        hidden: Any = decoder.apply({"params": params}, tokens[:, :-1], method="hidden")
         return chunked_vocab.cross_entropy(hidden, unembedding(params), tokens[:, 1:], mask[:, 1:])
 
     def update(current: state.TrainState, tokens: jax.Array, mask: jax.Array):
@@ -82,7 +86,8 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         metrics |= more | {"learning_rate": jnp.asarray(rate(current.step))}
         return new._replace(step=current.step + 1), metrics
 
-    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, everywhere))
 
     def init() -> state.TrainState:
         params = source.load(mesh, config.mesh.rules)
@@ -106,3 +111,17 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
 
     return Program(abstract, init, step, evaluate)
+
+
+def _check_lengths(config: Sft, decoder: Decoder) -> None:
+    """Refuse rows that would not fit."""
+    if config.data.max_prompt > config.max_length:
+        raise ConfigError(
+            f"max_length: {config.max_length} tokens leave no room for a completion behind a "
+            f"prompt of data.max_prompt = {config.data.max_prompt}"
+        )
+    if config.max_length > decoder.config.max_position:
+        raise ConfigError(
+            f"max_length: {config.max_length} exceeds the model's context of "
+            f"{decoder.config.max_position}"
+        )

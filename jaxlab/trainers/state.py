@@ -15,9 +15,9 @@ class TrainState(NamedTuple):
     """Everything that a checkpoint must hold. The randomness of step n is fold_in(seed, n).
 
     Attributes:
-      step: int32 scalar, steps done.
-      params: nested dict of float arrays.
-      opt_state: the optimiser's state.
+        step: int32 scalar, steps done.
+        params: nested dict of float arrays.
+        opt_state: the optimiser's state.
     """
 
     step: jax.Array
@@ -52,19 +52,19 @@ def apply_gradients(
     """One optimiser step; `step` itself is the caller's to advance.
 
     Args:
-      state: before the step.
-      grads: as `state.params`.
-      loss: scalar, checked together with the gradient's norm.
-      optimizer: made by `jaxlab.trainers.optim.make`.
-      skip_nonfinite: keep params and opt_state where the loss or the gradient is not finite.
+        state: before the step.
+        grads: as `state.params`.
+        loss: scalar, checked together with the gradient's norm.
+        optimizer: made by `jaxlab.trainers.optim.make`.
+        skip_nonfinite: keep params and opt_state where the loss or the gradient is not finite.
 
     Returns:
-      The new state, and metrics grad_norm, update_norm and skipped (0 or 1).
+        The new state, and metrics grad_norm, update_norm and skipped (0 or 1).
     """
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {"grad_norm": grad_norm, "update_norm": optax.global_norm(updates)}
+    metrics = {"grad_norm": grad_norm, "update_norm": optax.tree.norm(updates)}
     if skip_nonfinite:
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
         params, opt_state = jax.tree.map(

@@ -1,0 +1,99 @@
+"""Every config builds; every tiny variant trains two steps."""
+
+import json
+import pathlib
+
+import pytest
+
+from jaxlab import config as config_lib
+from jaxlab import evaluate, train
+from jaxlab.runtime.checkpoint import Checkpointer
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+VARIANTS = {
+    "aopd_modsum": ("", "demo", "tiny"),
+    "aopd_gsm8k": ("", "small", "tiny"),
+    "sft_gsm8k": ("", "small", "tiny"),
+    "eval_gsm8k": ("", "small", "tiny"),
+}
+
+COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
+
+
+def test_every_config_is_listed():
+    assert {path.stem for path in CONFIGS.glob("*.py")} - {"common"} == VARIANTS.keys()
+
+
+def _runs(config):
+    return config["stages"].values() if "stages" in config else [config]
+
+
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in VARIANTS.items() for v in vs])
+def test_every_variant_builds(config, name, variant):
+    built = config(name, variant)
+    if name.startswith("eval_"):
+        config_lib.build(evaluate.Evaluate, built)
+        return
+    train.check(built, name)
+    for run in _runs(built):
+        assert not set(COMMON_KEYS) - run.keys()
+        assert {"model"} <= run.keys() or {"student", "teacher"} <= run.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_unknown_variant_is_refused(config, name):
+    with pytest.raises(ValueError, match=rf"{name}.py has the variants .*tiny, not 'huge'"):
+        config(name, "huge")
+
+
+def _check_trained(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (last,) = [row for row in rows if "loss" in row]
+    assert last["step"] == 2
+    assert "nonfinite" not in last
+    assert {0, 2} <= {row["step"] for row in rows if "eval/entropy" in row}
+    assert Checkpointer(workdir / "checkpoints").latest() == 2
+
+
+@pytest.mark.parametrize("name", ["sft_gsm8k", "aopd_gsm8k"])
+def test_gsm8k_trains_two_steps(config, gsm8k, name, tmp_path):
+    tiny = config(name, "tiny")
+    tiny["data"] |= gsm8k
+    train.train(tiny, tmp_path)
+    _check_trained(tmp_path)
+
+
+def test_modsum_trains_two_steps_of_every_stage(config, modsum_run):
+    for stage in config("aopd_modsum", "tiny")["stages"]:
+        _check_trained(modsum_run / stage)
+    report = json.loads((modsum_run / "report.json").read_text())
+    assert {row["method"] for row in report["rows"]} == set(config("aopd_modsum", "tiny")["stages"])
+    text = (modsum_run / "report.md").read_text()
+    for picture in modsum_run.glob("*.png"):
+        assert f"({picture.name})" in text
+    assert (modsum_run / "aopd_student" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["grpo", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cross_entropy", "opd"))],
+)
+def test_losses_that_tiny_variants_leave_out(config, loss, tmp_path):
+    """With several updates per batch, and Muon."""
+    stage = config("aopd_modsum", "tiny")["stages"]["opd"]
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "max_position": 32,
+    }
+    stage["student"] = stage["teacher"] = {"sizes": sizes}
+    stage["rollout"] |= {"prompts": 4, "samples": 2, "updates": 2}
+    stage["rollout"]["source"] = "teacher" if loss == "cross_entropy" else "student"
+    stage["optim"]["name"] = "muon"
+    stage["loss"] = {"name": loss}
+    train.train(stage, tmp_path)
+    _check_trained(tmp_path)

@@ -1,0 +1,65 @@
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def door():
+    """Runs a door as a user does: door("train", "--workdir=DIR", ...) -> CompletedProcess."""
+
+    def run(name, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", f"jaxlab.{name}", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def config():
+    """A config by name and variant, as plain dicts."""
+
+    def load(name, variant=""):
+        return importlib.import_module(f"configs.{name}").get_config(variant).to_dict()
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def modsum_run(door, tmp_path_factory):
+    """The work directory of configs/aopd_modsum.py:tiny, run through the door."""
+    workdir = tmp_path_factory.mktemp("modsum")
+    done = door("train", "--config=configs/aopd_modsum.py:tiny", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def gsm8k(tmp_path_factory):
+    """The section `data` of a config: eight made-up rows and a tokenizer trained on them."""
+    from jaxlab.interop.tokenizer import train_bpe
+
+    folder = tmp_path_factory.mktemp("gsm8k")
+    rows = [
+        {
+            "question": f"Ann has {n} shells and finds as many. How many has she?",
+            "answer": f"She has 2*{n}=<<2*{n}={2 * n}>>{2 * n}.\n#### {2 * n}",
+        }
+        for n in range(8)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_bpe([row["question"] + row["answer"] for row in rows], 300).save(folder)
+    return {"train": str(path), "test": str(path), "tokenizer": str(folder)}

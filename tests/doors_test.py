@@ -1,0 +1,353 @@
+"""What goes wrong at the doors: one line, the right exit code, and nothing broken behind it."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlab import doors, train
+from jaxlab.interop import hf
+from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.trainers import exporting
+
+SIZES = {
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "max_position": 32,
+}
+
+
+def _sft(**changes):
+    base = {
+        "trainer": "sft",
+        "model": {"sizes": SIZES},
+        "data": {"task": "modsum", "max_prompt": 16},
+        "train": {"steps": 2},
+        "optim": {"learning_rate": 1e-3},
+        "eval": {"prompts": 2, "samples": 1, "max_new_tokens": 4},
+        "batch_size": 2,
+        "max_length": 16,
+    }
+    return base | changes
+
+
+def _distill(**changes):
+    base = _sft(trainer="distill")
+    for name in ("model", "batch_size", "max_length"):
+        del base[name]
+    more = {
+        "student": {"sizes": SIZES},
+        "teacher": {"sizes": SIZES},
+        "loss": {"name": "opd"},
+        "rollout": {"prompts": 2, "samples": 2, "max_new_tokens": 4},
+    }
+    return base | more | changes
+
+
+def _refused(capsys, run):
+    """Runs what is to be refused; returns the one line."""
+    with pytest.raises(SystemExit) as leaving:
+        run()
+    assert leaving.value.code == 2
+    return _line(capsys.readouterr().err)
+
+
+def _line(stderr):
+    (line,) = [line for line in stderr.splitlines() if not line.startswith(("== ", "step "))]
+    assert line.startswith("error: ")
+    return line
+
+
+BAD = {
+    "no trainer": (_sft(trainer="sgd"), "config.trainer: 'sgd' is not one of sft, distill"),
+    "unknown key": (
+        _sft(optim={"learning_rat": 1.0}),
+        "config.optim.learning_rat is not a known key; did you mean 'learning_rate'?",
+    ),
+    "ill-typed": (
+        _sft(train={"steps": "many"}),
+        "config.train.steps: expected int, got 'many' (str)",
+    ),
+    "log_every": (
+        _sft(train={"steps": 2, "log_every": 0}),
+        "config.train: log_every must be at least 1, not 0",
+    ),
+    "mesh": (_sft(mesh={"shape": {"data": 3}}), "needs 3 devices, but there are 1 (cpu)"),
+    "mesh without data": (_sft(mesh={"shape": {"model": 1}}), 'needs an axis "data"'),
+    "task option": (
+        _sft(data={"task": "modsum", "options": {"modulo": 3}}),
+        "data.options: ModSum.__init__() got an unexpected keyword argument 'modulo'",
+    ),
+    "sizes": (
+        _sft(model={"sizes": SIZES | {"num_heads": 3}}),
+        "hidden_size 8 is no multiple of num_heads 3",
+    ),
+    "preset": (_sft(model={"preset": "tinny"}), "no decoder preset 'tinny'"),
+    "both": (
+        _sft(model={"path": "nowhere", "preset": "tiny"}),
+        "model: give path or preset, not both",
+    ),
+    "neither": (_sft(model={}), "model: give path, or preset, or sizes"),
+    "long rows": (_sft(max_length=64), "max_length: 64 exceeds the model's context of 32"),
+    "short rows": (_sft(max_length=8), "max_length: 8 tokens leave no room"),
+    "long evaluation": (
+        _sft(eval={"max_new_tokens": 30}),
+        "eval.max_new_tokens: a test prompt of 4 tokens and a completion of 30 exceed the context",
+    ),
+    "no evaluation": (_sft(eval={"prompts": 0}), "prompts must be at least 1, not 0"),
+    "vocabulary": (
+        _sft(model={"sizes": SIZES | {"vocab_size": 7}}),
+        "model: the model has a vocabulary of 7, the tokenizer one of 18",
+    ),
+    "loss": (
+        _distill(loss={"name": "oppd"}),
+        "loss.name: 'oppd' is not one of opd, aopd, gkd, full_reverse_kl, grpo, cross_entropy",
+    ),
+    "loss option": (
+        _distill(loss={"name": "aopd", "topk": 3}),
+        "loss.topk is not a known key; did you mean 'top_k'?",
+    ),
+    "aggregation": (_distill(loss={"name": "opd", "agg": "mean"}), "loss.agg: 'mean' is not"),
+    "teacher": (_distill(teacher=None), "teacher: the loss opd needs a teacher"),
+    "context": (
+        _distill(rollout={"max_new_tokens": 20}),
+        "prompts of 16 and completions of 20 tokens exceed the student's context of 32",
+    ),
+    "temperature": (_distill(rollout={"temperature": 0.0}), "temperature must be above 0"),
+    "updates": (
+        _distill(rollout={"prompts": 2, "samples": 2, "updates": 3}),
+        "updates: 3 does not divide the batch of 2 x 2",
+    ),
+    "student.path": (
+        _distill(student={"path": "nowhere"}),
+        "student.path: nowhere holds neither a HuggingFace model (config.json) nor a run",
+    ),
+    "student.sizes": (
+        _distill(student={"path": "nowhere", "sizes": {"num_layers": 3}}),
+        "student.sizes.num_layers: the model at nowhere has its sizes",
+    ),
+    "prompt": (
+        _sft(data={"task": "modsum", "max_prompt": 3}),
+        "the prompt of test example 0 has 4 tokens, more than data.max_prompt = 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), BAD.values(), ids=BAD)
+def test_a_bad_config_is_one_line_and_code_2(capsys, tmp_path, config, message):
+    workdir = tmp_path / "run"
+    assert message in _refused(capsys, lambda: train.train(config, workdir))
+    # Nothing is left that the next attempt would mistake for a run.
+    assert not (workdir / "config.json").exists()
+    assert not (workdir / "checkpoints").exists()
+
+
+GOOD = {"question": "How many?", "answer": "One.\n#### 1"}
+ROWS = {
+    "missing": (None, "rows.jsonl: no such file; give the path of a .jsonl file"),
+    "empty": ([], "rows.jsonl: the file is empty"),
+    "malformed": ([json.dumps(GOOD), "{not json"], "rows.jsonl:2: malformed JSON"),
+    "no field": ([json.dumps(GOOD), '{"question": "?"}'], "rows.jsonl:2: missing field 'answer'"),
+    "no answer": (
+        [json.dumps(GOOD | {"answer": "One."})],
+        "rows.jsonl:1: the answer has no final line '#### <number>'",
+    ),
+    "long": (
+        [json.dumps(GOOD), json.dumps(GOOD | {"question": "How many? " * 50})],
+        "the prompt of train example 1 has",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "message"), ROWS.values(), ids=ROWS)
+def test_bad_data_names_file_and_line(capsys, tmp_path, gsm8k, rows, message):
+    path = tmp_path / "rows.jsonl"
+    if rows is not None:
+        path.write_text("".join(row + "\n" for row in rows))
+    data = gsm8k | {"task": "gsm8k", "train": str(path), "max_prompt": 30}
+    data["test"] = str(tmp_path / "test.jsonl")
+    (tmp_path / "test.jsonl").write_text(json.dumps(GOOD) + "\n")
+    config = _sft(data=data, max_length=32)
+    assert message in _refused(capsys, lambda: train.train(config, tmp_path / "run"))
+
+
+def test_gsm8k_needs_its_files(capsys, tmp_path, gsm8k):
+    data = {"task": "gsm8k", "tokenizer": gsm8k["tokenizer"]}
+    line = _refused(capsys, lambda: train.train(_sft(data=data), tmp_path))
+    assert "data.train: gsm8k needs a jsonl file" in line
+
+
+def test_a_run_without_checkpoint_is_no_student(capsys, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "decoder.json").write_text(json.dumps(SIZES | {"vocab_size": 18}))
+    config = _distill(student={"path": str(tmp_path)})
+    line = _refused(capsys, lambda: train.train(config, tmp_path / "run"))
+    assert f"student.path: the run {tmp_path} has no checkpoint yet" in line
+
+
+def test_another_model_in_the_same_directory(capsys, tmp_path):
+    train.train(_sft(), tmp_path)
+    before = (
+        (tmp_path / "model" / "decoder.json").read_text(),
+        (tmp_path / "config.json").read_text(),
+    )
+    capsys.readouterr()
+    wider = _sft(model={"sizes": SIZES | {"hidden_size": 16}})
+    line = _refused(capsys, lambda: train.train(wider, tmp_path))
+    assert "holds checkpoints of another model (hidden_size was 8, now is 16)" in line
+    after = (
+        (tmp_path / "model" / "decoder.json").read_text(),
+        (tmp_path / "config.json").read_text(),
+    )
+    assert after == before
+
+
+def test_stages_are_checked_before_the_first_runs():
+    stages = {"a": _sft(), "b": _distill(student={"path": "@a"}, loss={"name": "oppd"})}
+    with pytest.raises(ValueError, match=r"loss\.name: 'oppd' is not one of"):
+        train.check({"stages": stages}, "x")
+    stages["b"]["loss"] = {"name": "opd", "betta": 1}
+    with pytest.raises(ValueError, match=r"loss\.betta is not a known key"):
+        train.check({"stages": stages}, "x")
+    stages["b"]["loss"] = {"name": "opd"}
+    assert list(train.check({"stages": stages}, "x")) == ["a", "b"]
+    with pytest.raises(ValueError, match="export: there is no stage 'c'; there are a, b"):
+        train.check({"stages": stages, "export": {"c": "out"}}, "x")
+    stages["b"]["student"] = {"path": "@c"}
+    with pytest.raises(ValueError, match="b: there is no stage 'c'; there are a, b"):
+        train.check({"stages": stages}, "x")
+    stages["b"]["student"] = {"path": "@b"}
+    with pytest.raises(ValueError, match="stages wait for each other"):
+        train.check({"stages": stages}, "x")
+
+
+def test_messages_on_one_line():
+    inner = KeyError("'rat'\nDid you mean 'rate'?")
+    assert doors.one_line(AttributeError(inner)) == "'rat' Did you mean 'rate'?"
+    trace = "flag --config: Traceback (most recent call last):\n  File x\nValueError: no such"
+    assert doors.one_line(ValueError(trace)) == "flag --config: ValueError: no such"
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_help_explains_the_flags(door, name):
+    done = door(name, "--help")
+    assert done.returncode in (0, 1)
+    assert f"python -m jaxlab.{name} --" in done.stdout
+    for flag in ("out", "step", "dtype") if name == "export" else ("config", "workdir"):
+        assert f"--{flag}: " in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (
+            "--config.stages.aopd.optim.learning_rat=1",
+            'Did you mean "learning_rate" instead of "learning_rat"?',
+        ),
+        ("--workdirr=x", "Unknown command line flag 'workdirr'. Did you mean: workdir"),
+        ("--config.stages.aopd.train.steps=many", "invalid literal for int() with base 10: 'many'"),
+        ("--config=configs/aopd_modsum.py:huge", "has the variants demo and tiny, not 'huge'"),
+    ],
+)
+def test_bad_flags(door, tmp_path, flag, message):
+    done = door(
+        "train", "--config=configs/aopd_modsum.py:tiny", f"--workdir={tmp_path / 'run'}", flag
+    )
+    assert done.returncode == 2
+    assert message in _line(done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_on_the_way_leaves_the_last_checkpoint(tmp_path):
+    train.train(_sft(train={"steps": 4, "stop_after": 2}), tmp_path)
+    before = Checkpointer(tmp_path / "checkpoints").restore_params()
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.unlink()
+    metrics.mkdir()  # where rows were to be written
+    with pytest.raises(IsADirectoryError):
+        train.train(_sft(train={"steps": 4}), tmp_path)
+    saver = Checkpointer(tmp_path / "checkpoints")
+    assert saver.steps() == [2]
+    jax.tree.map(np.testing.assert_array_equal, saver.restore_params(), before)
+    metrics.rmdir()
+    train.train(_sft(train={"steps": 4}), tmp_path)
+    assert saver.latest() == 4
+
+
+def test_failing_on_the_way_is_code_1(door, modsum_run, tmp_path):
+    metrics = tmp_path / "student" / "metrics.jsonl"
+    metrics.mkdir(parents=True)
+    done = door("train", "--config=configs/aopd_modsum.py:tiny", f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    assert "IsADirectoryError" in done.stderr
+
+
+def test_divergence_is_one_line_and_code_1(capsys, tmp_path):
+    diverging = _sft(optim={"learning_rate": 1e30, "clip_norm": None}, train={"steps": 4})
+    with pytest.raises(SystemExit) as leaving:
+        train.train(diverging, tmp_path)
+    assert leaving.value.code == 1
+    assert "not finite; there is no checkpoint yet" in _line(capsys.readouterr().err)
+
+
+def test_export_door(door, modsum_run, tmp_path):
+    out = tmp_path / "out"
+    done = door("export", f"--workdir={modsum_run / 'student'}", f"--out={out}", "--nocheck")
+    assert done.returncode == 0, done.stderr
+    _, exported = hf.load(out)
+    trained = Checkpointer(modsum_run / "student" / "checkpoints").restore_params()
+    jax.tree.map(np.testing.assert_array_equal, exported, trained)
+    assert (out / "tokenizer.json").exists()
+    # Again over itself, then over something else.
+    exporting.export(modsum_run / "student", out, dtype="bfloat16")
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        exporting.export(modsum_run / "student", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_export_refuses(door, tmp_path):
+    done = door("export", f"--workdir={tmp_path / 'absent'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "absent/model/decoder.json" in _line(done.stderr.replace("not compared", "step "))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_export_compares_with_pytorch(modsum_run, tmp_path, dtype):
+    exporting.export(modsum_run / "student", tmp_path / "out", dtype=dtype, check=True)
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report["passed"]
+    assert 0 < report["max_abs_difference"] < exporting.MAX_DIFFERENCE
+
+
+def test_evaluate_door(door, modsum_run, gsm8k, tmp_path):
+    student = modsum_run / "student"
+    config = tmp_path / "evaluation.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'model': {'path': ''}, 'data': {'task': 'modsum'}, 'seed': 0,\n"
+        "        'eval': {'prompts': 4, 'samples': 2, 'max_new_tokens': 10}})\n"
+    )
+    workdir = tmp_path / "evaluation"
+    arguments = (f"--config={config}", f"--config.model.path={student}")
+    done = door("evaluate", *arguments, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    (row,) = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"eval/avg@2", "eval/pass@2", "eval/entropy"} <= row.keys()
+    assert len((workdir / "samples.jsonl").read_text().splitlines()) == 4
+    assert json.loads((workdir / "report.json").read_text())["rows"][0]["step"] == 0
+    # A training run's own rows are not overwritten.
+    before = (student / "metrics.jsonl").read_text()
+    done = door("evaluate", *arguments, f"--workdir={student}")
+    assert done.returncode == 2
+    assert "is a training run" in _line(done.stderr)
+    assert pathlib.Path(student / "metrics.jsonl").read_text() == before

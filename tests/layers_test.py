@@ -1,0 +1,208 @@
+"""Who may import whom: the table of the design, held against the source."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Part -> the parts of jaxlab that it may import, beside itself. A name with a dot is one module of
+# its package; modules that have no line of their own follow their package's.
+ALLOWED = {
+    "jaxlab_kernels": set(),
+    "config": set(),
+    "runtime": set(),
+    "doors": {"runtime"},
+    "nn": {"jaxlab_kernels", "runtime.sharding"},
+    "models": {"nn"},
+    "sampling": {"models", "nn"},
+    "losses": set(),
+    "credit": set(),
+    "interop": {"models", "nn", "runtime"},
+    "interop.tokenizer": {"interop.chat_template"},
+    "interop.chat_template": set(),
+    "data": set(),
+    "data.tasks": {"data.sources"},
+    "data.tasks.modsum": {"data.tasks.types", "interop.tokenizer"},
+    "data.tasks.gsm8k": {"data.tasks.types", "data.sources", "evals.graders"},
+    "envs": set(),
+    "agents": set(),
+    "rollouts": {"sampling", "interop", "envs", "agents", "data", "models", "runtime"},
+    "evals": {"rollouts", "envs"},
+    "evals.graders": set(),
+    "evals.metrics": set(),
+    "evals.report": set(),
+    "evals.loop": {
+        "evals.metrics",
+        "rollouts",
+        "sampling",
+        "losses",
+        "models",
+        "data.tasks",
+        "runtime",
+    },
+    "balance": set(),
+    "trainers": {
+        "config",
+        "rollouts",
+        "losses",
+        "credit",
+        "balance",
+        "data",
+        "runtime",
+        "models",
+        "interop",
+        "evals.loop",
+        "sampling",
+    },
+    "train": {"config", "doors", "trainers", "evals", "interop", "runtime"},
+    "evaluate": {"config", "doors", "trainers", "evals", "interop", "runtime", "models"},
+    "export": {"doors", "trainers", "evals", "interop", "runtime"},
+}
+
+# Trainers share modules, but none imports another.
+TRAINERS = {"sft", "distill", "agent"}
+
+# Parts that work on text and numbers: no array library comes with them.
+WITHOUT_JAX = (
+    "data.tasks",
+    "data.sources",
+    "data.index",
+    "envs",
+    "agents",
+    "interop.tokenizer",
+    "interop.chat_template",
+    "evals.graders",
+    "evals.metrics",
+    "evals.report",
+    "config",
+)
+ARRAY_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
+
+# Of the checkout, and of no installed package.
+OUTSIDE = {"configs", "launch", "tests", "kernels", "benchmarks", "colabs"}
+
+
+def _sources():
+    packages = (ROOT / "jaxlab", ROOT / "kernels" / "jaxlab_kernels")
+    return sorted(path for package in packages for path in package.rglob("*.py"))
+
+
+def _module(path):
+    """'data.tasks.gsm8k' for jaxlab/data/tasks/gsm8k.py, 'jaxlab_kernels.x' for a kernel's."""
+    base = ROOT if path.is_relative_to(ROOT / "jaxlab") else ROOT / "kernels"
+    parts = path.relative_to(base).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts[1:] if parts[0] == "jaxlab" else parts)
+
+
+def _imports(tree):
+    """Every absolute name that a module imports, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _ours(name):
+    """'losses.chunked_vocab' for an import of ours, None for another."""
+    head, _, rest = name.partition(".")
+    if head == "jaxlab_kernels":
+        return name
+    return rest if head == "jaxlab" and rest else None
+
+
+def _within(name, part):
+    return name == part or name.startswith(f"{part}.")
+
+
+def _rule(module):
+    """The most particular line of the table for a module."""
+    matching = [part for part in ALLOWED if _within(module, part)]
+    return max(matching, key=len, default=None)
+
+
+def faults(module, source):
+    """What a module of this name imports against the table, as lines."""
+    names = sorted(set(_imports(ast.parse(source))))
+    rule = _rule(module)
+    if module and rule is None:
+        return [f"jaxlab.{module}: give it a line in ALLOWED"]
+    found = []
+    for name in names:
+        top = name.partition(".")[0]
+        ours = _ours(name)
+        if top in OUTSIDE:
+            found.append(f"{module} imports {name}, which is not installed")
+        if top == "orbax" and module != "runtime.checkpoint":
+            found.append(f"{module} imports orbax; only runtime.checkpoint may")
+        if top in ARRAY_LIBRARIES and any(_within(module, part) for part in WITHOUT_JAX):
+            found.append(f"{module} imports {name}; it is to work without jax")
+        if _within(module, "jaxlab_kernels") and top in ("jaxlab", "flax", "optax"):
+            found.append(f"{module} imports {name}; kernels depend on jax alone")
+        if ours is None or rule is None:
+            continue
+        if not any(_within(ours, part) for part in {rule, *ALLOWED[rule]}):
+            found.append(f"{module} imports {ours}; {rule} may import {sorted(ALLOWED[rule])}")
+        head, _, trainer = module.partition(".")
+        other = ours.removeprefix("trainers.").partition(".")[0]
+        if head == "trainers" and trainer in TRAINERS and other in TRAINERS - {trainer}:
+            found.append(f"{module} imports another trainer, {ours}")
+    return found
+
+
+@pytest.mark.parametrize("path", _sources(), ids=_module)
+def test_imports_follow_the_table(path):
+    assert faults(_module(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_configs_import_ml_collections_and_each_other(path):
+    tops = {name.partition(".")[0] for name in _imports(ast.parse(path.read_text()))}
+    assert tops <= {"ml_collections", "configs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("losses.opd", "from jaxlab.models import decoder", "losses may import"),
+        ("losses.opd", "def f():\n    import jaxlab.models.decoder", "losses may import"),
+        ("trainers.sft", "from jaxlab.trainers import distill", "another trainer"),
+        ("trainers.loop", "from jaxlab.evals import graders", "trainers may import"),
+        ("nn.attention", "from jaxlab.runtime import mesh", "nn may import"),
+        ("trainers.state", "import orbax.checkpoint", "only runtime.checkpoint"),
+        ("data.tasks.math", "import jax.numpy as jnp", "without jax"),
+        ("interop.tokenizer", "from jaxlab.interop import hf", "interop.tokenizer may import"),
+        ("jaxlab_kernels.delta_rule.api", "import flax.linen", "kernels depend on jax"),
+        ("jaxlab_kernels.delta_rule.api", "from jaxlab.nn import rope", "kernels depend on jax"),
+        ("runtime.mesh", "import configs.common", "not installed"),
+        ("runtime.mesh", "import kernels", "not installed"),
+        ("novel.thing", "import os", "give it a line"),
+    ],
+)
+def test_the_test_sees(module, source, fault):
+    assert any(fault in line for line in faults(module, source))
+
+
+def test_the_test_lets_pass():
+    assert faults("losses.opd", "import jax\nfrom jaxlab.losses import divergences") == []
+    assert faults("trainers.sft", "from jaxlab.trainers import loop, optim") == []
+    assert faults("jaxlab_kernels.common", "from jaxlab_kernels.dispatch import pick") == []
+
+
+def test_parts_without_jax_load_without_jax():
+    """Nothing that they import brings it in either."""
+    modules = [m for m in map(_module, _sources()) if any(_within(m, p) for p in WITHOUT_JAX)]
+    program = "import importlib, sys\n" + "".join(
+        f"importlib.import_module('jaxlab.{name}')\n" for name in modules
+    )
+    program += "print(*sorted({'jax', 'flax', 'optax', 'orbax'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.losses import chunked_vocab
+from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding
+from jaxlab.rollouts import policy
+from jaxlab.rollouts.text import TextTask
+from jaxlab.runtime.mesh import make_mesh
+from jaxlab.sampling import SamplingConfig
+
+PAD, EOS = 0, 1
+PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11]]
+DECODER = Decoder(
+    DecoderConfig(
+        vocab_size=18,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        qk_norm=True,
+        max_position=64,
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(DECODER.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+@pytest.fixture(scope="module")
+def rollout(params):
+    sampling = SamplingConfig(
+        max_new_tokens=6, temperature=0.8, stop_ids=(EOS, 2, 3), pad_id=PAD, num_samples=4
+    )
+    sample = policy.Policy(DECODER, sampling, make_mesh({"data": 1}), PAD)
+    return sample(params, PROMPTS, jax.random.key(5))
+
+
+def test_rows_are_left_padded_prompts_and_completions(rollout):
+    response, mask, stopped = policy.to_host(rollout)
+    assert rollout.prompt_width == 16
+    assert rollout.tokens.shape == (12, 16 + 6)
+    assert stopped.any()
+    assert not stopped.all()
+    for row in range(12):
+        prompt = PROMPTS[row // 4]
+        width = len(prompt)
+        tokens = np.asarray(rollout.tokens[row])
+        assert rollout.lengths[row] == width
+        assert tokens[: 16 - width].tolist() == [PAD] * (16 - width)
+        assert tokens[16 - width : 16].tolist() == prompt
+        assert tokens[16:].tolist() == response[row].tolist()
+        count = mask[row].sum()
+        assert mask[row, :count].all()
+        ends = np.isin(response[row], (EOS, 2, 3))
+        # The stop token counts, and nothing behind it.
+        assert stopped[row] == ends[:count].any()
+        assert ends[: count - 1].sum() == 0
+        assert count == 6 if not stopped[row] else ends[count - 1]
+        assert (response[row, count:] == PAD).all()
+    assert len({tuple(r) for r in response[:4].tolist()}) > 1
+
+
+def test_hidden_states_are_those_of_each_row_alone(params, rollout):
+    hidden = jax.jit(policy.response_hidden, static_argnums=0)(DECODER, params, rollout)
+    assert hidden.shape == (12, 6, 16)
+    mask = np.asarray(rollout.mask)
+    plain = jax.jit(DECODER.apply, static_argnames="method")
+    for row in (0, 5, 11):
+        alone = np.asarray(PROMPTS[row // 4] + rollout.response[row].tolist())[None]
+        expected = plain({"params": params}, alone[:, :-1], method="hidden")[0, -6:]
+        np.testing.assert_allclose(hidden[row][mask[row]], expected[mask[row]], atol=1e-5)
+
+
+def test_the_sampler_and_the_trainer_agree(params, rollout):
+    hidden = jax.jit(policy.response_hidden, static_argnums=0)(DECODER, params, rollout)
+    token_logp = jax.jit(chunked_vocab.token_logp)
+    logp, _ = token_logp(hidden, unembedding(params), rollout.response, 0.8)
+    difference = np.abs(np.asarray(logp) - np.asarray(rollout.logprobs))[np.asarray(rollout.mask)]
+    assert difference.max() < 1e-4
+    # At another temperature they would not.
+    other, _ = token_logp(hidden, unembedding(params), rollout.response, 1.0)
+    assert np.abs(np.asarray(other - logp))[np.asarray(rollout.mask)].max() > 1e-3
+
+
+def test_the_key_decides(params):
+    sampling = SamplingConfig(max_new_tokens=4, stop_ids=(EOS,), num_samples=2)
+    sample = policy.Policy(DECODER, sampling, make_mesh({"data": 1}), PAD)
+    first, again, other = (
+        policy.to_host(sample(params, PROMPTS[:2], jax.random.key(k)))[0] for k in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.fixture(scope="module")
+def text():
+    task = ModSum(modulus=11, addends=3)
+    return TextTask(task, task.tokenizer(), chat=False, max_prompt=4)
+
+
+def test_text_of_prompts_targets_and_completions(text):
+    example, ids = text.prompt(0, "train")
+    assert text.tokenizer.decode(ids) == example.prompt
+    target = text.target(example)
+    assert target[-1] == text.tokenizer.eos_id
+    response = np.array([[*target, 5, 5], [2] * (len(target) + 2)])
+    mask = np.arange(len(target) + 2) < np.array([[len(target)], [3]])
+    assert text.texts(response, mask) == [example.target, "= = ="]
+
+
+def test_a_truncated_completion_gets_nothing(text):
+    example, _ = text.prompt(0, "train")
+    grades = text.grade([example] * 2, [example.target] * 2, np.array([True, False]))
+    assert [grade.reward for grade in grades] == [1.0, 0.0]
+    assert grades[0].solution is not None
+    assert grades[1].solution is None
+
+
+def test_a_prompt_that_is_too_long_is_named(text):
+    short = TextTask(text.task, text.tokenizer, chat=False, max_prompt=3)
+    with pytest.raises(ValueError, match=r"test example 2 has 4 tokens, more than data.max_prompt"):
+        short.prompt(2, "test")

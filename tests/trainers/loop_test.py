@@ -1,0 +1,285 @@
+"""The loop around a fake program that records what it is asked for, and in which order."""
+
+import itertools
+import json
+import os
+import signal
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlab.runtime.checkpoint import Checkpointer, Preemption
+from jaxlab.trainers import loop
+from jaxlab.trainers.settings import Train
+from jaxlab.trainers.state import TrainState, apply_gradients, create
+
+OPTIMIZER = optax.sgd(0.5)
+TIMES = ("step_seconds", "tokens_per_second")
+# Line separators to Unicode, not to jsonl.
+STRANGE = "a\u2028b\u0085c\rd"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody handles it."""
+
+
+class Fake:
+    """Pulls w towards the number of the step. `events` is what happened, in order."""
+
+    def __init__(self, *, die_at=None, signal_at=None, nan_at=None, skip=False):
+        self.events: list[Any] = []
+        self._die_at, self._signal_at, self._nan_at = die_at, signal_at, nan_at
+
+        def update(state, target):
+            loss, grads = jax.value_and_grad(lambda p: jnp.sum((p["w"] - target) ** 2))(
+                state.params
+            )
+            new, metrics = apply_gradients(state, grads, loss, OPTIMIZER, skip)
+            return new._replace(step=state.step + 1), metrics | {"loss": loss}
+
+        self._update = jax.jit(update, donate_argnums=0)
+
+    def program(self):
+        abstract = jax.eval_shape(self._create)
+        return loop.Program(abstract, self._init, self._step, self._evaluate, ("loss", "reward"))
+
+    def _create(self):
+        return create({"w": jnp.ones(3)}, OPTIMIZER)
+
+    def _init(self):
+        self.events.append("init")
+        return self._create()
+
+    def _step(self, state, index):
+        self.events.append(("step", index))
+        assert int(state.step) == index
+        if index == self._die_at:
+            raise Killed
+        if index == self._signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        target = jnp.float32(np.nan if index == self._nan_at else index)
+        new, metrics = self._update(state, target)
+
+        def host_metrics():
+            self.events.append(("read", index + 1))
+            return {"reward": 10.0 * index, "tokens": 7}
+
+        return loop.StepOutput(new, metrics, host_metrics)
+
+    def _evaluate(self, state, index):
+        self.events.append(("evaluate", index))
+        assert int(state.step) == index
+        samples = [{"completion": STRANGE}, {"completion": str(index)}]
+        score = float(state.params["w"].sum())
+        return loop.Evaluation({"eval/score": score}, samples, [{"counts": [index]}])
+
+
+def _train(**changes):
+    return Train(**{"steps": 8, "log_every": 1, "eval_every": 4, "checkpoint_every": 3} | changes)
+
+
+def _rows(workdir, name="metrics.jsonl"):
+    # Bytes: str.splitlines would split at U+2028.
+    lines = (workdir / name).read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def _all_rows(workdir):
+    return [_rows(workdir, name) for name in ("metrics.jsonl", "samples.jsonl", "histograms.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """An uninterrupted run: its work directory and its last params."""
+    workdir = tmp_path_factory.mktemp("reference")
+    state = loop.run(Fake().program(), _train(), workdir)
+    return workdir, np.asarray(state.params["w"])
+
+
+def _check_like(reference, workdir, state):
+    expected, params = reference
+    np.testing.assert_array_equal(state.params["w"], params)
+    assert int(state.step) == 8
+    assert _all_rows(workdir) == _all_rows(expected)
+    saved = Checkpointer(workdir / "checkpoints").restore_params(8)
+    np.testing.assert_array_equal(saved["w"], params)
+
+
+def test_the_order_of_a_step(tmp_path, monkeypatch):
+    fake = Fake()
+    save, reached = Checkpointer.save, Preemption.reached
+
+    def recording_save(self, step, state):
+        fake.events.append(("checkpoint", step))
+        return save(self, step, state)
+
+    def recording_reached(self, step):
+        fake.events.append(("preemption", step))
+        return reached(self, step)
+
+    monkeypatch.setattr(Checkpointer, "save", recording_save)
+    monkeypatch.setattr(Preemption, "reached", recording_reached)
+    loop.run(fake.program(), _train(steps=4, eval_every=2, checkpoint_every=3), tmp_path)
+    assert fake.events == [
+        "init",
+        ("evaluate", 0),
+        ("preemption", 0),
+        ("step", 0),
+        ("preemption", 1),
+        ("step", 1),
+        ("read", 1),  # while step 1 runs
+        ("read", 2),  # what is evaluated has been checked
+        ("evaluate", 2),
+        ("preemption", 2),
+        ("step", 2),
+        ("preemption", 3),
+        ("read", 3),  # what is saved has been checked
+        ("checkpoint", 3),
+        ("step", 3),
+        ("read", 4),
+        ("evaluate", 4),
+        ("preemption", 4),
+        ("checkpoint", 4),
+    ]
+
+
+def test_rows(reference):
+    workdir, _ = reference
+    metrics, samples, histograms = _all_rows(workdir)
+    trained = [row for row in metrics if "loss" in row]
+    assert [row["step"] for row in trained] == list(range(1, 9))
+    assert [row["reward"] for row in trained] == [10.0 * i for i in range(8)]
+    assert trained[0].keys() == {"step", "loss", "grad_norm", "update_norm", "reward"}
+    # Each step goes half of the gradient 2 (w - i) downhill, which is all the way to i.
+    np.testing.assert_allclose([row["loss"] for row in trained], [3.0] + 7 * [3.0], rtol=1e-6)
+    evaluated = [(row["step"], row["eval/score"]) for row in metrics if "eval/score" in row]
+    assert evaluated == [(0, 3.0), (4, 9.0), (8, 21.0)]
+    assert samples[:2] == [
+        {"step": 0, "completion": STRANGE},
+        {"step": 0, "completion": "0"},
+    ]
+    assert histograms == [{"step": i, "counts": [i]} for i in (0, 4, 8)]
+
+
+def test_log_every_skips_rows_but_not_the_last(tmp_path):
+    loop.run(Fake().program(), _train(log_every=3, stop_after=7), tmp_path)
+    steps = [row["step"] for row in _rows(tmp_path) if "loss" in row]
+    assert steps == [3, 6, 7]
+
+
+@pytest.mark.parametrize("die_at", range(8))
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, reference, die_at):
+    with pytest.raises(Killed):
+        loop.run(Fake(die_at=die_at).program(), _train(), tmp_path)
+    again = Fake()
+    state = loop.run(again.program(), _train(), tmp_path)
+    assert ("init" in again.events) == (die_at < 3)
+    _check_like(reference, tmp_path, state)
+
+
+def test_torn_last_lines_are_dropped(tmp_path, reference):
+    with pytest.raises(Killed):
+        loop.run(Fake(die_at=4).program(), _train(), tmp_path)
+    for name in ("metrics.jsonl", "samples.jsonl", "histograms.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"step": 3, "compl')
+    _check_like(reference, tmp_path, loop.run(Fake().program(), _train(), tmp_path))
+
+
+def test_preemption_saves_and_leaves(tmp_path, reference):
+    with pytest.raises(SystemExit) as leaving:
+        loop.run(Fake(signal_at=4).program(), _train(), tmp_path)
+    assert leaving.value.code == 143
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 5
+    again = Fake()
+    state = loop.run(again.program(), _train(), tmp_path)
+    assert again.events[0] == ("step", 5)
+    _check_like(reference, tmp_path, state)
+
+
+def test_stop_after_goes_on_later(tmp_path, reference):
+    state = loop.run(Fake().program(), _train(stop_after=4), tmp_path)
+    assert int(state.step) == 4
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 4
+    _check_like(reference, tmp_path, loop.run(Fake().program(), _train(), tmp_path))
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path, reference):
+    loop.run(Fake().program(), _train(), tmp_path)
+    again = Fake()
+    state = loop.run(again.program(), _train(), tmp_path)
+    assert again.events == []
+    _check_like(reference, tmp_path, state)
+
+
+def test_nonfinite_stops_and_names_step_and_checkpoint(tmp_path):
+    with pytest.raises(
+        loop.NonFiniteError,
+        match=r"^step 6: loss and grad_norm not finite; the last checkpoint is 3 \(train.nonfinite",
+    ):
+        loop.run(Fake(nan_at=5).program(), _train(checkpoint_every=3), tmp_path)
+    saver = Checkpointer(tmp_path / "checkpoints")
+    assert saver.steps() == [3]
+    np.testing.assert_allclose(saver.restore_params()["w"], [2.0] * 3, rtol=1e-6)
+    last = _rows(tmp_path)[-1]
+    assert (last["step"], last["loss"]) == (6, None)
+    assert {"loss", "grad_norm"} <= set(last["nonfinite"])
+
+
+def test_nonfinite_before_any_checkpoint(tmp_path):
+    with pytest.raises(loop.NonFiniteError, match=r"^step 1: .*there is no checkpoint yet"):
+        loop.run(Fake(nan_at=0).program(), _train(), tmp_path)
+
+
+def test_nonfinite_skips_and_goes_on(tmp_path):
+    config = _train(nonfinite="skip", eval_every=1)
+    state = loop.run(Fake(nan_at=5, skip=True).program(), config, tmp_path)
+    assert int(state.step) == 8
+    rows = _rows(tmp_path)
+    skipped = {row["step"]: row["skipped"] for row in rows if "skipped" in row}
+    assert skipped == {step: float(step == 6) for step in range(1, 9)}
+    scores = {row["step"]: row["eval/score"] for row in rows if "eval/score" in row}
+    assert scores[5] == scores[6] == 12.0
+    assert scores[7] == 18.0
+
+
+def test_the_profiled_window(tmp_path, monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: fake.events.append(path))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: fake.events.append("stop"))
+    config = _train(profile_start=1, eval_every=100, checkpoint_every=100)
+    loop.run(fake.program(), config, tmp_path)
+    path = str(tmp_path / "profile")
+    traced = list(
+        itertools.takewhile(lambda e: e != "stop", fake.events[fake.events.index(path) :])
+    )
+    steps = [event[1] for event in traced if event[0] == "step"]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_trace_is_closed_with_the_run(tmp_path, monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: fake.events.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: fake.events.append("stop"))
+    loop.run(fake.program(), _train(profile_start=6), tmp_path)
+    assert fake.events.count("start") == fake.events.count("stop") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"]
+)
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        _train(**{name: 0})
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    state = loop.run(Fake().program(), _train(checkpoint_every=1, keep_checkpoints=2), tmp_path)
+    assert Checkpointer(tmp_path / "checkpoints").steps() == [7, 8]
+    assert isinstance(state, TrainState)
