@@ -15,6 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from jaxlab.runtime import host_memory
 from jaxlab.runtime.checkpoint import CheckpointError
 
 # Defined once, so that one program can import several doors; a door declares those that it takes.
@@ -39,6 +40,7 @@ def run(main: Callable[[list[str]], Any], required: list[str]) -> None:
         logging.getLogger().setLevel(logging.WARNING)
         return main(argv)
 
+    host_memory.keep_freed()
     app.run(quietly, flags_parser=_parse)
 
 
