@@ -133,7 +133,7 @@ BAD = {
     ),
     "prompt": (
         _sft(data={"task": "modsum", "max_prompt": 3}),
-        "the prompt of test example 0 has 4 tokens, more than data.max_prompt = 3",
+        "the prompt of train example 0 has 4 tokens, more than data.max_prompt = 3",
     ),
 }
 
@@ -252,7 +252,7 @@ def test_help_explains_the_flags(door, name):
         ),
         ("--workdirr=x", "Unknown command line flag 'workdirr'. Did you mean: workdir"),
         ("--config.stages.aopd.train.steps=many", "invalid literal for int() with base 10: 'many'"),
-        ("--config=configs/aopd_modsum.py:huge", "has the variants demo and tiny, not 'huge'"),
+        ("--config=configs/aopd_modsum.py:huge", "has the variants strong, demo and tiny, not 'huge'"),
     ],
 )
 def test_bad_flags(door, tmp_path, flag, message):

@@ -175,9 +175,9 @@ class _Run:
         self.config = config
         self.name, self.loss_options, self.agg = _loss(config.loss)
         self.mesh = make_mesh(config.mesh.shape)
-        tokenizer = setup.tokenizer(
-            config.data, models.tokenizer_at(config.student), models.tokenizer_at(config.teacher)
-        )
+        known = models.tokenizer_at(config.student), models.tokenizer_at(config.teacher)
+        tokenizer = setup.tokenizer(config.data, *known)
+        setup.check_same_words(tokenizer, "teacher", known[1])
         size = tokenizer.vocab_size
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)

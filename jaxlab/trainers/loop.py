@@ -12,6 +12,7 @@ Randomness, data and schedules are functions of the step, so a run that was kill
 last checkpoint as if nothing had happened.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -230,4 +231,6 @@ def _chosen(metrics: Scalars, names: tuple[str, ...]) -> dict[str, float]:
 def _wandb(config: Train, workdir: pathlib.Path) -> dict[str, Any] | None:
     if config.wandb is None:
         return None
-    return {"project": config.wandb, "name": workdir.name, "resume": "allow"}
+    # The id makes a resumed run the same one.
+    run_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
+    return {"project": config.wandb, "name": workdir.name, "id": run_id, "resume": "allow"}

@@ -41,6 +41,23 @@ def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
     )
 
 
+def check_same_words(ours: Tokenizer, name: str, theirs: Tokenizer | None) -> None:
+    """Refuse a model whose token ids mean other words: of equal size, it would train on noise.
+
+    Raises:
+        ConfigError: an id that both know stands for different words.
+    """
+    if theirs is None:
+        return
+    by_id = {i: word for word, i in ours.backend.get_vocab().items()}
+    for i, word in sorted((i, word) for word, i in theirs.backend.get_vocab().items()):
+        if by_id.get(i, word) != word:
+            raise ConfigError(
+                f"{name}.path: its tokenizer has {word!r} as token {i}, the student's has "
+                f"{by_id[i]!r}: distillation needs one tokenizer"
+            )
+
+
 def task(data: Data) -> Task:
     """The task that the config names.
 
