@@ -58,13 +58,14 @@ class Stepper(transformers.TrainerCallback):
         """Wait."""
         if sys.stdin.readline().strip() != "go":
             os._exit(0)
-        self.start = time.perf_counter()
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
         """Report."""
         seconds = time.perf_counter() - self.start
+        cpu = time.process_time() - self.cpu_start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer({"seconds": seconds, "peak_mib": peak / 1024})
+        answer({"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak / 1024})
 
 
 def answer(row: dict) -> None:
