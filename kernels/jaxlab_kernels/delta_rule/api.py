@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule.checks import check, check_values
+from jaxlab_kernels.delta_rule.chunked import chunked
 from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype
 from jaxlab_kernels.delta_rule.segments import unpack
 
-IMPLEMENTATIONS = {"reference": recurrence}
-PREFERENCES = dict.fromkeys(("cpu", "gpu", "tpu"), ("reference",))
+IMPLEMENTATIONS = {"chunked": chunked, "reference": recurrence}
+PREFERENCES = dict.fromkeys(("cpu", "gpu", "tpu"), ("chunked",))
 
 
 def gated_delta(
@@ -61,7 +62,7 @@ def gated_delta(
         begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the state
         alone, its output is 0, and what its arguments hold does not matter, not even NaN.
       chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
-      implementation: "reference"; None: the best for the platform.
+      implementation: "chunked" or "reference"; None: the best for the platform.
 
     Returns:
       out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
@@ -128,6 +129,8 @@ def gated_delta_from_logits(
     """
     if not 0.0 < gate_scale <= 2.0:
         raise ValueError(f"gate_scale={gate_scale} is outside (0, 2]")
+    if norm_eps is not None and norm_eps <= 0:
+        raise ValueError(f"norm_eps={norm_eps} is not positive, as padding (all 0) needs")
     rule = Rule(form=form, logits=True, gate_scale=gate_scale, norm_eps=norm_eps)
     return _run(rule, q, k, v, log_decay, erase_logits, write_logits, scale, initial_state,
                 segment_ids, chunk_size, implementation)  # fmt: skip
