@@ -7,3 +7,5 @@ from jaxlab_kernels.delta_rule.api import gated_delta as gated_delta
 from jaxlab_kernels.delta_rule.api import gated_delta_from_logits as gated_delta_from_logits
 from jaxlab_kernels.delta_rule.api import gdn as gdn
 from jaxlab_kernels.delta_rule.api import kda as kda
+from jaxlab_kernels.delta_rule.rule import Rule as Rule
+from jaxlab_kernels.delta_rule.step import gated_delta_step as gated_delta_step

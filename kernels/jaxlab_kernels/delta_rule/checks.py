@@ -21,6 +21,7 @@ def check(
     initial_state: jax.Array | None,
     segment_ids: jax.Array | None = None,
     lead: str = "BT",
+    state_name: str = "initial_state",
 ) -> None:
     """Raises a ValueError that names the argument, its shape and what was expected.
 
@@ -35,6 +36,7 @@ def check(
       initial_state: [B, HV, Dk, Dv] or None.
       segment_ids: [B, T] or None.
       lead: the leading axes, "BT" or "B".
+      state_name: what the caller calls initial_state.
     """
     if rule.form not in FORMS:
         raise ValueError(f"form={rule.form!r} is not one of {', '.join(FORMS)}")
@@ -71,13 +73,13 @@ def check(
         )
     if initial_state is not None:
         shape = (front[0], value_heads, key_dim, value_dim)
-        _expect("initial_state", initial_state, f"[B, HV, Dk, Dv] {shape}", shape)
+        _expect(state_name, initial_state, f"[B, HV, Dk, Dv] {shape}", shape)
     if segment_ids is not None:
         _expect("segment_ids", segment_ids, f"[B, T] {front}", front)
         if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
             raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")
     floats = {"q": q, "k": k, "v": v, "log_decay": log_decay, "erase": erase, "write": write}
-    for name, x in {**floats, "initial_state": initial_state}.items():
+    for name, x in {**floats, state_name: initial_state}.items():
         if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name} has dtype {x.dtype}; expected a floating dtype")
 

@@ -15,11 +15,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxlab_kernels.delta_rule.rule import Inputs, Rule, decays, operands
+from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 
-Chunk = tuple[jax.Array, ...]
+DEFAULT_CHUNK = 16
 
+_matmul = functools.partial(jnp.matmul, precision="highest")
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
@@ -32,7 +34,7 @@ def chunked(
       rule: gives a, b and z.
       inputs: see `Inputs`.
       scale: factor of the output.
-      chunk_size: C, a power of two; None: 32, or less for a short sequence.
+      chunk_size: C, a power of two; None: 16, or less for a short sequence.
 
     Returns:
       out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
@@ -40,7 +42,7 @@ def chunked(
     length = inputs.v.shape[1]
     if length == 0:
         return jnp.zeros_like(inputs.v), inputs.initial_state
-    size = chunk_size or min(32, 1 << (length - 1).bit_length())
+    size = chunk_size or min(DEFAULT_CHUNK, 1 << (length - 1).bit_length())
     arrays = inputs._replace(initial_state=None)
     padding = -length % size
     if padding:
@@ -107,71 +109,117 @@ def _chunk(rule, scale, arrays: Inputs, state):
     """One chunk [B, C, ...] and the state before it -> the state after it, out [B, C, HV, Dv]."""
     dtype = state.dtype
     q, a, b, z = operands(rule, dtype, arrays.q, arrays.k, arrays.v, arrays.erase, arrays.write)
-    decay = decays(dtype, arrays.log_decay, arrays.v)
-    q, a, b, z, decay = (jnp.swapaxes(x, 1, 2) for x in (q * scale, a, b, z, decay))
+    log_decay = log_decays(dtype, arrays.log_decay, arrays.v)
+    head_major = [jnp.swapaxes(x, 1, 2) for x in (q * scale, a, b, z, log_decay)]
+    # Without the barrier every use of an operand slices, gates and transposes it again.
+    q, a, b, z, log_decay = jax.lax.optimization_barrier(head_major)
 
-    rows = jnp.stack([a, q], axis=-2)
-    pairs, prefix, suffix = decayed_products(rows, b, decay)
-    read = _einsum("bhirk,bhkv->bhirv", rows * prefix[..., None, :], state)
+    weights = _decay_weights(log_decay)
+    levels, prefix, suffix = weights[:, :, :-2], weights[:, :, -2], weights[:, :, -1]
+    inner, outer = _decayed_products(a, q, b, levels)
     u = jax.lax.linalg.triangular_solve(
-        pairs[..., 0, :], z - read[..., 0, :], left_side=True, lower=True, unit_diagonal=True
+        inner, z - _matmul(a * prefix, state), left_side=True, lower=True, unit_diagonal=True
     )
-    out = read[..., 1, :] + _einsum("bhij,bhjv->bhiv", pairs[..., 1, :], u)
-    total = jnp.swapaxes(prefix[..., -1:, :], -1, -2)
-    state = total * state + _einsum("bhjk,bhjv->bhkv", b * suffix, u)
+    out = _matmul(q * prefix, state) + _matmul(outer, u)
+    state = _scaled(prefix[:, :, -1, :, None], state)
+    state += _einsum("bhjk,bhjv->bhkv", b * suffix, u)
     return state, jnp.swapaxes(out, 1, 2).astype(arrays.v.dtype)
 
 
-def decayed_products(
-    rows: jax.Array, columns: jax.Array, decay: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Inner products of every row with every earlier column, decayed by the tokens between.
+def _decay_weights(log_decay: jax.Array) -> jax.Array:
+    """Exponentials of sums of log decays over spans of tokens.
 
-    Blocks double: two neighbours of h tokens become one, whose new pairs are a row of the right
-    half and a column of the left half. Their decay is the product of the right half's up to the
-    row with the left half's after the column. So a decay is always a product of the factors
-    between two tokens, each at most 1, and never a quotient or a difference of cumulated ones:
-    nothing overflows, nothing cancels, and no later token takes part.
+    Of two tokens j < i let l be the highest bit in which their numbers differ, and m be i with
+    the bits below l cleared. The decay between them is that over m..i, a weight of row i at
+    level l, times that over j+1..m-1, a weight of column j at level l. So an exponent is always
+    a sum over tokens between the two, never a difference of cumulated sums: nothing overflows,
+    nothing cancels, and no later token takes part.
 
     Args:
-      rows: [..., C, R, D], R rows per token; row 0 does not meet the column of its own token.
-      columns: [..., C, D].
-      decay: [..., C, D] or [..., C, 1], in [0, 1].
+      log_decay: [B, HV, C, Dk] or [B, HV, C, 1], C a power of two.
 
     Returns:
-      products [..., C, R, C], 0 above the diagonal; the decay from the start of the chunk up to
-      and with each token, and that after each token to the end, both shaped as decay.
+      [B, HV, log2(C) + 2, C, Dk or 1], at most 1: the levels; then from the chunk's start up to
+      and with the token; then after the token up to the chunk's end.
     """
-    *front, length, count, _ = rows.shape
-    own = jnp.sum(rows[..., 1:, :] * columns[..., None, :], axis=-1)
-    own = jnp.concatenate([jnp.zeros_like(own[..., :1]), own], axis=-1)
-    products = own.reshape(*front, length, 1, count, 1)
-    prefix, suffix = decay, jnp.ones_like(decay)
-    half = 1
-    while half < length:
-        (prefix_left, prefix_right), (suffix_left, suffix_right), (_, right), (left, _) = (
-            _halves(x, half, len(front)) for x in (prefix, suffix, rows, columns)
-        )
-        corner = _einsum(
-            "...ird,...jd->...irj", right * prefix_right[..., None, :], left * suffix_left
-        )
-        upper, lower = products[..., 0::2, :, :, :], products[..., 1::2, :, :, :]
-        products = jnp.concatenate(
-            [
-                jnp.concatenate([upper, jnp.zeros_like(corner)], axis=-1),
-                jnp.concatenate([corner, lower], axis=-1),
-            ],
-            axis=-3,
-        )
-        prefix = jnp.concatenate([prefix_left, prefix_left[..., -1:, :] * prefix_right], axis=-2)
-        suffix = jnp.concatenate([suffix_left * prefix_right[..., -1:, :], suffix_right], axis=-2)
-        prefix, suffix = (x.reshape(decay.shape) for x in (prefix, suffix))
-        half *= 2
-    return products.reshape(*front, length, count, length), prefix, suffix
+    *front, size, dim = log_decay.shape
+    spans = jnp.asarray(_spans(size).reshape(-1, size), log_decay.dtype)
+    # With the batch axes of the other operand the product needs no transposition.
+    sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
+    return jnp.exp(sums).reshape(*front, -1, size, dim)
 
 
-def _halves(x: jax.Array, half: int, front: int) -> tuple[jax.Array, jax.Array]:
-    """[..., C, ...] -> the left and the right halves [..., C / 2h, h, ...] of blocks of 2h."""
-    x = x.reshape(*x.shape[:front], -1, 2, half, *x.shape[front + 1 :])
-    left, right = (jax.lax.index_in_dim(x, i, front + 1, keepdims=False) for i in (0, 1))
-    return left, right
+@functools.cache
+def _spans(size: int) -> np.ndarray:
+    """Bool [log2(size) + 2, size, size]: the tokens m that the exponent (level, i) sums."""
+    i, m = np.indices((size, size))
+    levels = []
+    for level in range(size.bit_length() - 1):
+        is_row = (i >> level) % 2 == 1
+        levels.append((i >> level == m >> level) & np.where(is_row, m <= i, m > i))
+    return np.stack([*levels, m <= i, m > i])
+
+
+def _decayed_products(
+    a: jax.Array, q: jax.Array, b: jax.Array, levels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """L and P of the module's docstring, by blocks that double.
+
+    Of two neighbouring blocks of h tokens the new pairs are the rows of the right one with the
+    columns of the left one: one matrix product per level, of nothing but pairs that count.
+
+    Args:
+      a: [B, HV, C, Dk].
+      q: [B, HV, C, Dk].
+      b: [B, HV, C, Dk].
+      levels: [B, HV, log2(C), C, Dk or 1], see `_decay_weights`.
+
+    Returns:
+      L and P, each [B, HV, C, C], 0 above the diagonal.
+    """
+    *front, size, dim = b.shape
+    outer = _matmul(q * b, jnp.ones((dim, 1), b.dtype)).reshape(*front, size, 1, 1)
+    inner = jnp.zeros_like(outer)
+    for level in range(size.bit_length() - 1):
+        half = 1 << level
+        weight = levels[..., level, :, :]
+        rows = jnp.concatenate([_halves(x * weight, half)[1] for x in (a, q)], axis=-2)
+        corner = _einsum("...id,...jd->...ij", rows, _halves(b * weight, half)[0])
+        inner = _doubled(inner, corner[..., :half, :])
+        outer = _doubled(outer, corner[..., half:, :])
+    return inner.reshape(*front, size, size), outer.reshape(*front, size, size)
+
+
+def _halves(x: jax.Array, half: int) -> tuple[jax.Array, jax.Array]:
+    """[..., C, D] -> left and right halves [..., C / 2h, h, D] of the blocks of 2h tokens."""
+    x = x.reshape(*x.shape[:-2], -1, 2, half, x.shape[-1])
+    return x[..., 0, :, :], x[..., 1, :, :]
+
+
+def _doubled(blocks: jax.Array, corner: jax.Array) -> jax.Array:
+    """Lower triangular blocks [..., 2n, h, h] with corners [..., n, h, h] -> [..., n, 2h, 2h]."""
+    upper, lower = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
+    top = jnp.concatenate([upper, jnp.zeros_like(corner)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([corner, lower], axis=-1)], axis=-2)
+
+
+@jax.custom_vjp
+def _scaled(factors: jax.Array, state: jax.Array) -> jax.Array:
+    """factors [B, HV, Dk or 1, 1] times state [B, HV, Dk, Dv]."""
+    return factors * state
+
+
+def _scaled_fwd(factors, state):
+    return factors * state, (factors, state)
+
+
+def _scaled_bwd(saved, d_out):
+    factors, state = saved
+    # As a matrix product: XLA's reduction is slow on a CPU when fused with what comes before it.
+    d_factors = _matmul(d_out * state, jnp.ones((state.shape[-1], 1), state.dtype))
+    if factors.shape[-2] == 1:
+        d_factors = jnp.sum(d_factors, axis=-2, keepdims=True)
+    return d_factors, d_out * factors
+
+
+_scaled.defvjp(_scaled_fwd, _scaled_bwd)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlab_kernels.delta_rule.rule import Inputs, Rule, decays, operands
+from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 
 
 def recurrence(
@@ -28,7 +28,7 @@ def recurrence(
     del chunk_size
     dtype = inputs.initial_state.dtype
     q, a, b, z = operands(rule, dtype, inputs.q, inputs.k, inputs.v, inputs.erase, inputs.write)
-    decay = decays(dtype, inputs.log_decay, inputs.v)
+    decay = jnp.exp(log_decays(dtype, inputs.log_decay, inputs.v))
 
     def token(state, inputs_t):
         q_t, a_t, b_t, z_t, decay_t = inputs_t

@@ -110,10 +110,10 @@ def operands(
     return q, a, a, (root if write is None else _root(rule, write)) * v
 
 
-def decays(dtype: jnp.dtype, log_decay: jax.Array, v: jax.Array) -> jax.Array:
-    """The factors exp(log_decay), [..., HV, Dk] or [..., HV, 1]."""
-    log_decay = log_decay.astype(dtype)
-    return jnp.exp(log_decay[..., None] if log_decay.ndim == v.ndim - 1 else log_decay)
+def log_decays(dtype: jnp.dtype, log_decay: jax.Array, v: jax.Array) -> jax.Array:
+    """[..., HV, Dk] or [..., HV, 1] in dtype, with `RESET` for anything below it."""
+    log_decay = jnp.maximum(log_decay.astype(dtype), RESET)
+    return log_decay[..., None] if log_decay.ndim == v.ndim - 1 else log_decay
 
 
 def _normalised(x: jax.Array, eps: float) -> jax.Array:
