@@ -1,5 +1,9 @@
 import functools
 import itertools
+import pathlib
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,7 @@ import pytest
 from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits
 from jaxlab_kernels.delta_rule import api, cases
 
-FORMS = list(api.IMPLEMENTATIONS)
+FORMS = ("chunked", "reference")  # "recurrent" is one forwards and the other backwards
 # Fewer levels compile faster; float32 runs at the default size.
 SMALL_CHUNK = 8
 FLOATS = ("q", "k", "v", "log_decay", "erase", "write", "initial_state")
@@ -283,6 +287,25 @@ def test_packed_rows_equal_separate_sequences(implementation):
             assert_close(gradients[key][rows : rows + 1, tokens], expected[key], 1e-13)
 
 
+def test_recurrent_is_the_reference_forwards_and_chunks_backwards():
+    arguments = cases.make(cases.MEMBERS["fg2_plus"])
+    result, gradients = run("recurrent", arguments, chunk_size=SMALL_CHUNK)
+    assert_close(result, truth(**arguments), 3e-14)
+    _, expected = run("chunked", arguments, chunk_size=SMALL_CHUNK)
+    assert_close(gradients, expected, 3e-13)
+
+
+def test_sizes_choose_the_implementation(monkeypatch):
+    called = []
+    for name in list(api.IMPLEMENTATIONS):
+        record = functools.partial(lambda name, *args, **options: called.append(name), name)
+        monkeypatch.setitem(api.IMPLEMENTATIONS, name, record)
+    for dim, length in ((64, 17), (64, 16), (32, 17)):
+        x = jnp.zeros((1, length, 1, dim))
+        gated_delta(x, x, x, x, x)
+    assert called == ["chunked", "recurrent", "recurrent"]
+
+
 # ------------------------------------------------------------------ the entry with logits
 
 
@@ -476,10 +499,27 @@ def test_dispatch_reports_every_reason():
 
 
 def test_the_kernels_import_neither_flax_nor_jaxlab():
-    import pathlib
-    import re
-
     root = pathlib.Path(jaxlab_kernels.__file__).parent
     for path in root.rglob("*.py"):
         found = re.findall(r"^\s*(?:import|from) (flax|optax|jaxlab)\b", path.read_text(), re.M)
         assert not found, path
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_chunked_form_lowers_for(platform):
+    def loss(arguments):
+        out, state = gated_delta(**arguments, implementation="chunked")
+        return jnp.sum(out) + jnp.sum(state)
+
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    arguments.pop("form")
+    jax.jit(jax.grad(loss)).trace(arguments).lower(lowering_platforms=(platform,))
+
+
+def test_on_explicit_meshes():
+    """Sharded over batch and heads on eight devices: equal to one device, gradients as well."""
+    script = pathlib.Path(__file__).with_name("delta_rule_mesh_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

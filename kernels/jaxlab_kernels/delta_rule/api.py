@@ -4,6 +4,9 @@ B batch, T time, H heads of queries and keys, HV heads of values (a multiple of 
 goes with key head i // (HV / H)), Dk and Dv their sizes.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -14,8 +17,26 @@ from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype
 from jaxlab_kernels.delta_rule.segments import unpack
 
-IMPLEMENTATIONS = {"chunked": chunked, "reference": recurrence}
-PREFERENCES = dict.fromkeys(("cpu", "gpu", "tpu"), ("chunked",))
+IMPLEMENTATIONS: dict[str, Callable] = {
+    "chunked": chunked,
+    "recurrent": functools.partial(chunked, forward_by_tokens=True),
+    "reference": recurrence,
+}
+
+# Below this many numbers in a head's state, or with no more than so many tokens, a CPU runs the
+# recurrence forwards faster than chunks; benchmarks/kernels.py measures both.
+SMALL_STATE = 64 * 64
+SHORT = 16
+
+
+def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[str, ...]]:
+    """Platform -> implementations to try, best first, for calls of this size."""
+    small = key_dim * value_dim < SMALL_STATE or length <= SHORT
+    return {
+        "cpu": ("recurrent",) if small else ("chunked",),
+        "gpu": ("chunked",),
+        "tpu": ("chunked",),
+    }
 
 
 def gated_delta(
@@ -62,7 +83,9 @@ def gated_delta(
         begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the state
         alone, its output is 0, and what its arguments hold does not matter, not even NaN.
       chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
-      implementation: "chunked" or "reference"; None: the best for the platform.
+      implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
+        "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
+        size.
 
     Returns:
       out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
@@ -198,5 +221,6 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
         initial_state = jnp.broadcast_to(zeros, (*zeros.shape[:2], k.shape[-1], v.shape[-1]))
     inputs = Inputs(q, k, v, log_decay, erase, write, initial_state.astype(dtype))
     scale = k.shape[-1] ** -0.5 if scale is None else scale
-    return dispatch.call("gated_delta", IMPLEMENTATIONS, PREFERENCES, implementation,
+    order = preferences(k.shape[-1], v.shape[-1], v.shape[1])
+    return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
                          rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip

@@ -12,11 +12,13 @@ are computed again.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 
 DEFAULT_CHUNK = 16
@@ -26,7 +28,12 @@ _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 def chunked(
-    rule: Rule, inputs: Inputs, *, scale: float, chunk_size: int | None = None
+    rule: Rule,
+    inputs: Inputs,
+    *,
+    scale: float,
+    chunk_size: int | None = None,
+    forward_by_tokens: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Gated delta rule by chunks, in XLA operations alone; see `reference.recurrence`.
 
@@ -35,6 +42,7 @@ def chunked(
       inputs: see `Inputs`.
       scale: factor of the output.
       chunk_size: C, a power of two; None: 16, or less for a short sequence.
+      forward_by_tokens: run the recurrence forwards; backwards it is chunks all the same.
 
     Returns:
       out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
@@ -43,55 +51,65 @@ def chunked(
     if length == 0:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     size = chunk_size or min(DEFAULT_CHUNK, 1 << (length - 1).bit_length())
-    arrays = inputs._replace(initial_state=None)
+    *arrays, state = inputs
     padding = -length % size
     if padding:
         arrays = jax.tree.map(
             lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
         )
-    out, state = _scan_chunks(rule, scale, size, arrays, inputs.initial_state)
+    plan = _Plan(rule, scale, size, forward_by_tokens)
+    out, state = _scan_chunks(plan, tuple(arrays), state)
     return out[:, :length], state
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan_chunks(rule, scale, size, arrays, state):
-    return _forward(rule, scale, size, arrays, state, keep_states=False)[0]
+class _Plan(NamedTuple):
+    rule: Rule
+    scale: float
+    size: int
+    forward_by_tokens: bool
 
 
-def _forward(rule, scale, size, arrays, state, keep_states):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan_chunks(plan, arrays, state):
+    return _forward(plan, arrays, state, keep_states=False)[0]
+
+
+def _forward(plan, arrays, state, keep_states):
+    one_chunk = _chunk_by_tokens if plan.forward_by_tokens else _chunk
+
     def step(state, n):
-        new_state, out = _chunk(rule, scale, _take(arrays, n, size), state)
+        new_state, out = one_chunk(plan, _take(arrays, n, plan.size), state)
         return new_state, (out, state if keep_states else None)
 
-    state, (out, states) = jax.lax.scan(step, state, _chunk_ids(arrays, size))
+    state, (out, states) = jax.lax.scan(step, state, _chunk_ids(plan, arrays))
     return (_join(out), state), states
 
 
-def _save(rule, scale, size, arrays, state):
-    result, states = _forward(rule, scale, size, arrays, state, keep_states=True)
+def _save(plan, arrays, state):
+    result, states = _forward(plan, arrays, state, keep_states=True)
     return result, (arrays, states)
 
 
-def _backward(rule, scale, size, saved, cotangents):
+def _backward(plan, saved, cotangents):
     arrays, states = saved
     d_out, d_state = cotangents
 
     def step(d_state, n):
-        chunk = functools.partial(_chunk, rule, scale)
         state = jax.lax.dynamic_index_in_dim(states, n, 0, keepdims=False)
-        _, pull = jax.vjp(chunk, _take(arrays, n, size), state)
-        d_chunk, d_state = pull((d_state, _take(d_out, n, size)))
+        chunk = functools.partial(_chunk, plan)
+        _, pull = jax.vjp(chunk, _take(arrays, n, plan.size), state)
+        d_chunk, d_state = pull((d_state, _take(d_out, n, plan.size)))
         return d_state, d_chunk
 
-    d_state, d_arrays = jax.lax.scan(step, d_state, _chunk_ids(arrays, size), reverse=True)
+    d_state, d_arrays = jax.lax.scan(step, d_state, _chunk_ids(plan, arrays), reverse=True)
     return jax.tree.map(_join, d_arrays), d_state
 
 
 _scan_chunks.defvjp(_save, _backward)
 
 
-def _chunk_ids(arrays: Inputs, size: int) -> jax.Array:
-    return jnp.arange(arrays.v.shape[1] // size)
+def _chunk_ids(plan, arrays) -> jax.Array:
+    return jnp.arange(arrays[0].shape[1] // plan.size)
 
 
 def _take(arrays, n, size: int):
@@ -105,12 +123,20 @@ def _join(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def _chunk(rule, scale, arrays: Inputs, state):
+def _chunk_by_tokens(plan, arrays, state):
+    """`_chunk` by the recurrence."""
+    inputs = Inputs(*arrays, initial_state=state)
+    out, state = recurrence(plan.rule, inputs, scale=plan.scale)
+    return state, out
+
+
+def _chunk(plan, arrays, state):
     """One chunk [B, C, ...] and the state before it -> the state after it, out [B, C, HV, Dv]."""
     dtype = state.dtype
-    q, a, b, z = operands(rule, dtype, arrays.q, arrays.k, arrays.v, arrays.erase, arrays.write)
-    log_decay = log_decays(dtype, arrays.log_decay, arrays.v)
-    head_major = [jnp.swapaxes(x, 1, 2) for x in (q * scale, a, b, z, log_decay)]
+    q, k, v, log_decay, erase, write = arrays
+    q, a, b, z = operands(plan.rule, dtype, q, k, v, erase, write)
+    log_decay = log_decays(dtype, log_decay, v)
+    head_major = [jnp.swapaxes(x, 1, 2) for x in (q * plan.scale, a, b, z, log_decay)]
     # Without the barrier every use of an operand slices, gates and transposes it again.
     q, a, b, z, log_decay = jax.lax.optimization_barrier(head_major)
 
@@ -123,7 +149,7 @@ def _chunk(rule, scale, arrays: Inputs, state):
     out = _matmul(q * prefix, state) + _matmul(outer, u)
     state = _scaled(prefix[:, :, -1, :, None], state)
     state += _einsum("bhjk,bhjv->bhkv", b * suffix, u)
-    return state, jnp.swapaxes(out, 1, 2).astype(arrays.v.dtype)
+    return state, jnp.swapaxes(out, 1, 2).astype(v.dtype)
 
 
 def _decay_weights(log_decay: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ def unpack(
     log_decay: jax.Array,
     erase: jax.Array,
     write: jax.Array | None,
-) -> tuple[jax.Array, ...]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """The same arguments such that one recurrence over the row treats its segments apart.
 
     At padding q, k, v and log_decay become 0 and the gates 1, whatever stands there: the state
