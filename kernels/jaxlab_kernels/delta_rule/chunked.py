@@ -125,7 +125,7 @@ def _join(x: jax.Array) -> jax.Array:
 
 def _chunk_by_tokens(plan, arrays, state):
     """`_chunk` by the recurrence."""
-    inputs = Inputs(*arrays, initial_state=state)
+    inputs = Inputs(*(*arrays, state))
     out, state = recurrence(plan.rule, inputs, scale=plan.scale)
     return state, out
 
