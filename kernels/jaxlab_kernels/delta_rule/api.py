@@ -1,0 +1,226 @@
+"""The gated delta rule and its named members.
+
+B batch, T time, H heads of queries and keys, HV heads of values (a multiple of H: value head i
+goes with key head i // (HV / H)), Dk and Dv their sizes.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxlab_kernels import dispatch
+from jaxlab_kernels.delta_rule.checks import check, check_values
+from jaxlab_kernels.delta_rule.chunked import chunked
+from jaxlab_kernels.delta_rule.reference import recurrence
+from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype
+from jaxlab_kernels.delta_rule.segments import unpack
+
+IMPLEMENTATIONS: dict[str, Callable] = {
+    "chunked": chunked,
+    "recurrent": functools.partial(chunked, forward_by_tokens=True),
+    "reference": recurrence,
+}
+
+# Below this many numbers in a head's state, or with no more than so many tokens, a CPU runs the
+# recurrence forwards faster than chunks; benchmarks/kernels.py measures both.
+SMALL_STATE = 64 * 64
+SHORT = 16
+
+
+def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[str, ...]]:
+    """Platform -> implementations to try, best first, for calls of this size."""
+    small = key_dim * value_dim < SMALL_STATE or length <= SHORT
+    return {
+        "cpu": ("recurrent",) if small else ("chunked",),
+        "gpu": ("chunked",),
+        "tpu": ("chunked",),
+    }
+
+
+def gated_delta(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_decay: jax.Array,
+    erase: jax.Array,
+    write: jax.Array | None = None,
+    *,
+    form: str = "symmetric",
+    scale: float | None = None,
+    initial_state: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Gated delta rule over whole sequences, differentiable in every floating argument.
+
+    For every token the state S decays, is edited, and is read:
+
+        S' = diag(exp(log_decay)) S
+        S  = S' + b (z - a^T S')^T
+        out = scale S^T q
+
+    with, for the form "symmetric", a = b = sqrt(erase) k and z = sqrt(write) v; for "left",
+    a = k, b = erase k, z = v; for "gdn2", a = erase k, b = k, z = write v. The shapes of the
+    gates make the member of the family: see `delta_net`, `gdn`, `kda`, `fg2`, `fg2_plus`.
+    Keys should have norm 1 (`gated_delta_from_logits` can see to it): then the symmetric edit
+    never expands the state, for gates up to 2.
+
+    Args:
+      q: [B, T, H, Dk].
+      k: [B, T, H, Dk].
+      v: [B, T, HV, Dv].
+      log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
+      erase: [B, T, HV] or [B, T, HV, Dk], in [0, 2]. A gate per channel that is exactly 0 under
+        a root has no finite derivative; its gradient is 0.
+      write: [B, T, HV] or [B, T, HV, Dv]; None: erase serves as both.
+      form: "symmetric", "left" (write must be None) or "gdn2".
+      scale: factor of the output; None: Dk ** -0.5.
+      initial_state: [B, HV, Dk, Dv], what the first segment of each row begins with; None: 0.
+      segment_ids: int [B, T]. A token whose id differs from that of the nearest earlier token
+        begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the state
+        alone, its output is 0, and what its arguments hold does not matter, not even NaN.
+      chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
+      implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
+        "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
+        size.
+
+    Returns:
+      out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
+      [B, HV, Dk, Dv]. The computation and the state are float32, or float64 where an argument
+      is float64.
+
+    Raises:
+      ValueError: an argument's shape, dtype or value of a choice is wrong. With JAXLAB_DEBUG=1
+        in the environment also for NaN, log_decay > 0 and gates outside [0, 2]; inside jit this
+        arrives as JAX's runtime error, with the same text.
+      NotImplementedError: no implementation takes the call.
+
+    Source: Yang et al., Gated Delta Networks, arXiv 2412.06464; Kimi Linear, arXiv 2510.26692;
+    FG2-GDN, Eqs 8-14; Gated DeltaNet-2, arXiv 2605.22791.
+    """
+    return _run(Rule(form=form), q, k, v, log_decay, erase, write, scale, initial_state,
+                segment_ids, chunk_size, implementation)  # fmt: skip
+
+
+def gated_delta_from_logits(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_decay: jax.Array,
+    erase_logits: jax.Array,
+    write_logits: jax.Array | None = None,
+    *,
+    gate_scale: float = 1.0,
+    norm_eps: float | None = 1e-6,
+    form: str = "symmetric",
+    scale: float | None = None,
+    initial_state: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    chunk_size: int | None = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`gated_delta` with gates gate_scale * sigmoid(logits) and normalised queries and keys.
+
+    The root of a gate is exp(log_sigmoid(logit) / 2): its gradient is bounded and exact however
+    far the sigmoid saturates, where the root of a given gate divides by sqrt(gate).
+
+    Args:
+      q: [B, T, H, Dk].
+      k: [B, T, H, Dk].
+      v: [B, T, HV, Dv].
+      log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
+      erase_logits: [B, T, HV] or [B, T, HV, Dk].
+      write_logits: [B, T, HV] or [B, T, HV, Dv]; None: erase_logits serves as both.
+      gate_scale: 1, or 2 to allow edits that flip a direction (negative eigenvalues).
+      norm_eps: q and k are divided by sqrt(|x|^2 + norm_eps); None: they are used as given.
+      form: see `gated_delta`.
+      scale: see `gated_delta`.
+      initial_state: see `gated_delta`.
+      segment_ids: see `gated_delta`.
+      chunk_size: see `gated_delta`.
+      implementation: see `gated_delta`.
+
+    Returns:
+      See `gated_delta`.
+
+    Raises:
+      ValueError: see `gated_delta`.
+      NotImplementedError: see `gated_delta`.
+    """
+    if not 0.0 < gate_scale <= 2.0:
+        raise ValueError(f"gate_scale={gate_scale} is outside (0, 2]")
+    if norm_eps is not None and norm_eps <= 0:
+        raise ValueError(f"norm_eps={norm_eps} is not positive, as padding (all 0) needs")
+    rule = Rule(form=form, logits=True, gate_scale=gate_scale, norm_eps=norm_eps)
+    return _run(rule, q, k, v, log_decay, erase_logits, write_logits, scale, initial_state,
+                segment_ids, chunk_size, implementation)  # fmt: skip
+
+
+def delta_net(q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array, **options):
+    """DeltaNet (arXiv 2406.06484): beta [B, T, HV], no decay. Options of `gated_delta`."""
+    _check_gates("delta_net", v, beta=(beta, False))
+    return gated_delta(q, k, v, jnp.zeros_like(beta), beta, **options)
+
+
+def gdn(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
+        **options):  # fmt: skip
+    """Gated DeltaNet (arXiv 2412.06464): log_decay and beta [B, T, HV]."""
+    _check_gates("gdn", v, log_decay=(log_decay, False), beta=(beta, False))
+    return gated_delta(q, k, v, log_decay, beta, **options)
+
+
+def kda(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
+        **options):  # fmt: skip
+    """Kimi Delta Attention (arXiv 2510.26692): log_decay [B, T, HV, Dk], beta [B, T, HV]."""
+    _check_gates("kda", v, log_decay=(log_decay, True), beta=(beta, False))
+    return gated_delta(q, k, v, log_decay, beta, **options)
+
+
+def fg2(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
+        **options):  # fmt: skip
+    """FG2-GDN: log_decay and beta [B, T, HV, Dk]; beta gates keys and values, so Dk = Dv."""
+    _check_gates("fg2", v, log_decay=(log_decay, True), beta=(beta, True))
+    return gated_delta(q, k, v, log_decay, beta, **options)
+
+
+def fg2_plus(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, erase: jax.Array,
+             write: jax.Array, **options):  # fmt: skip
+    """FG2-GDN+: log_decay and erase [B, T, HV, Dk], write [B, T, HV, Dv]."""
+    _check_gates("fg2_plus", v, log_decay=(log_decay, True), erase=(erase, True),
+                 write=(write, True))  # fmt: skip
+    return gated_delta(q, k, v, log_decay, erase, write, **options)
+
+
+def _check_gates(name: str, v: jax.Array, **gates: tuple[jax.Array, bool]) -> None:
+    for gate, (x, per_channel) in gates.items():
+        if x.ndim != v.ndim - (not per_channel):
+            expected = "[B, T, HV, D]" if per_channel else "[B, T, HV]"
+            raise ValueError(f"{name}: {gate} has shape {x.shape}; expected {expected}")
+
+
+def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_ids, chunk_size,
+         implementation):  # fmt: skip
+    check(rule, q, k, v, log_decay, erase, write, initial_state, segment_ids)
+    if chunk_size is not None and (chunk_size < 1 or chunk_size & (chunk_size - 1)):
+        raise ValueError(f"chunk_size={chunk_size} is not a power of two")
+    check_values(
+        rule, None if segment_ids is None else segment_ids == 0, q=q, k=k, v=v,
+        log_decay=log_decay, erase=erase, write=write, initial_state=initial_state,
+    )  # fmt: skip
+    dtype = compute_dtype(q, k, v, log_decay, erase, write, initial_state)
+    if segment_ids is not None:
+        q, k, v, log_decay, erase, write = unpack(
+            segment_ids, dtype, q, k, v, log_decay, erase, write
+        )
+    if initial_state is None:
+        # From v, so that the scan's carry has v's sharding over batch and heads.
+        zeros = jnp.sum(jnp.zeros_like(v[:, :1]), axis=1).astype(dtype)[:, :, None]
+        initial_state = jnp.broadcast_to(zeros, (*zeros.shape[:2], k.shape[-1], v.shape[-1]))
+    inputs = Inputs(q, k, v, log_decay, erase, write, initial_state.astype(dtype))
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    order = preferences(k.shape[-1], v.shape[-1], v.shape[1])
+    return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
+                         rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip

@@ -1,0 +1,48 @@
+"""Run by delta_rule_test.py: both ways of scanning under jit on a 2 x 4 mesh of explicit axes."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "kernels"))
+jax.config.update("jax_num_cpu_devices", 8)
+
+from jaxlab_kernels import gated_delta  # noqa: E402
+from jaxlab_kernels.delta_rule import cases  # noqa: E402
+
+CASE = cases.Case(length=5, heads=4, value_heads=4, write="channel")
+
+
+def loss(arguments, implementation):
+    out, state = gated_delta(**arguments, chunk_size=4, implementation=implementation)
+    return jnp.sum(out**2) + jnp.sum(state**2)
+
+
+def main() -> None:
+    """Compares gradients with and without the mesh."""
+    arguments = cases.make(CASE, dtype=np.float32)
+    arguments.pop("form")
+    arguments.pop("initial_state")
+    mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
+    spec = P("data", None, "model", None)
+    for implementation in ("chunked", "reference"):
+        gradient = jax.grad(loss)
+        expected = jax.jit(gradient, static_argnums=1)(arguments, implementation)
+
+        def local(arguments, implementation=implementation, gradient=gradient):
+            return gradient(arguments, implementation)
+
+        with jax.set_mesh(mesh):
+            sharded = jax.device_put(arguments, NamedSharding(mesh, spec))
+            mapped = jax.shard_map(local, in_specs=(spec,), out_specs=spec)
+            actual = jax.jit(mapped)(sharded)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, actual)
+
+
+if __name__ == "__main__":
+    main()

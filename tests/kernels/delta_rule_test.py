@@ -1,0 +1,525 @@
+import functools
+import itertools
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxlab_kernels
+import numpy as np
+import pytest
+from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits
+from jaxlab_kernels.delta_rule import api, cases
+
+FORMS = ("chunked", "reference")  # "recurrent" is one forwards and the other backwards
+# Fewer levels compile faster; float32 runs at the default size.
+SMALL_CHUNK = 8
+FLOATS = ("q", "k", "v", "log_decay", "erase", "write", "initial_state")
+
+
+def truth(form="symmetric", scale=None, segment_ids=None, *, q, k, v, log_decay, erase, write=None,
+          initial_state=None):  # fmt: skip
+    """The recurrence of section 1 in NumPy, float64: explicit loops, explicit matrices."""
+    q, k, v, log_decay, erase = (np.asarray(x, np.float64) for x in (q, k, v, log_decay, erase))
+    write = erase if write is None else np.asarray(write, np.float64)
+    (B, T, H, K), (HV, V) = q.shape, v.shape[2:]
+    wide = [x if x.ndim == 4 else np.repeat(x[..., None], n, -1)
+            for x, n in ((log_decay, K), (erase, K), (write, V))]  # fmt: skip
+    scale = K**-0.5 if scale is None else scale
+    out, last = np.zeros(v.shape), np.zeros((B, HV, K, V))
+    for n, h in itertools.product(range(B), range(HV)):
+        S = np.zeros((K, V)) if initial_state is None else np.array(initial_state[n, h], np.float64)
+        segment = None
+        for t in range(T):
+            if segment_ids is not None:
+                if segment_ids[n, t] == 0:
+                    continue
+                S = np.zeros((K, V)) if segment not in (None, segment_ids[n, t]) else S
+                segment = segment_ids[n, t]
+            g, e, w = (x[n, t, h] for x in wide)
+            key, query = k[n, t, h * H // HV], q[n, t, h * H // HV]
+            S = np.diag(np.exp(g)) @ S
+            if form == "symmetric":
+                kt = np.sqrt(e) * key
+                S = (np.eye(K) - np.outer(kt, kt)) @ S + np.outer(kt, np.sqrt(w) * v[n, t, h])
+            elif form == "left":
+                S = (np.eye(K) - np.outer(e * key, key)) @ S + np.outer(e * key, v[n, t, h])
+            else:
+                S = (np.eye(K) - np.outer(key, e * key)) @ S + np.outer(key, w * v[n, t, h])
+            out[n, t, h] = scale * S.T @ query
+        last[n, h] = S
+    return out, last
+
+
+def cast(arguments, dtype):
+    return {name: jnp.asarray(x, dtype) if name in FLOATS else x for name, x in arguments.items()}
+
+
+@functools.cache
+def with_gradients(implementation, form, chunk_size=None, function=gated_delta):
+    """Jitted: arguments, weights -> ((out, state), gradients of their weighted sum)."""
+
+    def loss(floats, rest, weights):
+        result = function(
+            **floats, **rest, form=form, implementation=implementation, chunk_size=chunk_size
+        )
+        return sum(
+            jnp.vdot(w, x.astype(w.dtype)) for w, x in zip(weights, result, strict=True)
+        ), result
+
+    def run(arguments, weights):
+        floats = {name: x for name, x in arguments.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+        rest = {name: x for name, x in arguments.items() if name not in floats}
+        (_, result), gradients = jax.value_and_grad(loss, has_aux=True)(floats, rest, weights)
+        return result, gradients
+
+    return jax.jit(run)
+
+
+def weights_of(arguments, seed=7):
+    """Of the output and the state; bfloat16 holds them exactly."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(-8, 9, size=arguments[name].shape) / 4 for name in ("v", "initial_state")]
+
+
+def run(implementation, arguments, dtype=np.float64, chunk_size=None):
+    """((out, state), gradients) as float64 NumPy arrays; dtype of the arguments."""
+    arguments = dict(arguments)
+    form = arguments.pop("form")
+    with jax.enable_x64(True):
+        weights = [jnp.asarray(w, jnp.promote_types(dtype, np.float32))
+                   for w in weights_of(arguments)]  # fmt: skip
+        result = with_gradients(implementation, form, chunk_size)(cast(arguments, dtype), weights)
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), result)
+
+
+def distance(actual, expected):
+    """Relative Euclidean distance; absolute where the expected is 0 to float32."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert np.isfinite(actual).all()
+    norm = np.linalg.norm(expected)
+    return np.linalg.norm(actual - expected) / (norm if norm > 1e-30 else 1.0)
+
+
+def assert_close(actual, expected, tolerance):
+    distances = jax.tree.map(distance, actual, expected)
+    assert max(jax.tree.leaves(distances)) <= tolerance, distances
+
+
+# ------------------------------------------------------------------ the definition, in float64
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+@pytest.mark.parametrize("name", cases.MEMBERS)
+def test_every_member_equals_numpy(name, implementation):
+    arguments = cases.make(cases.MEMBERS[name])
+    result, _ = run(implementation, arguments, chunk_size=SMALL_CHUNK)
+    assert_close(result, truth(**arguments), 3e-14)
+
+
+def test_one_hand_worked_token():
+    # k = e1, S = [[2], [0]] decays to [[1], [0]]; sqrt(0.25) e1 reads 0.5 against 0.5 * 6;
+    # the difference 2.5 goes back along 0.5 e1.
+    out, state = gated_delta(
+        jnp.array([[[[3.0, 0.0]]]]), jnp.array([[[[1.0, 0.0]]]]), jnp.array([[[[6.0]]]]),
+        jnp.log(jnp.array([[[[0.5, 1.0]]]])), jnp.full((1, 1, 1, 2), 0.25),
+        jnp.full((1, 1, 1, 1), 0.25), scale=1.0, initial_state=jnp.array([[[[2.0], [0.0]]]]),
+    )  # fmt: skip
+    np.testing.assert_allclose(state, [[[[2.25], [0.0]]]], rtol=1e-6)
+    np.testing.assert_allclose(out, [[[[6.75]]]], rtol=1e-6)
+
+
+def test_finite_differences():
+    """Every gradient of the reference, along a random direction, by central differences."""
+    for name in ("kda", "fg2_plus", "left", "gdn2"):
+        case = cases.MEMBERS[name]
+        arguments = cases.make(case)
+        _, gradients = run("reference", arguments, chunk_size=SMALL_CHUNK)
+        weights = weights_of(arguments)
+        rng = np.random.default_rng(3)
+        for argument in gradients:
+            direction = rng.normal(size=arguments[argument].shape)
+            ends = [
+                sum(np.vdot(w, x) for w, x in zip(weights, truth(
+                    **{**arguments, argument: arguments[argument] + sign * 1e-6 * direction}
+                ), strict=True))
+                for sign in (1, -1)
+            ]  # fmt: skip
+            slope = (ends[0] - ends[1]) / 2e-6
+            np.testing.assert_allclose(
+                np.vdot(gradients[argument], direction), slope, rtol=2e-7, err_msg=argument
+            )
+
+
+# ------------------------------------------------------------------ section 2's table, N1 to N7
+
+TABLE = [("mild", "inside"), ("mixed", "inside"), ("-20", "inside"), ("-200", "inside"),
+         ("zero", "inside"), ("mild", "closed"), ("mild", "one"), ("zero", "near_two")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("decays", "gates"), TABLE)
+@pytest.mark.parametrize("name", cases.MEMBERS)
+@pytest.mark.parametrize("implementation", [x for x in FORMS if x != "reference"])
+def test_float64_equals_the_reference_with_all_gradients(implementation, name, decays, gates):
+    arguments = cases.make(cases.MEMBERS[name], decays, gates)
+    actual = run(implementation, arguments, chunk_size=SMALL_CHUNK)
+    assert_close(actual, run("reference", arguments, chunk_size=SMALL_CHUNK), 3e-13)
+
+
+@pytest.mark.parametrize(("decays", "gates"), TABLE)
+@pytest.mark.parametrize("name", ["gdn", "fg2_plus"])
+@pytest.mark.parametrize("implementation", FORMS)
+def test_float32_stays_within_the_table(implementation, name, decays, gates):
+    arguments = cases.make(cases.MEMBERS[name], decays, gates)
+    rounded = {key: x.astype(np.float32) if key in FLOATS else x for key, x in arguments.items()}
+    expected = run("reference", rounded, chunk_size=SMALL_CHUNK)
+    result, gradients = run(implementation, rounded, np.float32)
+    # At -200 the true gradient of the decay is of the order of 1e-87.
+    # Without decay and with edits that nearly reflect, the triangular solve amplifies: 4e-6.
+    # With closed gates all that is left of the state is e^-20 of it, and an exponent of -20 has
+    # an error of 20 * 2^-24.
+    special = {"near_two": (4e-6, 4e-6), "closed": (20 * 2.0**-24, 20 * 2.0**-24)}
+    forward, backward = special.get(gates, (5e-7, 1e-6))
+    assert_close(result, expected[0], forward)
+    assert_close(gradients, expected[1], backward)
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+def test_identical_keys_do_not_blow_up(implementation):
+    """N4: an inverse by powers of a 64-block has an error of 8e19 here, and NaN near 2."""
+    case = cases.Case(batch=1, length=130, heads=1, value_heads=1, write="channel")
+    for gates, tolerance in (("one", 2e-6), ("near_two", 1e-4)):
+        arguments = cases.make(case, "zero", gates)
+        arguments["k"] = np.broadcast_to(arguments["k"][:, :1], arguments["k"].shape)
+        rounded = {
+            key: x.astype(np.float32) if key in FLOATS else x for key, x in arguments.items()
+        }
+        assert_close(run(implementation, rounded, np.float32, chunk_size=64)[0],
+                     run("reference", rounded, chunk_size=SMALL_CHUNK)[0], tolerance)  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+def test_future_gates_do_not_touch_the_past(implementation):
+    """N5, bit for bit, at a cut inside a chunk."""
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    (before, _), _ = run(implementation, arguments, np.float32)
+    cut = 37
+    for name in ("log_decay", "erase", "write", "k", "v"):
+        changed = {**arguments, name: arguments[name].copy()}
+        changed[name][:, cut:] = -300.0 if name == "log_decay" else 0.3
+        (after, _), _ = run(implementation, changed, np.float32)
+        np.testing.assert_array_equal(after[:, :cut], before[:, :cut], err_msg=name)
+        assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+def test_bfloat16(implementation):
+    """N7: the error is that of rounding the inputs and what is returned."""
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], "mixed")
+    rounded = {
+        key: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) if key in FLOATS else x
+        for key, x in arguments.items()
+    }
+    expected = run("reference", rounded, chunk_size=SMALL_CHUNK)
+    actual = run(implementation, rounded, jnp.bfloat16)
+    assert distance(actual[0][1], expected[0][1]) <= 1e-6
+    assert distance(actual[0][0], expected[0][0]) <= 2e-3
+    assert_close(actual[1], expected[1], 2e-3)
+
+
+# ------------------------------------------------------------------ lengths and packing
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+@pytest.mark.parametrize("length", [0, 1, 16])
+def test_lengths(implementation, length):
+    arguments = cases.make(cases.Case(batch=1, length=length, write="channel"))
+    result, gradients = run(implementation, arguments)
+    assert_close(result, truth(**arguments), 3e-14)
+    if length == 0:
+        np.testing.assert_array_equal(gradients["initial_state"], weights_of(arguments)[1])
+
+
+SEGMENTS = np.array([
+    [5] * 3 + [2] * 1 + [9] * 29 + [0] * 4 + [9] * 6 + [1] * 33 + [0] * 7,
+    [0] * 2 + [1] * 62 + [2] * 1 + [3] * 18,
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+def test_packed_rows_equal_separate_sequences(implementation):
+    """With NaN in the padding; the first segment of a row begins with the initial state."""
+    arguments = cases.make(cases.MEMBERS["fg2_plus"])
+    clean = truth(**arguments, segment_ids=SEGMENTS)
+    poisoned = {
+        key: np.where((SEGMENTS == 0).reshape(2, 83, *[1] * (x.ndim - 2)), np.nan, x)
+        if key in FLOATS and key != "initial_state" else x
+        for key, x in arguments.items()
+    }  # fmt: skip
+    (out, state), gradients = run(
+        implementation, {**poisoned, "segment_ids": SEGMENTS}, chunk_size=SMALL_CHUNK
+    )
+    assert_close((out, state), clean, 3e-14)
+    assert not out[SEGMENTS == 0].any()
+    for key, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), key
+        if key != "initial_state":
+            assert not gradient[SEGMENTS == 0].any(), key
+
+    rows, begin, stop = 0, 4, 43
+    tokens = [t for t in range(begin, stop) if SEGMENTS[rows, t]]
+    alone = {
+        key: x[rows : rows + 1, tokens] if key in FLOATS and key != "initial_state" else x
+        for key, x in arguments.items()
+    } | {"initial_state": np.zeros_like(arguments["initial_state"][:1])}
+    weights = weights_of(arguments)
+    with jax.enable_x64(True):
+        form = alone.pop("form")
+        separate, expected = with_gradients("reference", form)(
+            cast(alone, np.float64),
+            [jnp.asarray(weights[0][rows : rows + 1, tokens]), jnp.zeros((1, *state.shape[1:]))],
+        )
+    assert_close(out[rows : rows + 1, tokens], separate[0], 3e-14)
+    for key in gradients:
+        if key != "initial_state":
+            assert_close(gradients[key][rows : rows + 1, tokens], expected[key], 1e-13)
+
+
+def test_recurrent_is_the_reference_forwards_and_chunks_backwards():
+    arguments = cases.make(cases.MEMBERS["fg2_plus"])
+    result, gradients = run("recurrent", arguments, chunk_size=SMALL_CHUNK)
+    assert_close(result, truth(**arguments), 3e-14)
+    _, expected = run("chunked", arguments, chunk_size=SMALL_CHUNK)
+    assert_close(gradients, expected, 3e-13)
+
+
+def test_sizes_choose_the_implementation(monkeypatch):
+    called = []
+    for name in list(api.IMPLEMENTATIONS):
+        record = functools.partial(lambda name, *args, **options: called.append(name), name)
+        monkeypatch.setitem(api.IMPLEMENTATIONS, name, record)
+    for dim, length in ((64, 17), (64, 16), (32, 17)):
+        x = jnp.zeros((1, length, 1, dim))
+        gated_delta(x, x, x, x, x)
+    assert called == ["chunked", "recurrent", "recurrent"]
+
+
+# ------------------------------------------------------------------ the entry with logits
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+def test_logits_equal_their_sigmoids(implementation):
+    gate_scale = 2.0
+    arguments = cases.make(cases.MEMBERS["fg2_plus"])
+    logits = {name: np.log(arguments[name] / (1 - arguments[name])) for name in ("erase", "write")}
+    with jax.enable_x64(True):
+        weights = [jnp.asarray(w) for w in weights_of(arguments)]
+        form = arguments.pop("form")
+        floats = cast({**arguments, "erase": gate_scale * arguments["erase"],
+                       "write": gate_scale * arguments["write"]}, np.float64)  # fmt: skip
+        expected, slopes = with_gradients(implementation, form, SMALL_CHUNK)(floats, weights)
+
+        def from_logits(erase, write, q, k, **rest):
+            return gated_delta_from_logits(
+                3.0 * q, 0.1 * k, erase_logits=erase, write_logits=write,
+                gate_scale=gate_scale, norm_eps=1e-24, **rest,
+            )  # fmt: skip
+
+        floats |= cast(logits, np.float64)
+        result, gradients = with_gradients(implementation, form, SMALL_CHUNK, from_logits)(
+            {
+                **floats,
+                "erase": jnp.asarray(logits["erase"]),
+                "write": jnp.asarray(logits["write"]),
+            },
+            weights,
+        )
+        slopes, gradients = jax.tree.map(np.asarray, (slopes, gradients))
+    assert_close(result, expected, 1e-13)
+    for name in ("erase", "write"):
+        gate = arguments[name]
+        assert_close(gradients[name], slopes[name] * gate_scale * gate * (1 - gate), 1e-12)
+    along_k = np.sum(gradients["k"] * arguments["k"], -1)
+    np.testing.assert_allclose(along_k, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", FORMS)
+@pytest.mark.parametrize("name", ["kda", "fg2_plus"])
+def test_saturated_logits_have_exact_gradients(implementation, name):
+    """At logits of -60 and -200, where the sigmoid of float32 is 1e-26 and 0."""
+    arguments = cases.make(cases.MEMBERS[name])
+    form = arguments.pop("form")
+    rng = np.random.default_rng(5)
+    for gate in {"erase", "write"} & set(arguments):
+        arguments[gate] = rng.choice([-200.0, -60.0, 0.5, 60.0, 200.0], arguments[gate].shape)
+    arguments = {key: x.astype(np.float32) for key, x in arguments.items()}
+
+    def from_logits(erase, write=None, **rest):
+        return gated_delta_from_logits(erase_logits=erase, write_logits=write, **rest)
+
+    gradients = {}
+    with jax.enable_x64(True):
+        for dtype, form_of in ((np.float32, implementation), (np.float64, "reference")):
+            weights = [jnp.asarray(w, dtype) for w in weights_of(arguments)]
+            run_logits = with_gradients(form_of, form, SMALL_CHUNK, from_logits)
+            gradients[dtype] = run_logits(cast(arguments, dtype), weights)[1]
+    assert_close(gradients[np.float32], gradients[np.float64], 2e-6)
+    small = np.abs(gradients[np.float64]["erase"][arguments["erase"] == -60.0])
+    assert (small > 0).any()
+
+
+# ------------------------------------------------------------------ names, dispatch, refusals
+
+
+def test_names_are_calls_of_the_one_operation():
+    names = {"delta_net": ("beta",), "gdn": ("log_decay", "beta"), "kda": ("log_decay", "beta"),
+             "fg2": ("log_decay", "beta"), "fg2_plus": ("log_decay", "erase", "write")}  # fmt: skip
+    for name, gates in names.items():
+        arguments = cases.make(cases.MEMBERS[name], dtype=np.float32)
+        form = arguments.pop("form")
+        options = {"initial_state": arguments["initial_state"], "implementation": "reference"}
+        positional = [arguments[key] for key in ("q", "k", "v")]
+        positional += [arguments["erase" if gate == "beta" else gate] for gate in gates]
+        named = getattr(jaxlab_kernels, name)(*positional, **options)
+        plain = gated_delta(**arguments | options, form=form)
+        jax.tree.map(np.testing.assert_array_equal, named, plain)
+    x = np.zeros((1, 2, 1, 4), np.float32)
+    with pytest.raises(ValueError, match=r"kda: beta has shape .*expected \[B, T, HV\]"):
+        jaxlab_kernels.kda(x, x, x, x, x)
+
+
+def test_reductions():
+    """Equal gates make FG2+ into KDA, equal decays KDA into GDN, no decay GDN into DeltaNet."""
+    case = cases.MEMBERS["fg2_plus"]
+    arguments = cases.make(case, dtype=np.float32)
+    q, k, v = (arguments[key] for key in ("q", "k", "v"))
+    beta, decay = arguments["erase"][..., 0], arguments["log_decay"][..., 0]
+
+    def wide(x, width):
+        return np.repeat(x[..., None], width, -1)
+
+    keys = functools.partial(wide, width=case.key_dim)
+    pairs = [
+        (jaxlab_kernels.fg2_plus(q, k, v, keys(decay), keys(beta), wide(beta, case.value_dim)),
+         jaxlab_kernels.kda(q, k, v, keys(decay), beta)),
+        (jaxlab_kernels.kda(q, k, v, keys(decay), beta), jaxlab_kernels.gdn(q, k, v, decay, beta)),
+        (jaxlab_kernels.gdn(q, k, v, 0 * decay, beta), jaxlab_kernels.delta_net(q, k, v, beta)),
+    ]  # fmt: skip
+    for actual, expected in pairs:
+        assert_close(actual, expected, 5e-7)
+
+
+def zeros(**shapes):
+    base = {"q": (1, 3, 2, 4), "k": (1, 3, 2, 4), "v": (1, 3, 4, 5), "log_decay": (1, 3, 4),
+            "erase": (1, 3, 4), "write": (1, 3, 4)} | shapes  # fmt: skip
+    return {name: jnp.zeros(shape) for name, shape in base.items() if shape is not None}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"q": (1, 3, 4)}, r"q has shape \(1, 3, 4\); expected \[B, T, H, Dk\]"),
+        ({"k": (1, 3, 2, 5)}, r"k has shape \(1, 3, 2, 5\); expected"),
+        ({"v": (1, 3, 3, 5)}, r"v has 3 heads .*expected a multiple of the 2 heads"),
+        ({"v": (1, 2, 4, 5)}, r"v has shape \(1, 2, 4, 5\); expected \[B, T, HV, Dv\]"),
+        ({"log_decay": (1, 3, 4, 5)}, r"log_decay has shape \(1, 3, 4, 5\); expected \[B, T, HV\]"),
+        ({"erase": (1, 3, 2)}, r"erase has shape \(1, 3, 2\); expected"),
+        ({"write": (1, 3, 4, 4)}, r"write has shape .*expected .*\[B, T, HV, Dv\] \(1, 3, 4, 5\)"),
+        ({"erase": (1, 3, 4, 4), "write": None}, r"erase has shape .*Dk = Dv was expected"),
+        ({"initial_state": (1, 2, 4, 5)}, r"initial_state has shape \(1, 2, 4, 5\); expected .*"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda x: gated_delta(**x), zeros(**shapes))
+
+
+def test_wrong_choices_are_named():
+    with pytest.raises(ValueError, match="form='right' is not one of symmetric, left, gdn2"):
+        gated_delta(**zeros(), form="right")
+    with pytest.raises(ValueError, match=r"write has shape .*form='left' has one gate"):
+        gated_delta(**zeros(), form="left")
+    with pytest.raises(ValueError, match="implementation='cuda' is not one of"):
+        gated_delta(**zeros(), implementation="cuda")
+    with pytest.raises(ValueError, match="chunk_size=48 is not a power of two"):
+        gated_delta(**zeros(), chunk_size=48)
+    with pytest.raises(ValueError, match="segment_ids has dtype float32; expected integers"):
+        gated_delta(**zeros(), segment_ids=jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="k has dtype int32; expected a floating dtype"):
+        gated_delta(**zeros() | {"k": jnp.zeros((1, 3, 2, 4), jnp.int32)})
+    x = zeros()
+    with pytest.raises(ValueError, match="gate_scale=3"):
+        gated_delta_from_logits(x["q"], x["k"], x["v"], x["log_decay"], x["erase"], gate_scale=3.0)
+
+
+def test_debug_names_the_first_bad_value(monkeypatch):
+    arguments = zeros()
+    arguments["log_decay"] = arguments["log_decay"].at[0, 1, 2].set(0.5).at[0, 2, 0].set(1.0)
+    gated_delta(**arguments)
+    monkeypatch.setenv("JAXLAB_DEBUG", "1")
+    message = r"log_decay\[0, 1, 2\] is 0.5; expected -inf <= log_decay <= 0.0"
+    with pytest.raises(ValueError, match=message):
+        gated_delta(**arguments)
+
+    @jax.jit
+    def traced(x):
+        return gated_delta(**x, implementation="reference")
+
+    def run_traced():
+        jax.block_until_ready(traced(arguments))
+        jax.effects_barrier()
+
+    with pytest.raises(Exception, match=message):
+        run_traced()
+    arguments = zeros()
+    with pytest.raises(ValueError, match=r"erase\[0, 0, 3\] is -0.25; expected 0.0 <= erase <= 2"):
+        gated_delta(**arguments | {"erase": arguments["erase"].at[0, 0, 3].set(-0.25)})
+    nan = arguments | {"v": arguments["v"].at[0, 2, 1, 4].set(jnp.nan)}
+    with pytest.raises(ValueError, match=r"v\[0, 2, 1, 4\] is nan"):
+        gated_delta(**nan)
+    gated_delta(**nan, segment_ids=jnp.array([[1, 1, 0]]))
+
+
+def test_dispatch_reports_every_reason():
+    def refuse(reason):
+        def implementation(*args, **options):
+            raise NotImplementedError(reason)
+
+        return implementation
+
+    table = {"a": refuse("only even lengths"), "b": refuse("needs a GPU"), "c": lambda x: x + 1}
+    platform = jax.default_backend()
+    assert dispatch.call("op", table, {platform: ("a", "c")}, None, 1) == 2
+    with pytest.raises(NotImplementedError, match=r"op: .*a: only even lengths; b: needs a GPU"):
+        dispatch.call("op", table, {platform: ("a", "b")}, None, 1)
+    with pytest.raises(NotImplementedError, match="op: nothing takes this call; a: only even"):
+        dispatch.call("op", table, {platform: ("c",)}, "a", 1)
+
+
+def test_the_kernels_import_neither_flax_nor_jaxlab():
+    root = pathlib.Path(jaxlab_kernels.__file__).parent
+    for path in root.rglob("*.py"):
+        found = re.findall(r"^\s*(?:import|from) (flax|optax|jaxlab)\b", path.read_text(), re.M)
+        assert not found, path
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_chunked_form_lowers_for(platform):
+    def loss(arguments):
+        out, state = gated_delta(**arguments, implementation="chunked")
+        return jnp.sum(out) + jnp.sum(state)
+
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    arguments.pop("form")
+    jax.jit(jax.grad(loss)).trace(arguments).lower(lowering_platforms=(platform,))
+
+
+def test_on_explicit_meshes():
+    """Sharded over batch and heads on eight devices: equal to one device, gradients as well."""
+    script = pathlib.Path(__file__).with_name("delta_rule_mesh_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
