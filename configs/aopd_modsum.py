@@ -34,7 +34,9 @@ VARIANTS = ("", "strong", "demo", "tiny")
 def get_config(variant: str = "") -> ConfigDict:
     """The study; see the module's docstring for the variants."""
     if variant not in VARIANTS:
-        raise ValueError(f"configs/aopd_modsum.py has the variants strong, demo and tiny, not {variant!r}")
+        raise ValueError(
+            f"configs/aopd_modsum.py has the variants strong, demo and tiny, not {variant!r}"
+        )
     tiny, strong = variant == "tiny", variant == "strong"
     short = variant in ("demo", "tiny")
     config = ConfigDict({"title": "On-policy distillation on the modular sum", "stages": {}})
