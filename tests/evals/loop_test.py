@@ -43,8 +43,11 @@ class Digits:
     def encode(self, text):
         return [int(character) for character in text]
 
-    def decode(self, ids):
-        return "".join(map(str, ids))
+    def encode_batch(self, texts):
+        return [self.encode(text) for text in texts]
+
+    def decode_batch(self, rows):
+        return ["".join(map(str, ids)) for ids in rows]
 
 
 TEXT = TextTask(Digits(), Digits(), chat=False, max_prompt=4)

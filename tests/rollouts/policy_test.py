@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.data.tasks.types import Example
 from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding
 from jaxlab.rollouts import policy
@@ -123,6 +124,24 @@ def test_a_truncated_completion_gets_nothing(text):
 
 
 def test_a_prompt_that_is_too_long_is_named(text):
-    short = TextTask(text.task, text.tokenizer, chat=False, max_prompt=3)
-    with pytest.raises(ValueError, match=r"test example 2 has 4 tokens, more than data.max_prompt"):
-        short.prompt(2, "test")
+    with pytest.raises(ValueError, match=r"train example 0 has 4 tokens, more than"):
+        TextTask(text.task, text.tokenizer, chat=False, max_prompt=3)
+
+
+class Uneven:
+    """Prompts of one word and of five, in turn."""
+
+    def num_examples(self, split):
+        return 5
+
+    def example(self, i, split):
+        return Example(prompt=" ".join(["="] * (1 + 4 * (i % 2))), target=None, answer=str(i))
+
+
+def test_prompts_that_are_too_long_can_be_dropped():
+    tokenizer = ModSum().tokenizer()
+    with pytest.raises(ValueError, match=r"train example 1 has 5 tokens.*and 1 more"):
+        TextTask(Uneven(), tokenizer, chat=False, max_prompt=4)
+    kept = TextTask(Uneven(), tokenizer, chat=False, max_prompt=4, long_prompts="drop")
+    assert kept.num_examples("train") == kept.num_examples("test") == 3
+    assert [kept.prompt(i, "train")[0].answer for i in range(3)] == ["0", "2", "4"]
