@@ -8,6 +8,8 @@ Printed besides: chunks against the reference, and every member against KDA.
 """
 
 import argparse
+import contextlib
+import ctypes
 import os
 import pathlib
 import sys
@@ -25,7 +27,15 @@ def pin_to_one_thread() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
+def keep_freed_memory() -> None:
+    """As in a long run: else the first touch of every output is timed, several ms per 10 MB."""
+    with contextlib.suppress(AttributeError, OSError):  # no glibc
+        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(threshold, 2**30)
+
+
 pin_to_one_thread()
+keep_freed_memory()
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 
 import jax  # noqa: E402

@@ -19,6 +19,12 @@ SMALL_CHUNK = 8
 FLOATS = ("q", "k", "v", "log_decay", "erase", "write", "initial_state")
 
 
+@pytest.fixture(autouse=True)
+def _same_ranks():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
 def truth(form="symmetric", scale=None, segment_ids=None, *, q, k, v, log_decay, erase, write=None,
           initial_state=None):  # fmt: skip
     """The recurrence of section 1 in NumPy, float64: explicit loops, explicit matrices."""

@@ -19,7 +19,7 @@ def split(arguments, at):
 
 @pytest.fixture(name="float64", autouse=True)
 def _float64():
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield
 
 

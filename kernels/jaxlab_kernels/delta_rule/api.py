@@ -54,7 +54,7 @@ def gated_delta(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Gated delta rule over whole sequences, differentiable in every floating argument.
+    """Gated delta rule over whole sequences, with gradients of every floating argument.
 
     For every token the state S decays, is edited, and is read:
 
@@ -66,7 +66,7 @@ def gated_delta(
     a = k, b = erase k, z = v; for "gdn2", a = erase k, b = k, z = write v. The shapes of the
     gates make the member of the family: see `delta_net`, `gdn`, `kda`, `fg2`, `fg2_plus`.
     Keys should have norm 1 (`gated_delta_from_logits` can see to it): then the symmetric edit
-    never expands the state, for gates up to 2.
+    never expands the state, for gates up to 2. Derivatives are reverse mode (grad, vjp).
 
     Args:
       q: [B, T, H, Dk].

@@ -21,8 +21,6 @@ import numpy as np
 from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 
-DEFAULT_CHUNK = 16
-
 _matmul = functools.partial(jnp.matmul, precision="highest")
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
@@ -41,7 +39,8 @@ def chunked(
       rule: gives a, b and z.
       inputs: see `Inputs`.
       scale: factor of the output.
-      chunk_size: C, a power of two; None: 16, or less for a short sequence.
+      chunk_size: C, a power of two; None: 32 for Dk >= 128, else 16, and less for a
+        short sequence.
       forward_by_tokens: run the recurrence forwards; backwards it is chunks all the same.
 
     Returns:
@@ -50,7 +49,9 @@ def chunked(
     length = inputs.v.shape[1]
     if length == 0:
         return jnp.zeros_like(inputs.v), inputs.initial_state
-    size = chunk_size or min(DEFAULT_CHUNK, 1 << (length - 1).bit_length())
+    # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
+    default = 32 if inputs.k.shape[-1] >= 128 else 16
+    size = chunk_size or min(default, 1 << (length - 1).bit_length())
     *arrays, state = inputs
     padding = -length % size
     if padding:
@@ -140,8 +141,7 @@ def _chunk(plan, arrays, state):
     # Without the barrier every use of an operand slices, gates and transposes it again.
     q, a, b, z, log_decay = jax.lax.optimization_barrier(head_major)
 
-    weights = _decay_weights(log_decay)
-    levels, prefix, suffix = weights[:, :, :-2], weights[:, :, -2], weights[:, :, -1]
+    *levels, prefix, suffix = _decay_weights(log_decay)
     inner, outer = _decayed_products(a, q, b, levels)
     u = jax.lax.linalg.triangular_solve(
         inner, z - _matmul(a * prefix, state), left_side=True, lower=True, unit_diagonal=True
@@ -152,7 +152,7 @@ def _chunk(plan, arrays, state):
     return state, jnp.swapaxes(out, 1, 2).astype(v.dtype)
 
 
-def _decay_weights(log_decay: jax.Array) -> jax.Array:
+def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
     """Exponentials of sums of log decays over spans of tokens.
 
     Of two tokens j < i let l be the highest bit in which their numbers differ, and m be i with
@@ -165,14 +165,14 @@ def _decay_weights(log_decay: jax.Array) -> jax.Array:
       log_decay: [B, HV, C, Dk] or [B, HV, C, 1], C a power of two.
 
     Returns:
-      [B, HV, log2(C) + 2, C, Dk or 1], at most 1: the levels; then from the chunk's start up to
-      and with the token; then after the token up to the chunk's end.
+      log2(C) + 2 arrays shaped as log_decay, at most 1: the levels; then from the chunk's start
+      up to and with the token; then after the token up to the chunk's end.
     """
-    *front, size, dim = log_decay.shape
+    *front, size, _ = log_decay.shape
     spans = jnp.asarray(_spans(size).reshape(-1, size), log_decay.dtype)
     # With the batch axes of the other operand the product needs no transposition.
     sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
-    return jnp.exp(sums).reshape(*front, -1, size, dim)
+    return list(jax.lax.split(jnp.exp(sums), [size] * (len(spans) // size), axis=sums.ndim - 2))
 
 
 @functools.cache
@@ -187,7 +187,7 @@ def _spans(size: int) -> np.ndarray:
 
 
 def _decayed_products(
-    a: jax.Array, q: jax.Array, b: jax.Array, levels: jax.Array
+    a: jax.Array, q: jax.Array, b: jax.Array, levels: list[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """L and P of the module's docstring, by blocks that double.
 
@@ -198,7 +198,7 @@ def _decayed_products(
       a: [B, HV, C, Dk].
       q: [B, HV, C, Dk].
       b: [B, HV, C, Dk].
-      levels: [B, HV, log2(C), C, Dk or 1], see `_decay_weights`.
+      levels: log2(C) arrays [B, HV, C, Dk or 1], see `_decay_weights`.
 
     Returns:
       L and P, each [B, HV, C, C], 0 above the diagonal.
@@ -206,11 +206,11 @@ def _decayed_products(
     *front, size, dim = b.shape
     outer = _matmul(q * b, jnp.ones((dim, 1), b.dtype)).reshape(*front, size, 1, 1)
     inner = jnp.zeros_like(outer)
-    for level in range(size.bit_length() - 1):
+    for level, weight in enumerate(levels):
         half = 1 << level
-        weight = levels[..., level, :, :]
-        rows = jnp.concatenate([_halves(x * weight, half)[1] for x in (a, q)], axis=-2)
-        corner = _einsum("...id,...jd->...ij", rows, _halves(b * weight, half)[0])
+        until, since = _halves(weight, half)
+        rows = jnp.concatenate([_halves(x, half)[1] * since for x in (a, q)], axis=-2)
+        corner = _einsum("...id,...jd->...ij", rows, _halves(b, half)[0] * until)
         inner = _doubled(inner, corner[..., :half, :])
         outer = _doubled(outer, corner[..., half:, :])
     return inner.reshape(*front, size, size), outer.reshape(*front, size, size)
@@ -218,8 +218,10 @@ def _decayed_products(
 
 def _halves(x: jax.Array, half: int) -> tuple[jax.Array, jax.Array]:
     """[..., C, D] -> left and right halves [..., C / 2h, h, D] of the blocks of 2h tokens."""
-    x = x.reshape(*x.shape[:-2], -1, 2, half, x.shape[-1])
-    return x[..., 0, :, :], x[..., 1, :, :]
+    *front, size, dim = x.shape
+    halves = jax.lax.split(x.reshape(*front, -1, 2, half, dim), (1, 1), axis=len(front) + 1)
+    left, right = (x.reshape(*front, size // (2 * half), half, dim) for x in halves)
+    return left, right
 
 
 def _doubled(blocks: jax.Array, corner: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ def starts(segment_ids: jax.Array) -> jax.Array:
     padding (id 0).
     """
     tokens = segment_ids != 0
-    position = jnp.where(tokens, jnp.arange(segment_ids.shape[1], dtype=jnp.int32), -1)
+    position = jnp.where(tokens, jnp.arange(segment_ids.shape[1])[None], -1)
     latest = jax.lax.cummax(position, axis=1)
     previous = jnp.concatenate([jnp.full_like(latest[:, :1], -1), latest[:, :-1]], axis=1)
     previous_ids = jnp.take_along_axis(segment_ids, jnp.maximum(previous, 0), axis=1)

@@ -74,6 +74,7 @@ def ring(state: jax.Array, capacity: int) -> Ring:
     """An empty ring after a state [B, HV, Dk, Dv], for `capacity` tokens."""
     if capacity < 1:
         raise ValueError(f"capacity={capacity} is not positive")
+    state = state.astype(compute_dtype(state))
     by_key = jnp.repeat(jnp.zeros_like(state[..., 0])[:, None], capacity, axis=1)
     by_value = jnp.repeat(jnp.zeros_like(state[..., 0, :])[:, None], capacity, axis=1)
     return Ring(state, by_key, by_key, by_value)
@@ -144,7 +145,7 @@ def rollback(ring: Ring, count: jax.Array) -> Ring:
     Returns:
       The ring as it was before those tokens.
     """
-    source = jnp.arange(ring.b.shape[1]) - count[:, None]
+    source = jnp.arange(ring.b.shape[1])[None] - count[:, None]
 
     def shifted(x):
         index = jnp.maximum(source, 0)[..., None, None]
