@@ -133,5 +133,16 @@ def _root(rule: Rule, x: jax.Array) -> jax.Array:
     """
     if rule.logits:
         return rule.gate_scale**0.5 * jnp.exp(0.5 * jax.nn.log_sigmoid(x))
-    is_open = x > 0
-    return jnp.where(is_open, jnp.sqrt(jnp.where(is_open, x, 1.0)), 0.0)
+    return _sqrt(x)
+
+
+@jax.custom_jvp
+def _sqrt(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(x)
+
+
+@_sqrt.defjvp
+def _sqrt_jvp(primals, tangents):
+    root = _sqrt(*primals)
+    is_open = root > 0
+    return root, jnp.where(is_open, 0.5 / jnp.where(is_open, root, 1.0), 0.0) * tangents[0]
