@@ -47,6 +47,8 @@ test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transfor
 bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/decoding.py
 	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/loss.py
+	@$(BIN)/python benchmarks/kernels.py
 
 gpu-check:  ## check and time the accelerator at hand beside the CPU; PYTHON= chooses the interpreter
 	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py
