@@ -32,7 +32,7 @@ $(VENV)/.torch: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,test]'
 	@touch $@
 
-demo: setup  ## train a teacher, distil a weak student three ways, write a report (about 8 minutes on 2 cores)
+demo: setup  ## train a teacher, distil a weak student three ways, write a report (two minutes on 2 cores)
 	@echo "Running the demo: on-policy distillation on the modular sum. Everything goes to $(DEMO)."
 	@$(BIN)/python -m jaxlab.train --config=configs/aopd_modsum.py:demo --workdir=$(DEMO)
 
