@@ -24,20 +24,20 @@ def call(
     """Calls the named implementation, or the platform's first that takes the call.
 
     Args:
-      operation: the operation's name, for messages.
-      implementations: by name.
-      preferences: platform ("cpu", "gpu", "tpu") -> names in the order to try.
-      implementation: a name to force, or None.
-      *args: handed to the implementation.
-      **options: handed to the implementation.
+        operation: the operation's name, for messages.
+        implementations: by name.
+        preferences: platform ("cpu", "gpu", "tpu") -> names in the order to try.
+        implementation: a name to force, or None.
+        *args: handed to the implementation.
+        **options: handed to the implementation.
 
     Returns:
-      What the implementation returns.
+        What the implementation returns.
 
     Raises:
-      ValueError: there is no implementation of that name.
-      NotImplementedError: the named one, or every one for this platform, refuses the call; the
-        message holds each one's reason.
+        ValueError: there is no implementation of that name.
+        NotImplementedError: the named one, or every one for this platform, refuses the call; the
+            message holds each one's reason.
     """
     if implementation is None:
         names = preferences[jax.default_backend()]

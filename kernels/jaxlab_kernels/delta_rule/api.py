@@ -69,34 +69,34 @@ def gated_delta(
     never expands the state, for gates up to 2. Derivatives are reverse mode (grad, vjp).
 
     Args:
-      q: [B, T, H, Dk].
-      k: [B, T, H, Dk].
-      v: [B, T, HV, Dv].
-      log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
-      erase: [B, T, HV] or [B, T, HV, Dk], in [0, 2]. A gate per channel that is exactly 0 under
-        a root has no finite derivative; its gradient is 0.
-      write: [B, T, HV] or [B, T, HV, Dv]; None: erase serves as both.
-      form: "symmetric", "left" (write must be None) or "gdn2".
-      scale: factor of the output; None: Dk ** -0.5.
-      initial_state: [B, HV, Dk, Dv], what the first segment of each row begins with; None: 0.
-      segment_ids: int [B, T]. A token whose id differs from that of the nearest earlier token
-        begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the state
-        alone, its output is 0, and what its arguments hold does not matter, not even NaN.
-      chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
-      implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
-        "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
-        size.
+        q: [B, T, H, Dk].
+        k: [B, T, H, Dk].
+        v: [B, T, HV, Dv].
+        log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
+        erase: [B, T, HV] or [B, T, HV, Dk], in [0, 2]. A gate per channel that is exactly 0 under
+            a root has no finite derivative; its gradient is 0.
+        write: [B, T, HV] or [B, T, HV, Dv]; None: erase serves as both.
+        form: "symmetric", "left" (write must be None) or "gdn2".
+        scale: factor of the output; None: Dk ** -0.5.
+        initial_state: [B, HV, Dk, Dv], what the first segment of each row begins with; None: 0.
+        segment_ids: int [B, T]. A token whose id differs from that of the nearest earlier token
+            begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the
+            state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
+        chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
+        implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
+            "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
+            size.
 
     Returns:
-      out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
-      [B, HV, Dk, Dv]. The computation and the state are float32, or float64 where an argument
-      is float64.
+        out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
+        [B, HV, Dk, Dv]. The computation and the state are float32, or float64 where an argument
+        is float64.
 
     Raises:
-      ValueError: an argument's shape, dtype or value of a choice is wrong. With JAXLAB_DEBUG=1
-        in the environment also for NaN, log_decay > 0 and gates outside [0, 2]; inside jit this
-        arrives as JAX's runtime error, with the same text.
-      NotImplementedError: no implementation takes the call.
+        ValueError: an argument's shape, dtype or value of a choice is wrong. With JAXLAB_DEBUG=1
+            in the environment also for NaN, log_decay > 0 and gates outside [0, 2]; inside jit this
+            arrives as JAX's runtime error, with the same text.
+        NotImplementedError: no implementation takes the call.
 
     Source: Yang et al., Gated Delta Networks, arXiv 2412.06464; Kimi Linear, arXiv 2510.26692;
     FG2-GDN, Eqs 8-14; Gated DeltaNet-2, arXiv 2605.22791.
@@ -128,27 +128,27 @@ def gated_delta_from_logits(
     far the sigmoid saturates, where the root of a given gate divides by sqrt(gate).
 
     Args:
-      q: [B, T, H, Dk].
-      k: [B, T, H, Dk].
-      v: [B, T, HV, Dv].
-      log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
-      erase_logits: [B, T, HV] or [B, T, HV, Dk].
-      write_logits: [B, T, HV] or [B, T, HV, Dv]; None: erase_logits serves as both.
-      gate_scale: 1, or 2 to allow edits that flip a direction (negative eigenvalues).
-      norm_eps: q and k are divided by sqrt(|x|^2 + norm_eps); None: they are used as given.
-      form: see `gated_delta`.
-      scale: see `gated_delta`.
-      initial_state: see `gated_delta`.
-      segment_ids: see `gated_delta`.
-      chunk_size: see `gated_delta`.
-      implementation: see `gated_delta`.
+        q: [B, T, H, Dk].
+        k: [B, T, H, Dk].
+        v: [B, T, HV, Dv].
+        log_decay: [B, T, HV] or [B, T, HV, Dk], natural log, <= 0.
+        erase_logits: [B, T, HV] or [B, T, HV, Dk].
+        write_logits: [B, T, HV] or [B, T, HV, Dv]; None: erase_logits serves as both.
+        gate_scale: 1, or 2 to allow edits that flip a direction (negative eigenvalues).
+        norm_eps: q and k are divided by sqrt(|x|^2 + norm_eps); None: they are used as given.
+        form: see `gated_delta`.
+        scale: see `gated_delta`.
+        initial_state: see `gated_delta`.
+        segment_ids: see `gated_delta`.
+        chunk_size: see `gated_delta`.
+        implementation: see `gated_delta`.
 
     Returns:
-      See `gated_delta`.
+        See `gated_delta`.
 
     Raises:
-      ValueError: see `gated_delta`.
-      NotImplementedError: see `gated_delta`.
+        ValueError: see `gated_delta`.
+        NotImplementedError: see `gated_delta`.
     """
     if not 0.0 < gate_scale <= 2.0:
         raise ValueError(f"gate_scale={gate_scale} is outside (0, 2]")

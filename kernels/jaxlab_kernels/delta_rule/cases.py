@@ -11,16 +11,16 @@ class Case:
     """One member of the family at one size.
 
     Attributes:
-      batch: B.
-      length: T.
-      heads: H.
-      value_heads: HV.
-      key_dim: Dk.
-      value_dim: Dv.
-      form: see `gated_delta`.
-      decay: "none", "head" ([B, T, HV]) or "channel" ([B, T, HV, Dk]).
-      erase: "head" or "channel".
-      write: "same" (None), "head" or "channel".
+        batch: B.
+        length: T.
+        heads: H.
+        value_heads: HV.
+        key_dim: Dk.
+        value_dim: Dv.
+        form: see `gated_delta`.
+        decay: "none", "head" ([B, T, HV]) or "channel" ([B, T, HV, Dk]).
+        erase: "head" or "channel".
+        write: "same" (None), "head" or "channel".
     """
 
     batch: int = 2
@@ -65,11 +65,11 @@ def make(
     """Arguments of `gated_delta` for a case, as NumPy arrays; keys and queries have norm 1.
 
     Args:
-      case: sizes, form and shapes of the gates.
-      decays: "mild" (in [-0.5, 0]), "zero", "-20", "-200", or "mixed" (a tenth at -20).
-      gates: "inside" (0, 1), "closed" (0), "one", or "near_two" (in [1.9, 2)).
-      seed: of the random numbers.
-      dtype: of the floating arrays.
+        case: sizes, form and shapes of the gates.
+        decays: "mild" (in [-0.5, 0]), "zero", "-20", "-200", or "mixed" (a tenth at -20).
+        gates: "inside" (0, 1), "closed" (0), "one", or "near_two" (in [1.9, 2)).
+        seed: of the random numbers.
+        dtype: of the floating arrays.
     """
     rng = np.random.default_rng(seed)
     front = (case.batch, case.length)

@@ -26,17 +26,17 @@ def check(
     """Raises a ValueError that names the argument, its shape and what was expected.
 
     Args:
-      rule: see `Rule`.
-      q: [*lead, H, Dk].
-      k: [*lead, H, Dk].
-      v: [*lead, HV, Dv].
-      log_decay: [*lead, HV] or [*lead, HV, Dk].
-      erase: [*lead, HV] or [*lead, HV, Dk].
-      write: [*lead, HV] or [*lead, HV, Dv] or None.
-      initial_state: [B, HV, Dk, Dv] or None.
-      segment_ids: [B, T] or None.
-      lead: the leading axes, "BT" or "B".
-      state_name: what the caller calls initial_state.
+        rule: see `Rule`.
+        q: [*lead, H, Dk].
+        k: [*lead, H, Dk].
+        v: [*lead, HV, Dv].
+        log_decay: [*lead, HV] or [*lead, HV, Dk].
+        erase: [*lead, HV] or [*lead, HV, Dk].
+        write: [*lead, HV] or [*lead, HV, Dv] or None.
+        initial_state: [B, HV, Dk, Dv] or None.
+        segment_ids: [B, T] or None.
+        lead: the leading axes, "BT" or "B".
+        state_name: what the caller calls initial_state.
     """
     if rule.form not in FORMS:
         raise ValueError(f"form={rule.form!r} is not one of {', '.join(FORMS)}")

@@ -36,15 +36,15 @@ def chunked(
     """Gated delta rule by chunks, in XLA operations alone; see `reference.recurrence`.
 
     Args:
-      rule: gives a, b and z.
-      inputs: see `Inputs`.
-      scale: factor of the output.
-      chunk_size: C, a power of two; None: 32 for Dk >= 128, else 16, and less for a
-        short sequence.
-      forward_by_tokens: run the recurrence forwards; backwards it is chunks all the same.
+        rule: gives a, b and z.
+        inputs: see `Inputs`.
+        scale: factor of the output.
+        chunk_size: C, a power of two; None: 32 for Dk >= 128, else 16, and less for a
+            short sequence.
+        forward_by_tokens: run the recurrence forwards; backwards it is chunks all the same.
 
     Returns:
-      out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
+        out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
     """
     length = inputs.v.shape[1]
     if length == 0:
@@ -162,11 +162,11 @@ def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
     nothing cancels, and no later token takes part.
 
     Args:
-      log_decay: [B, HV, C, Dk] or [B, HV, C, 1], C a power of two.
+        log_decay: [B, HV, C, Dk] or [B, HV, C, 1], C a power of two.
 
     Returns:
-      log2(C) + 2 arrays shaped as log_decay, at most 1: the levels; then from the chunk's start
-      up to and with the token; then after the token up to the chunk's end.
+        log2(C) + 2 arrays shaped as log_decay, at most 1: the levels; then from the chunk's start
+        up to and with the token; then after the token up to the chunk's end.
     """
     *front, size, _ = log_decay.shape
     spans = jnp.asarray(_spans(size).reshape(-1, size), log_decay.dtype)
@@ -195,13 +195,13 @@ def _decayed_products(
     columns of the left one: one matrix product per level, of nothing but pairs that count.
 
     Args:
-      a: [B, HV, C, Dk].
-      q: [B, HV, C, Dk].
-      b: [B, HV, C, Dk].
-      levels: log2(C) arrays [B, HV, C, Dk or 1], see `_decay_weights`.
+        a: [B, HV, C, Dk].
+        q: [B, HV, C, Dk].
+        b: [B, HV, C, Dk].
+        levels: log2(C) arrays [B, HV, C, Dk or 1], see `_decay_weights`.
 
     Returns:
-      L and P, each [B, HV, C, C], 0 above the diagonal.
+        L and P, each [B, HV, C, C], 0 above the diagonal.
     """
     *front, size, dim = b.shape
     outer = _matmul(q * b, jnp.ones((dim, 1), b.dtype)).reshape(*front, size, 1, 1)

@@ -17,13 +17,13 @@ def recurrence(
         S' = diag(exp(log_decay)) S,  u = z - a^T S',  S = S' + b u^T,  out = scale S^T q.
 
     Args:
-      rule: gives a, b and z.
-      inputs: see `Inputs`.
-      scale: factor of the output.
-      chunk_size: has no meaning here.
+        rule: gives a, b and z.
+        inputs: see `Inputs`.
+        scale: factor of the output.
+        chunk_size: has no meaning here.
 
     Returns:
-      out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
+        out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
     """
     del chunk_size
     dtype = inputs.initial_state.dtype

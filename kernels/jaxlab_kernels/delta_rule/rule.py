@@ -21,13 +21,13 @@ class Inputs(NamedTuple):
     """Arguments of an implementation, checked and without segments.
 
     Attributes:
-      q: [B, T, H, Dk].
-      k: [B, T, H, Dk].
-      v: [B, T, HV, Dv], HV a multiple of H.
-      log_decay: [B, T, HV] or [B, T, HV, Dk], <= 0. `RESET` empties the state before a token.
-      erase: [B, T, HV] or [B, T, HV, Dk]; gates, or their logits where the rule says so.
-      write: [B, T, HV] or [B, T, HV, Dv], or None: erase serves as both.
-      initial_state: [B, HV, Dk, Dv] in the compute dtype.
+        q: [B, T, H, Dk].
+        k: [B, T, H, Dk].
+        v: [B, T, HV, Dv], HV a multiple of H.
+        log_decay: [B, T, HV] or [B, T, HV, Dk], <= 0. `RESET` empties the state before a token.
+        erase: [B, T, HV] or [B, T, HV, Dk]; gates, or their logits where the rule says so.
+        write: [B, T, HV] or [B, T, HV, Dv], or None: erase serves as both.
+        initial_state: [B, HV, Dk, Dv] in the compute dtype.
     """
 
     q: jax.Array
@@ -44,12 +44,12 @@ class Rule:
     """How gates act, and what is fused with them.
 
     Attributes:
-      form: "symmetric": a = b = sqrt(erase) k, z = sqrt(write) v (FG2-GDN, Eqs 8-14).
-        "left": a = k, b = erase k, z = v. "gdn2": a = erase k, b = k, z = write v
-        (Gated DeltaNet-2).
-      logits: gates are gate_scale * sigmoid(logit).
-      gate_scale: 1, or 2 for gates in (0, 2), whose edits may flip a direction.
-      norm_eps: q and k are divided by sqrt(|x|^2 + norm_eps) before anything else; None: not.
+        form: "symmetric": a = b = sqrt(erase) k, z = sqrt(write) v (FG2-GDN, Eqs 8-14).
+            "left": a = k, b = erase k, z = v. "gdn2": a = erase k, b = k, z = write v
+            (Gated DeltaNet-2).
+        logits: gates are gate_scale * sigmoid(logit).
+        gate_scale: 1, or 2 for gates in (0, 2), whose edits may flip a direction.
+        norm_eps: q and k are divided by sqrt(|x|^2 + norm_eps) before anything else; None: not.
     """
 
     form: str = "symmetric"
@@ -76,16 +76,16 @@ def operands(
     """(q, a, b, z) of the rule, each on the HV heads of v.
 
     Args:
-      rule: what to compute.
-      dtype: of the computation and the result.
-      q: [..., H, Dk].
-      k: [..., H, Dk].
-      v: [..., HV, Dv].
-      erase: [..., HV] or [..., HV, Dk].
-      write: [..., HV] or [..., HV, Dv] or None.
+        rule: what to compute.
+        dtype: of the computation and the result.
+        q: [..., H, Dk].
+        k: [..., H, Dk].
+        v: [..., HV, Dv].
+        erase: [..., HV] or [..., HV, Dk].
+        write: [..., HV] or [..., HV, Dv] or None.
 
     Returns:
-      q, a, b [..., HV, Dk] and z [..., HV, Dv].
+        q, a, b [..., HV, Dk] and z [..., HV, Dv].
     """
     per_head = erase.ndim == v.ndim - 1
     q, k, v, erase = (x.astype(dtype) for x in (q, k, v, erase))

@@ -36,7 +36,7 @@ def unpack(
     passes and the output is 0. Where a segment starts, log_decay becomes `RESET`.
 
     Returns:
-      q, k, v, log_decay (in dtype), erase, write.
+        q, k, v, log_decay (in dtype), erase, write.
     """
     padding = segment_ids == 0
 

@@ -18,10 +18,10 @@ class Ring(NamedTuple):
     """A state and the edits after it, oldest first; an edit of zeros does nothing.
 
     Attributes:
-      state: [B, HV, Dk, Dv], after all tokens but those of the ring.
-      log_decay: [B, R, HV, Dk].
-      b: [B, R, HV, Dk], the direction written along.
-      u: [B, R, HV, Dv], what was written.
+        state: [B, HV, Dk, Dv], after all tokens but those of the ring.
+        log_decay: [B, R, HV, Dk].
+        b: [B, R, HV, Dk], the direction written along.
+        u: [B, R, HV, Dv], what was written.
     """
 
     state: jax.Array
@@ -45,22 +45,22 @@ def gated_delta_step(
     """One token of `gated_delta` (of `gated_delta_from_logits`, with a rule that has logits).
 
     Args:
-      q: [B, H, Dk].
-      k: [B, H, Dk].
-      v: [B, HV, Dv].
-      log_decay: [B, HV] or [B, HV, Dk], <= 0.
-      erase: [B, HV] or [B, HV, Dk].
-      write: [B, HV] or [B, HV, Dv] or None.
-      state: [B, HV, Dk, Dv].
-      rule: the form, and what is done to gates and keys.
-      scale: factor of the output; None: Dk ** -0.5.
+        q: [B, H, Dk].
+        k: [B, H, Dk].
+        v: [B, HV, Dv].
+        log_decay: [B, HV] or [B, HV, Dk], <= 0.
+        erase: [B, HV] or [B, HV, Dk].
+        write: [B, HV] or [B, HV, Dv] or None.
+        state: [B, HV, Dk, Dv].
+        rule: the form, and what is done to gates and keys.
+        scale: factor of the output; None: Dk ** -0.5.
 
     Returns:
-      out [B, HV, Dv] in the dtype of v, and the state after the token, float32 (float64 where an
-      argument is).
+        out [B, HV, Dv] in the dtype of v, and the state after the token, float32 (float64 where an
+        argument is).
 
     Raises:
-      ValueError: an argument has the wrong shape or dtype.
+        ValueError: an argument has the wrong shape or dtype.
     """
     check(rule, q, k, v, log_decay, erase, write, state, lead="B", state_name="state")
     q, a, b, z, log_decay, state = _prepared(rule, q, k, v, log_decay, erase, write, state, scale)
@@ -97,21 +97,21 @@ def ring_step(
     The oldest edit of the ring goes into the state and the token's takes its place at the end.
 
     Args:
-      q: [B, H, Dk].
-      k: [B, H, Dk].
-      v: [B, HV, Dv].
-      log_decay: [B, HV] or [B, HV, Dk], <= 0.
-      erase: [B, HV] or [B, HV, Dk].
-      write: [B, HV] or [B, HV, Dv] or None.
-      ring: from `ring`, `ring_step` or `rollback`.
-      rule: see `gated_delta_step`.
-      scale: see `gated_delta_step`.
+        q: [B, H, Dk].
+        k: [B, H, Dk].
+        v: [B, HV, Dv].
+        log_decay: [B, HV] or [B, HV, Dk], <= 0.
+        erase: [B, HV] or [B, HV, Dk].
+        write: [B, HV] or [B, HV, Dv] or None.
+        ring: from `ring`, `ring_step` or `rollback`.
+        rule: see `gated_delta_step`.
+        scale: see `gated_delta_step`.
 
     Returns:
-      out [B, HV, Dv] in the dtype of v, and the ring after the token.
+        out [B, HV, Dv] in the dtype of v, and the ring after the token.
 
     Raises:
-      ValueError: an argument has the wrong shape or dtype.
+        ValueError: an argument has the wrong shape or dtype.
     """
     check(rule, q, k, v, log_decay, erase, write, ring.state, lead="B", state_name="ring.state")
     q, a, b, z, log_decay, state = _prepared(
@@ -137,13 +137,13 @@ def rollback(ring: Ring, count: jax.Array) -> Ring:
     """The ring without its last tokens.
 
     Args:
-      ring: as returned by `ring_step`.
-      count: int [B], how many tokens of each row to take back, at most those that the ring
-        holds. It holds one more after every step, up to its capacity, and `count` fewer after
-        this; taking back more than it holds takes back those it holds.
+        ring: as returned by `ring_step`.
+        count: int [B], how many tokens of each row to take back, at most those that the ring
+            holds. It holds one more after every step, up to its capacity, and `count` fewer after
+            this; taking back more than it holds takes back those it holds.
 
     Returns:
-      The ring as it was before those tokens.
+        The ring as it was before those tokens.
     """
     source = jnp.arange(ring.b.shape[1])[None] - count[:, None]
 
