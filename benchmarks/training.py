@@ -45,14 +45,17 @@ import numpy as np  # noqa: E402
 
 from jaxlab import config as config_lib  # noqa: E402
 from jaxlab.losses import chunked_vocab, distillation  # noqa: E402
+from jaxlab.losses.aggregate import per_token, summarise  # noqa: E402
 from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding  # noqa: E402
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden  # noqa: E402
 from jaxlab.runtime.mesh import make_mesh  # noqa: E402
 from jaxlab.sampling import SamplingConfig  # noqa: E402
-from jaxlab.trainers import distill, optim, state  # noqa: E402
+from jaxlab.trainers import distill, microbatch, optim, state  # noqa: E402
 
 PEER = ROOT / "benchmarks" / "peers" / "trl_distillation.py"
 PROMPT, NEW_TOKENS, PROMPTS, SAMPLES = 16, 48, 16, 8
+# Rows whose forward and backward passes run at once.
+MICROBATCH = 32
 LOSSES = {"reverse_kl": {"name": "full_reverse_kl"}, "aopd": {"name": "aopd"}}
 
 
@@ -97,7 +100,7 @@ def serve(vocab: int, loss: str) -> None:
             "options": {"modulus": vocab - addends - 4, "addends": addends},
             "max_prompt": PROMPT,
         },
-        "train": {"steps": 1000},
+        "train": {"steps": 1000, "microbatch": MICROBATCH},
         "optim": {"learning_rate": 1e-4},
         "loss": LOSSES[loss],
         "rollout": {"prompts": PROMPTS, "samples": SAMPLES, "max_new_tokens": NEW_TOKENS},
@@ -260,25 +263,50 @@ def pieces(vocab: int, repeats: int) -> list[dict]:
     answer = functools.partial(policy, prompts=np.asarray(prompts).tolist(), key=jax.random.key(2))
     rollout = answer(student_params)
     optimizer = optim.make(optim.Optim(learning_rate=1e-4), 1000)
-    forward = jax.jit(response_hidden, static_argnums=0)
+    parts = PROMPTS * SAMPLES // MICROBATCH
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def forward(model: Decoder, params: Any, r: Rollout) -> jax.Array:
+        return microbatch.over_parts(lambda part: response_hidden(model, params, part), r, parts)
+
     student_hidden = forward(student, student_params, rollout)
     seen = forward(teacher, teacher_params, rollout)
 
     # Whatever is not an argument, XLA would compute once and for all while compiling.
-    def loss(params: Any, hidden: jax.Array, teacher_params: Any, seen: jax.Array, r: Rollout):
-        tables = unembedding(params), unembedding(teacher_params)
-        method = distillation.FullReverseKl()
-        return chunked_vocab.distill(method, hidden, tables[0], seen, tables[1], r.response, r.mask)
+    def loss(params: Any, batch: tuple[jax.Array, jax.Array, Rollout], teacher_params: Any) -> Any:
+        hidden, seen, r = batch
+        return chunked_vocab.distill(
+            distillation.FullReverseKl(),
+            hidden,
+            unembedding(params),
+            seen,
+            unembedding(teacher_params),
+            r.response,
+            r.mask,
+            denominator=PROMPTS * SAMPLES,
+            summary=per_token,
+        )
 
-    def update(current: state.TrainState, *rest: Any) -> state.TrainState:
-        def of_params(params: Any) -> Any:
-            return loss(params, response_hidden(student, params, rest[-1]), *rest)
+    def update(current: state.TrainState, seen: jax.Array, r: Rollout, teacher_params: Any) -> Any:
+        def of_part(params: Any, part: tuple[jax.Array, Rollout]) -> Any:
+            hidden = response_hidden(student, params, part[1])
+            return loss(params, (hidden, *part), teacher_params)
 
-        (value, _), grads = jax.value_and_grad(of_params, has_aux=True)(current.params)
-        return state.apply_gradients(current, grads, value, optimizer, False)[0]
+        (value, stats), grads = microbatch.value_and_grad(of_part, current.params, (seen, r), parts)
+        new = state.apply_gradients(current, grads, value, optimizer, False)[0]
+        return new, summarise(value, stats, r.mask)
 
-    def body(params: Any, cotangent: jax.Array, r: Rollout) -> jax.Array:
-        return jnp.sum(response_hidden(student, params, r) * cotangent)
+    def body_gradient(params: Any, cotangent: jax.Array, r: Rollout) -> Any:
+        def of_part(params: Any, part: tuple[jax.Array, Rollout]) -> Any:
+            return jnp.sum(response_hidden(student, params, part[1]) * part[0]), ()
+
+        return microbatch.value_and_grad(of_part, params, (cotangent, r), parts)
+
+    def loss_gradient(params: Any, batch: Any, teacher_params: Any) -> Any:
+        def of_part(inputs: Any, part: Any) -> Any:
+            return loss(inputs[0], (inputs[1], *part), teacher_params)
+
+        return jax.grad(of_part, has_aux=True)((params, batch[0]), batch[1:])
 
     def optimize(current: state.TrainState) -> state.TrainState:
         grads = current.params
@@ -296,7 +324,7 @@ def pieces(vocab: int, repeats: int) -> list[dict]:
             flops(teacher, teacher_params, backward=False, unembeds=False),
         ),
         "student update": (
-            bind(update, current, teacher_params, seen, rollout),
+            bind(update, current, seen, rollout, teacher_params),
             flops(student, student_params, backward=True, unembeds=True)
             + 2.0 * tokens * vocab * widths[1],
         ),
@@ -305,14 +333,11 @@ def pieces(vocab: int, repeats: int) -> list[dict]:
             flops(student, student_params, backward=False, unembeds=False),
         ),
         "  body, gradient": (
-            bind(jax.grad(body), student_params, student_hidden, rollout),
+            bind(body_gradient, student_params, student_hidden, rollout),
             flops(student, student_params, backward=True, unembeds=False),
         ),
         "  loss, gradient": (
-            bind(
-                jax.grad(loss, argnums=(0, 1), has_aux=True),
-                *(student_params, student_hidden, teacher_params, seen, rollout),
-            ),
+            bind(loss_gradient, student_params, (student_hidden, seen, rollout), teacher_params),
             # The student's logits and their two gradients, and the teacher's logits.
             2.0 * tokens * vocab * (3 * widths[0] + widths[1]),
         ),
@@ -391,11 +416,11 @@ def check_parity() -> None:
     guided = np.sum(np.exp(top_t) * (top_t - top_s), axis=-1) / 32
     aopd = np.where(t_token <= s_token, guided, -(t_token - s_token) * s_token)
     arrays = [jnp.asarray(x, jnp.float32) for x in (student, student_table, teacher, teacher_table)]
-    for method, per_token in (
+    for method, losses in (
         (distillation.FullReverseKl(), reverse_kl),
         (distillation.Aopd(), aopd),
     ):
-        wanted = np.mean([row[counts].mean() for row, counts in zip(per_token, mask, strict=True)])
+        wanted = np.mean([row[counts].mean() for row, counts in zip(losses, mask, strict=True)])
         loss, _ = chunked_vocab.distill(
             method, *arrays, jnp.asarray(tokens), jnp.asarray(mask), chunk_size=4
         )

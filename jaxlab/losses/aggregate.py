@@ -1,12 +1,16 @@
 """From per-token losses and statistics [B, T] to one loss and its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
 AGGREGATIONS = ("seq_mean_token_mean", "token_mean")
+
+# (loss, per-token statistics, mask) -> what a loss returns beside the loss.
+Summary = Callable[[jax.Array, Mapping[str, jax.Array], jax.Array], dict[str, Any]]
 
 
 def choose(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -41,18 +45,21 @@ def token_weights(
     Raises:
         ValueError: `agg` is unknown.
     """
+    total = count(mask, agg) if denominator is None else jnp.asarray(denominator)
+    counts = mask.astype(jnp.float32)
+    if agg == "seq_mean_token_mean":
+        counts = counts / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 1.0)
+    return counts / jnp.maximum(total.astype(jnp.float32), 1.0)
+
+
+def count(mask: jax.Array, agg: str = "seq_mean_token_mean") -> jax.Array:
+    """The `denominator` of a whole batch: its sequences, or for `token_mean` its tokens.
+
+    mask: bool [B, T]; a scalar. Raises a ValueError when `agg` is unknown.
+    """
     choose("agg", agg, AGGREGATIONS)
     chex.assert_rank(mask, 2)
-    counts = mask.astype(jnp.float32)
-    lengths = jnp.sum(counts, axis=1, keepdims=True)
-    if agg == "seq_mean_token_mean":
-        counts = counts / jnp.maximum(lengths, 1.0)
-        total = jnp.sum(lengths > 0.0)
-    else:
-        total = jnp.sum(lengths)
-    if denominator is not None:
-        total = jnp.asarray(denominator)
-    return counts / jnp.maximum(total.astype(jnp.float32), 1.0)
+    return jnp.sum(jnp.any(mask, axis=1) if agg == "seq_mean_token_mean" else mask)
 
 
 def weighted_sum(loss: jax.Array, weights: jax.Array) -> jax.Array:
@@ -102,6 +109,14 @@ def summarise(
     return {
         name: jax.lax.stop_gradient(value).astype(jnp.float32) for name, value in metrics.items()
     }
+
+
+def per_token(
+    loss: jax.Array, stats: Mapping[str, jax.Array], mask: jax.Array
+) -> dict[str, jax.Array]:
+    """The statistics as they are, for a caller that summarises several parts of a batch at once."""
+    del loss, mask
+    return dict(stats)
 
 
 def _masked_max(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxlab.losses.aggregate import summarise, token_weights, weighted_sum
+from jaxlab.losses.aggregate import Summary, summarise, token_weights, weighted_sum
 from jaxlab.losses.cross_entropy import token_cross_entropy
 from jaxlab.losses.distillation import Method, Stats
 from jaxlab.losses.divergences import at_least_float32, log_probs
@@ -46,6 +46,7 @@ def cross_entropy(
     denominator: jax.Array | float | None = None,
     vocab_size: int | None = None,
     chunk_size: int | None = None,
+    summary: Summary = summarise,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`cross_entropy.cross_entropy` of hidden @ unembedding.T / temperature.
 
@@ -61,6 +62,7 @@ def cross_entropy(
         denominator: see `aggregate.token_weights`.
         vocab_size: number of leading rows of `unembedding` that are words; None: all.
         chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+        summary: makes the metrics; `aggregate.per_token` leaves the statistics [B, T] as they are.
 
     Returns:
         The scalar loss and the metrics of `cross_entropy.cross_entropy`.
@@ -76,6 +78,7 @@ def cross_entropy(
         mask,
         token_weights(mask, agg, denominator),
         chunk_size,
+        summary,
     )
 
 
@@ -135,6 +138,7 @@ def distill(
     denominator: jax.Array | float | None = None,
     vocab_size: int | None = None,
     chunk_size: int | None = None,
+    summary: Summary = summarise,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """`distillation.distill` of two models' hidden states; gradients reach the student alone.
 
@@ -156,6 +160,7 @@ def distill(
             the smaller one has. Two models of one family often share a tokenizer and pad its
             vocabulary differently; rows beyond are left out of both softmaxes.
         chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+        summary: makes the metrics; `aggregate.per_token` leaves the statistics [B, T] as they are.
 
     Returns:
         The scalar loss and the metrics of `distillation.distill`.
@@ -175,6 +180,7 @@ def distill(
         mask,
         token_weights(mask, agg, denominator),
         chunk_size,
+        summary,
     )
 
 
@@ -288,6 +294,7 @@ def _masked_loss(
     mask: jax.Array,
     weights: jax.Array,
     chunk_size: int | None,
+    summary: Summary,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss and metrics of a term over arrays [B, T, ...]."""
     chex.assert_rank([hidden, unembedding, mask], [3, 2, 2])
@@ -305,7 +312,9 @@ def _masked_loss(
         jax.tree.map(split, per_token),
         chunks.split(weights),
     )
-    return loss, summarise(loss, stats, chunks.split(mask))
+    return loss, summary(
+        loss, {name: chunks.merge(x, mask.shape) for name, x in stats.items()}, mask
+    )
 
 
 def _logits(hidden: jax.Array, unembedding: jax.Array) -> jax.Array:

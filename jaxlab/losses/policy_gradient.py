@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxlab.losses.aggregate import choose, summarise, token_weights, weighted_sum
+from jaxlab.losses.aggregate import Summary, choose, summarise, token_weights, weighted_sum
 
 RATIOS = ("none", "ppo_clip", "dual_clip")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -84,6 +84,7 @@ def policy_gradient(
     kl_estimator: str = "k3",
     agg: str = "seq_mean_token_mean",
     denominator: jax.Array | float | None = None,
+    summary: Summary = summarise,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """GRPO (Shao et al. 2024, Eq. 3) and its relatives.
 
@@ -109,6 +110,7 @@ def policy_gradient(
         agg: see `aggregate.token_weights`.
         denominator: see `aggregate.token_weights`. Dr. GRPO's constant is
             agg="token_mean", denominator=B * max_length.
+        summary: makes the metrics; `aggregate.per_token` leaves the statistics [B, T] as they are.
 
     Returns:
         The scalar loss and metrics: `loss`, `advantage_*`, `ratio_mean`, `ratio_max`,
@@ -148,7 +150,7 @@ def policy_gradient(
         dual_clip=dual_clip,
     )
     total = weighted_sum(loss + penalty, token_weights(mask, agg, denominator))
-    return total, summarise(total, stats | surrogate_stats, mask)
+    return total, summary(total, stats | surrogate_stats, mask)
 
 
 def estimate_kl(log_ratio: jax.Array, estimator: str = "k3") -> jax.Array:

@@ -112,6 +112,24 @@ def _assemble(
     )
 
 
+def cropped(rollout: Rollout, multiple: int) -> Rollout:
+    """The rollout without the columns behind its longest completion, rounded up to a multiple.
+
+    Reading a batch costs as much as its widest row, and most batches end well before the limit.
+    Few widths, so that few programs are compiled.
+    """
+    width = rollout.response.shape[1]
+    longest = int(jnp.max(jnp.sum(rollout.mask, axis=1)))
+    excess = width - min(width, -(-longest // multiple) * multiple)
+    if not excess:
+        return rollout
+    cut = {
+        name: getattr(rollout, name)[:, :-excess]
+        for name in ("tokens", "response", "mask", "logprobs")
+    }
+    return rollout._replace(**cut)
+
+
 def response_hidden(decoder: Decoder, params: Params, rollout: Rollout) -> jax.Array:
     """The decoder's hidden states [B, N, d] from which each completion token is predicted."""
     count = rollout.response.shape[1]

@@ -5,6 +5,7 @@ its own tokens. `loss.name` chooses what it learns from them.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -18,12 +19,12 @@ from jaxlab import config as config_lib
 from jaxlab.credit import advantages
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.losses import chunked_vocab, distillation, policy_gradient
-from jaxlab.losses.aggregate import AGGREGATIONS
+from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
-from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
+from jaxlab.rollouts.policy import Policy, Rollout, cropped, response_hidden, to_host
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.sampling import SamplingConfig
-from jaxlab.trainers import models, optim, setup, state
+from jaxlab.trainers import microbatch, models, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Data, Mesh, Model, Train
 
@@ -77,6 +78,8 @@ class Rollouts:
             distribution is the one that the loss differentiates.
         prompt_multiple: prompts are padded to a multiple of this many tokens, so that few widths
             are compiled.
+        response_multiple: columns behind the longest completion are cut off before teacher and
+            student read the batch, down to a multiple of this many tokens.
         source: who answers: "student" (on policy), or "teacher" (sequence-level distillation).
         updates: optimiser steps per batch of rollouts; with more than one, the batch is split in
             order and the ratio refers to the policy before the first.
@@ -87,12 +90,13 @@ class Rollouts:
     max_new_tokens: int = 64
     temperature: float = 1.0
     prompt_multiple: int = 16
+    response_multiple: int = 32
     source: Literal["student", "teacher"] = "student"
     updates: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what no batch can be."""
-        for name in ("prompts", "samples", "max_new_tokens", "updates"):
+        for name in ("prompts", "samples", "max_new_tokens", "response_multiple", "updates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.temperature <= 0:
@@ -144,6 +148,8 @@ class Distill:
         name, _, _ = _loss(self.loss)
         if self.teacher is None and (name in METHODS or self.rollout.source == "teacher"):
             raise config_lib.ConfigError(f"teacher: the loss {name} needs a teacher")
+        rollout = self.rollout
+        self.train.parts(rollout.prompts * rollout.samples // rollout.updates)
 
 
 class Scored(NamedTuple):
@@ -189,6 +195,8 @@ class _Run:
         self.vocab_size = min(sizes)
         _check_context(config, self.student)
         host_batch_slice(config.rollout.prompts, self.mesh)
+        batch = config.rollout.prompts * config.rollout.samples
+        self.parts = config.train.parts(batch // config.rollout.updates)
         updates = config.train.steps * config.rollout.updates
         self.optimizer = optim.make(config.optim, updates)
         self.rate = optim.schedule(config.optim, updates)
@@ -242,6 +250,7 @@ class _Run:
         author = self.teacher_params if config.rollout.source == "teacher" else current.params
         assert author is not None
         rollout = self.policy(author, prompts, setup.step_key(config.seed, index))
+        rollout = cropped(rollout, config.rollout.response_multiple)
         examples = [example for example, _ in rows for _ in range(config.rollout.samples)]
 
         def grade() -> np.ndarray:
@@ -284,43 +293,59 @@ class _Run:
     ) -> Scored:
         """What is fixed while the student is updated on this batch."""
         teacher_hidden = None
+        parts = self.parts * self.config.rollout.updates
         if self.name in METHODS:
             assert self.teacher is not None
             assert teacher_params is not None
-            teacher_hidden = response_hidden(self.teacher, teacher_params, rollout)
+            read = functools.partial(response_hidden, self.teacher, teacher_params)
+            teacher_hidden = microbatch.over_parts(read, rollout, parts)
         old_logp = None
         if self.config.rollout.updates > 1:
-            hidden = response_hidden(self.student, params, rollout)
-            old_logp, _ = self._token_logp(hidden, params, rollout)
+            policy = functools.partial(self._token_logp, params)
+            old_logp, _ = microbatch.over_parts(policy, rollout, parts)
         return Scored(rollout, teacher_hidden, old_logp, advantage)
 
     def _update(
         self, current: state.TrainState, teacher_params: Params | None, batch: Scored
     ) -> tuple[state.TrainState, dict[str, jax.Array]]:
-        grad = jax.value_and_grad(self._loss, has_aux=True)
-        (loss, metrics), grads = grad(current.params, teacher_params, batch)
+        mask = batch.rollout.mask
+        loss_of_part = functools.partial(
+            self._loss, teacher_params=teacher_params, denominator=count(mask, self.agg)
+        )
+        (loss, stats), grads = microbatch.value_and_grad(
+            loss_of_part, current.params, batch, self.parts
+        )
         new, more = state.apply_gradients(
             current, grads, loss, self.optimizer, self.config.train.nonfinite == "skip"
         )
-        lengths = batch.rollout.mask.sum(1)
-        metrics = metrics | more
+        metrics = summarise(loss, stats, mask) | more
         updates_done = current.step * self.config.rollout.updates
         metrics["learning_rate"] = jnp.asarray(self.rate(updates_done))
-        metrics["response_length"] = lengths.mean()
+        metrics["response_length"] = mask.sum(1).mean()
         metrics["truncated_share"] = 1.0 - batch.rollout.stopped.mean()
         return new, metrics
 
     def _loss(
-        self, params: Params, teacher_params: Params | None, batch: Scored
+        self,
+        params: Params,
+        batch: Scored,
+        *,
+        teacher_params: Params | None,
+        denominator: jax.Array,
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """The loss, or a microbatch's term of it, and statistics per token [B, N]."""
         rollout, temperature = batch.rollout, self.config.rollout.temperature
-        hidden = response_hidden(self.student, params, rollout)
+        whole: dict[str, Any] = {
+            "agg": self.agg,
+            "denominator": denominator,
+            "summary": per_token,
+        }
         if self.name in METHODS:
             assert teacher_params is not None
             assert batch.teacher_hidden is not None
             return chunked_vocab.distill(
                 self.loss_options,
-                hidden,
+                response_hidden(self.student, params, rollout),
                 unembedding(params),
                 batch.teacher_hidden,
                 unembedding(teacher_params),
@@ -330,31 +355,33 @@ class _Run:
                 temperature=temperature,
                 teacher_temperature=self.config.teacher_temperature,
                 vocab_size=self.vocab_size,
-                agg=self.agg,
+                **whole,
             )
         if self.name == "cross_entropy":
+            hidden = response_hidden(self.student, params, rollout)
             return chunked_vocab.cross_entropy(
-                hidden, unembedding(params), rollout.response, rollout.mask, agg=self.agg
+                hidden, unembedding(params), rollout.response, rollout.mask, **whole
             )
         assert batch.advantages is not None
-        logp, entropy = self._token_logp(hidden, params, rollout)
-        loss, metrics = policy_gradient.policy_gradient(
+        logp, entropy = self._token_logp(params, rollout)
+        loss, stats = policy_gradient.policy_gradient(
             logp,
             batch.advantages,
             rollout.mask,
             old_logp=batch.old_logp,
             clip_low=self.loss_options.clip_low,
             clip_high=self.loss_options.clip_high,
-            agg=self.agg,
+            **whole,
         )
-        mean = jnp.sum(entropy * rollout.mask) / jnp.maximum(rollout.mask.sum(), 1)
-        return loss, metrics | {"student_entropy": mean}
+        return loss, stats | {"student_entropy": entropy}
 
-    def _token_logp(
-        self, hidden: jax.Array, params: Params, rollout: Rollout
-    ) -> tuple[jax.Array, jax.Array]:
+    def _token_logp(self, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
+        """Log-probabilities [B, N] of the completion by the student, and its entropy [B, N]."""
         return chunked_vocab.token_logp(
-            hidden, unembedding(params), rollout.response, self.config.rollout.temperature
+            response_hidden(self.student, params, rollout),
+            unembedding(params),
+            rollout.response,
+            self.config.rollout.temperature,
         )
 
     def _evaluate(self, current: state.TrainState, index: int) -> Evaluation:
@@ -380,9 +407,7 @@ class _Run:
     ) -> tuple[jax.Array, jax.Array]:
         """Histogram of A = log T(y) - log S(y), and the largest |sampler - trainer| log S(y)."""
         assert self.teacher is not None
-        student_logp, _ = self._token_logp(
-            response_hidden(self.student, params, rollout), params, rollout
-        )
+        student_logp, _ = self._token_logp(params, rollout)
         teacher_logp, _ = chunked_vocab.token_logp(
             response_hidden(self.teacher, teacher_params, rollout),
             unembedding(teacher_params),

@@ -19,6 +19,9 @@ class Train:
         keep_checkpoints: how many of the newest checkpoints stay.
         nonfinite: what a non-finite loss or gradient does: "stop" ends the run and names the step;
             "skip" leaves the state as it was and counts the step in the metric `skipped`.
+        microbatch: rows whose forward and backward passes are computed at once; their gradients are
+            added up. It bounds the memory of activations, and on a CPU a few thousand tokens at a
+            time are faster than many. None: the whole batch.
         stop_after: ends the run after this many steps without touching its schedules.
         tensorboard: also write TensorBoard event files.
         wandb: Weights & Biases project to report to.
@@ -31,6 +34,7 @@ class Train:
     checkpoint_every: int = 100
     keep_checkpoints: int = 3
     nonfinite: Literal["stop", "skip"] = "stop"
+    microbatch: int | None = None
     stop_after: int | None = None
     tensorboard: bool = False
     wandb: str | None = None
@@ -40,8 +44,22 @@ class Train:
         """Refuse counts below one."""
         counts = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
         _at_least_one(self, *counts)
-        if self.stop_after is not None:
-            _at_least_one(self, "stop_after")
+        optional = ("microbatch", "stop_after")
+        _at_least_one(self, *(name for name in optional if getattr(self, name) is not None))
+
+    def parts(self, rows: int) -> int:
+        """Into how many microbatches a batch of `rows` is divided.
+
+        Raises:
+            ValueError: `microbatch` does not divide it.
+        """
+        if self.microbatch is None or self.microbatch >= rows:
+            return 1
+        if rows % self.microbatch:
+            raise ValueError(
+                f"train.microbatch: {self.microbatch} does not divide a batch of {rows} rows"
+            )
+        return rows // self.microbatch
 
 
 @dataclasses.dataclass(frozen=True)

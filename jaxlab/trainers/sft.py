@@ -13,9 +13,10 @@ from jaxlab.config import ConfigError
 from jaxlab.data.batch import bucket, prompt_completion_batch
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.losses import chunked_vocab
+from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.trainers import models, optim, setup, state
+from jaxlab.trainers import microbatch, models, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Data, Mesh, Model, Train
 
@@ -53,6 +54,10 @@ class Sft:
     title: str | None = None
     trainer: Literal["sft"] = "sft"
 
+    def __post_init__(self) -> None:
+        """Refuse microbatches that do not divide the batch."""
+        self.train.parts(self.batch_size)
+
 
 def program(config: Sft, workdir: pathlib.Path) -> Program:
     """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
@@ -71,19 +76,32 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     evaluator = Evaluator(decoder, text, config.eval, mesh, config.mesh.decode_rules)
     rate = optim.schedule(config.optim, config.train.steps)
-
-    def loss_fn(params: Params, tokens: jax.Array, mask: jax.Array):
-        hidden: Any = decoder.apply({"params": params}, tokens[:, :-1], method="hidden")
-        return chunked_vocab.cross_entropy(hidden, unembedding(params), tokens[:, 1:], mask[:, 1:])
+    parts = config.train.parts(config.batch_size)
 
     def update(current: state.TrainState, tokens: jax.Array, mask: jax.Array):
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            current.params, tokens, mask
+        targets, counts = tokens[:, 1:], mask[:, 1:]
+        denominator = count(counts, "token_mean")
+
+        def loss_of_part(params: Params, part: tuple[jax.Array, jax.Array, jax.Array]):
+            inputs, targets, counts = part
+            hidden: Any = decoder.apply({"params": params}, inputs, method="hidden")
+            return chunked_vocab.cross_entropy(
+                hidden,
+                unembedding(params),
+                targets,
+                counts,
+                denominator=denominator,
+                summary=per_token,
+            )
+
+        (loss, stats), grads = microbatch.value_and_grad(
+            loss_of_part, current.params, (tokens[:, :-1], targets, counts), parts
         )
         new, more = state.apply_gradients(
             current, grads, loss, optimizer, config.train.nonfinite == "skip"
         )
-        metrics |= more | {"learning_rate": jnp.asarray(rate(current.step))}
+        metrics = summarise(loss, stats, counts) | more
+        metrics["learning_rate"] = jnp.asarray(rate(current.step))
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -101,9 +119,9 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         width = min(bucket(longest, LENGTH_BUCKET), config.max_length)
         tokens, mask = prompt_completion_batch(prompts, targets, width, tokenizer.pad_id)
         mine = host_batch_slice(len(tokens), mesh)
-        count = int(np.sum(mask))
+        trained = int(np.sum(mask))
         new, metrics = update(current, *put_global((tokens[mine], mask[mine]), mesh))
-        return StepOutput(new, metrics, lambda: {"tokens": count})
+        return StepOutput(new, metrics, lambda: {"tokens": trained})
 
     def evaluate(current: state.TrainState, index: int) -> Evaluation:
         # The same randomness at every evaluation: differences come from the params.

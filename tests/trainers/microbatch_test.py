@@ -1,0 +1,155 @@
+"""Parts of a batch give what the batch gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab import config as config_lib
+from jaxlab.losses import chunked_vocab
+from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
+from jaxlab.trainers import distill, microbatch, sft
+from jaxlab.trainers.settings import Train
+
+ROWS = 12
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def rows(rng, *shape):
+    return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 12])
+def test_over_parts_keeps_rows_in_their_order(rng, parts):
+    x, y = rows(rng, 3), rows(rng)
+    got = microbatch.over_parts(lambda batch: (2 * batch[0], batch[1] ** 2), (x, y), parts)
+    np.testing.assert_array_equal(got[0], 2 * x)
+    np.testing.assert_array_equal(got[1], y**2)
+
+
+@pytest.mark.parametrize("agg", AGGREGATIONS)
+@pytest.mark.parametrize("parts", [2, 12])
+def test_loss_gradient_and_metrics_are_those_of_the_whole_batch(rng, agg, parts):
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(4, 5)), jnp.float32),
+        "table": jnp.asarray(rng.normal(size=(7, 5)), jnp.float32),
+    }
+    tokens = jnp.asarray(rng.integers(7, size=(ROWS, 6)))
+    # Rows of very different lengths, one of them empty.
+    mask = (
+        jnp.arange(6) < jnp.asarray(rng.permutation([0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 6, 6]))[:, None]
+    )
+    batch = (rows(rng, 6, 4), tokens, mask)
+
+    def loss(params, batch):
+        x, tokens, mask = batch
+        return chunked_vocab.cross_entropy(
+            x @ params["kernel"],
+            params["table"],
+            tokens,
+            mask,
+            agg=agg,
+            denominator=count(batch_mask, agg),
+            summary=per_token,
+        )
+
+    batch_mask = mask
+    (whole, wanted_stats), wanted = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    direct, metrics = chunked_vocab.cross_entropy(
+        batch[0] @ params["kernel"], params["table"], tokens, mask, agg=agg
+    )
+    (value, stats), grads = microbatch.value_and_grad(loss, params, batch, parts)
+
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    np.testing.assert_allclose(value, direct, rtol=1e-6)
+    for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    for name, values in wanted_stats.items():
+        np.testing.assert_allclose(stats[name], values, rtol=1e-6, atol=1e-7)
+    for name, want in metrics.items():
+        np.testing.assert_allclose(
+            summarise(value, stats, mask)[name], want, rtol=1e-5, err_msg=name
+        )
+
+
+def test_gradients_of_bfloat16_parameters_are_added_in_float32():
+    # In bfloat16 256 + 1 is 256, so a sum in that type would stop there.
+    terms = jnp.asarray([256.0] + [1.0] * 255)
+
+    def loss(w, part):
+        return jnp.sum(w.astype(jnp.float32) * part), part
+
+    _, grad = microbatch.value_and_grad(loss, jnp.ones((), jnp.bfloat16), terms, 256)
+    assert grad.dtype == jnp.bfloat16
+    assert float(grad) == pytest.approx(511, rel=2**-8)
+
+
+def test_a_microbatch_must_divide_the_batch():
+    assert Train(steps=1).parts(12) == 1
+    assert Train(steps=1, microbatch=4).parts(12) == 3
+    assert Train(steps=1, microbatch=64).parts(12) == 1
+    with pytest.raises(ValueError, match=r"train.microbatch: 5 does not divide a batch of 12 rows"):
+        Train(steps=1, microbatch=5).parts(12)
+
+
+MODEL = {
+    "sizes": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "max_position": 96,
+    }
+}
+SHARED = {
+    "data": {"task": "modsum", "options": {"modulus": 5, "addends": 2}, "max_prompt": 16},
+    "optim": {"learning_rate": 0.1},
+}
+
+
+def one_step(build, config, tmp_path, microbatch_rows):
+    config = config | {"train": {"steps": 1, "microbatch": microbatch_rows}}
+    program = build.program(
+        config_lib.build({distill: distill.Distill, sft: sft.Sft}[build], config),
+        tmp_path / str(microbatch_rows),
+    )
+    output = program.step(program.init(), 0)
+    return output.state.params, output.metrics
+
+
+@pytest.mark.parametrize(
+    "loss", ["aopd", "gkd", "full_reverse_kl", "grpo", "cross_entropy", "opd with two updates"]
+)
+def test_distillation_in_microbatches(loss, tmp_path):
+    rollout = {"prompts": 4, "samples": 2, "max_new_tokens": 6}
+    if loss.endswith("updates"):
+        rollout["updates"] = 2
+    config = SHARED | {
+        "student": MODEL,
+        "teacher": {"sizes": MODEL["sizes"] | {"hidden_size": 24}},
+        "loss": {"name": loss.split()[0]},
+        "rollout": rollout,
+    }
+    whole, parts = (one_step(distill, config, tmp_path, rows) for rows in (None, 2))
+    assert_same_step(whole, parts)
+
+
+def test_supervised_steps_in_microbatches(tmp_path):
+    config = SHARED | {"model": MODEL, "batch_size": 8, "max_length": 24}
+    whole, parts = (one_step(sft, config, tmp_path, rows) for rows in (None, 2))
+    assert_same_step(whole, parts)
+
+
+def assert_same_step(whole, parts):
+    for name, want in whole[1].items():
+        np.testing.assert_allclose(parts[1][name], want, rtol=2e-4, atol=1e-5, err_msg=name)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).mean(), *(x[0] for x in (whole, parts))
+    )
+    # Adam's first step is the sign of the gradient times 0.1: only gradients of about 0 may differ.
+    assert max(jax.tree.leaves(moved)) < 2e-3
