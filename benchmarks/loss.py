@@ -1,9 +1,12 @@
-"""Time and memory of a distillation loss with its gradient: dense [N, V] against chunked.
+"""Time and memory of a distillation loss with its gradient: dense [N, V], chunked, and TRL's.
 
     python benchmarks/loss.py --vocab=151936 --tokens=2048 --hidden=128 --method=aopd,gkd
+    python benchmarks/loss.py --method=full_reverse_kl --trl-python=/path/to/bin/python
 
 Each form runs in a fresh process, so that its peak resident memory is its own. Before anything is
-timed, the two are compared at a small size.
+timed, our two are compared at a small size. TRL's chunked loss, which is compared where
+--trl-python names its environment, computes the reverse KL and the student's entropy; ours logs
+both divergences, both entropies and the tails of the advantage besides.
 """
 
 import argparse
@@ -25,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from jaxlab.losses import chunked_vocab, distillation  # noqa: E402
 from jaxlab.losses.divergences import log_probs  # noqa: E402
 
+PEER = ROOT / "benchmarks" / "peers" / "trl_loss.py"
 METHODS = {
     "aopd": distillation.Aopd(),
     "gkd": distillation.Gkd(),
@@ -97,44 +101,56 @@ def measure(form: str, method: str, vocab: int, tokens: int, hidden: int, repeat
     }
 
 
+def row_of(form: str, method: str, args: argparse.Namespace) -> dict:
+    """The measurement of one form, made in a process of its own."""
+    names = ("vocab", "tokens", "hidden", "repeats")
+    flags = [f"--{name}={getattr(args, name)}" for name in names]
+    if form == "TRL":
+        command = [args.trl_python, str(PEER), *flags]
+    else:
+        command = [sys.executable, __file__, f"--method={method}", f"--form={form}", *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
-    """Prints one row per method and form, and the ratios chunked : dense."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Prints one row per method and form, and the ratios to the chunked form."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--method", default="aopd,gkd", help=", ".join(METHODS))
+    parser.add_argument("--method", default="full_reverse_kl,aopd,gkd", help=", ".join(METHODS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trl-python", help="interpreter of an environment with trl 1.16")
     parser.add_argument("--form", choices=("dense", "chunked"), help="measure this form here")
     args = parser.parse_args()
     for method in args.method.split(","):
         if method not in METHODS:
             parser.error(f"--method={method!r} is not one of {', '.join(METHODS)}")
-    sizes = (args.vocab, args.tokens, args.hidden, args.repeats)
     if args.form:
+        sizes = (args.vocab, args.tokens, args.hidden, args.repeats)
         print(json.dumps(measure(args.form, args.method, *sizes)))
         return
-    print(f"{'method':<16}{'form':<9}{'s/step':>9}{'peak MiB':>11}{'added MiB':>11}{'loss':>14}")
+    print(
+        f"{'method':<16}{'form':<9}{'s/step':>9}{'peak MiB':>11}{'added MiB':>11}{'loss':>10}"
+        "   this : chunked, time and added memory"
+    )
     for method in args.method.split(","):
         check_parity(method)
-        rows = {}
-        for form in ("dense", "chunked"):
-            flags = [f"--method={method}", f"--form={form}", f"--repeats={args.repeats}"]
-            flags += [f"--{name}={getattr(args, name)}" for name in ("vocab", "tokens", "hidden")]
-            command = [sys.executable, __file__, *flags]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            rows[form] = row = json.loads(done.stdout.splitlines()[-1])
+        forms = ["chunked", "dense"]
+        if method == "full_reverse_kl" and args.trl_python:
+            forms.append("TRL")
+        rows = {form: row_of(form, method, args) for form in forms}
+        ours = rows["chunked"]
+        for form, row in rows.items():
+            ratios = "".join(f"{row[key] / ours[key]:>9.2f}" for key in ("seconds", "added_mib"))
             print(
                 f"{method:<16}{form:<9}{row['seconds']:>9.2f}{row['peak_mib']:>11.0f}"
-                f"{row['added_mib']:>11.0f}{row['loss']:>14.6f}"
+                f"{row['added_mib']:>11.0f}{row['loss']:>10.4f}{ratios}",
+                flush=True,
             )
-        ratios = {
-            key: rows["chunked"][key] / x if x else float("nan") for key, x in rows["dense"].items()
-        }
-        print(
-            f"{method:<16}{'ratio':<9}{ratios['seconds']:>9.2f}{ratios['peak_mib']:>11.2f}"
-            f"{ratios['added_mib']:>11.2f}"
-        )
 
 
 if __name__ == "__main__":

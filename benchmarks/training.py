@@ -55,7 +55,7 @@ from jaxlab.trainers import distill, microbatch, optim, state  # noqa: E402
 PEER = ROOT / "benchmarks" / "peers" / "trl_distillation.py"
 PROMPT, NEW_TOKENS, PROMPTS, SAMPLES = 16, 48, 16, 8
 # Rows whose forward and backward passes run at once.
-MICROBATCH = 32
+MICROBATCH = 16
 LOSSES = {"reverse_kl": {"name": "full_reverse_kl"}, "aopd": {"name": "aopd"}}
 
 
@@ -98,6 +98,7 @@ def serve(vocab: int, loss: str) -> None:
         "data": {
             "task": "modsum",
             "options": {"modulus": vocab - addends - 4, "addends": addends},
+            "num_train": 4096,
             "max_prompt": PROMPT,
         },
         "train": {"steps": 1000, "microbatch": MICROBATCH},

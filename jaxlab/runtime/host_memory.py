@@ -9,7 +9,7 @@ _KEEP = {
     "M_ARENA_MAX": (-8, 1),
     "M_MMAP_MAX": (-4, 0),
     "M_TRIM_THRESHOLD": (-1, -1),
-    "M_TOP_PAD": (-2, 64 * 2**20),
+    "M_TOP_PAD": (-2, 8 * 2**20),
 }
 # jax finds accelerators through these.
 _PLUGINS = ("jax_plugins", "libtpu")
