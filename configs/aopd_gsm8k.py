@@ -51,7 +51,10 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.teacher_temperature = 1.0
     config.train = common.train(
-        steps, eval_every=max(steps // 6, 1), checkpoint_every=max(steps // 6, 1)
+        steps,
+        eval_every=max(steps // 6, 1),
+        checkpoint_every=max(steps // 6, 1),
+        microbatch=2 if tiny else 8 if small else 32,
     )
     config.optim = common.optim(1e-4 if small else 1e-5)
     config.eval = common.evaluation(tiny, small)

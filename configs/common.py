@@ -35,6 +35,7 @@ def train(steps: int, **more: object) -> ConfigDict:
         "checkpoint_every": 100,
         "keep_checkpoints": 3,
         "nonfinite": "stop",
+        "microbatch": placeholder(int),
         "stop_after": placeholder(int),
         "tensorboard": False,
         "wandb": placeholder(str),

@@ -24,7 +24,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch_size = 2 if tiny else 16 if small else 64
     config.max_length = 512 if small else 1024
     config.train = common.train(
-        steps, eval_every=max(steps // 2, 1), checkpoint_every=max(steps // 2, 1)
+        steps,
+        eval_every=max(steps // 2, 1),
+        checkpoint_every=max(steps // 2, 1),
+        microbatch=1 if tiny else 4 if small else 16,
     )
     config.optim = common.optim(
         1e-3 if small else 1e-5, schedule="cosine", warmup_steps=steps // 20

@@ -12,13 +12,14 @@ Randomness, data and schedules are functions of the step, so a run that was kill
 last checkpoint as if nothing had happened.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -121,7 +122,8 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
             resumed_here = restored is not None and step == first
             if not resumed_here and (step % config.eval_every == 0 or step == last):
                 reader.flush()
-                evaluation = program.evaluate(state, step)
+                with reader.paused():
+                    evaluation = program.evaluate(state, step)
                 writer.write(step, evaluation.metrics)
                 samples.write(step, evaluation.samples)
                 histograms.write(step, evaluation.histograms)
@@ -129,7 +131,8 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
             due = step > 0 and (step % config.checkpoint_every == 0 or step == last)
             if not resumed_here and (due or leaving):
                 reader.flush()
-                checkpointer.save(step, state)
+                with reader.paused():
+                    checkpointer.save(step, state)
             if leaving:
                 checkpointer.close()
                 preemption.leave()
@@ -191,6 +194,13 @@ class _Reader:
             rates = {"step_seconds": seconds / steps, "tokens_per_second": self._tokens / seconds}
             self._writer.write(step, metrics | rates)
             self._clock, self._clock_step, self._tokens = now, step, 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no part of a training step's time."""
+        begin = time.monotonic()
+        yield
+        self._clock += time.monotonic() - begin
 
     def _check(self, step: int, metrics: Scalars) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import types
 from typing import Any
 
 import jax
@@ -109,6 +110,27 @@ def _check_like(reference, workdir, state):
     assert _all_rows(workdir) == _all_rows(expected)
     saved = Checkpointer(workdir / "checkpoints").restore_params(8)
     np.testing.assert_array_equal(saved["w"], params)
+
+
+def test_step_time_leaves_out_evaluations_and_checkpoints(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    program = Fake().program()
+
+    def takes(seconds, function):
+        def timed(*args):
+            clock[0] += seconds
+            return function(*args)
+
+        return timed
+
+    save = Checkpointer.save
+    monkeypatch.setattr(Checkpointer, "save", takes(1000, save))
+    program = program._replace(step=takes(1, program.step), evaluate=takes(100, program.evaluate))
+    loop.run(program, _train(eval_every=2, checkpoint_every=2, log_every=4), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step_seconds"] for row in rows if "loss" in row] == [1.0, 1.0]
+    assert [row["tokens_per_second"] for row in rows if "loss" in row] == [7.0, 7.0]
 
 
 def test_the_order_of_a_step(tmp_path, monkeypatch):
