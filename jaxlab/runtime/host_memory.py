@@ -3,6 +3,9 @@
 import ctypes
 import importlib.util
 import platform
+from typing import Any
+
+import jax
 
 # Parameters of mallopt (malloc.h), each with the value it is set to.
 _KEEP = {
@@ -11,6 +14,8 @@ _KEEP = {
     "M_TRIM_THRESHOLD": (-1, -1),
     "M_TOP_PAD": (-2, 8 * 2**20),
 }
+# jax reports every compilation to those who listen for this.
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 # jax finds accelerators through these.
 _PLUGINS = ("jax_plugins", "libtpu")
 
@@ -23,6 +28,7 @@ def keep_freed() -> bool:
     of a decoder (d = 128, 4 layers, 128 x 63 tokens, one core) 312 were that; with this the
     gradient takes 483. In exchange the process stays as large as it once was, and its threads
     share one allocator, which is why nothing is done where jax has an accelerator to compute on.
+    What a compilation leaves is given back after all: it lies in pieces too small to be scratch.
 
     Call it before jax's backend starts: allocators that threads have by then are kept.
 
@@ -34,4 +40,10 @@ def keep_freed() -> bool:
         return False
     libc = ctypes.CDLL(None)
     accepted = [libc.mallopt(*setting) for setting in _KEEP.values()]
+
+    def trim(event: str, duration: float, **details: Any) -> None:
+        if event == _COMPILED:
+            libc.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(trim)
     return all(accepted)
