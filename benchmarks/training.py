@@ -20,6 +20,7 @@ import datetime
 import functools
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import platform
@@ -264,11 +265,13 @@ def pieces(vocab: int, repeats: int) -> list[dict]:
     answer = functools.partial(policy, prompts=np.asarray(prompts).tolist(), key=jax.random.key(2))
     rollout = answer(student_params)
     optimizer = optim.make(optim.Optim(learning_rate=1e-4), 1000)
-    parts = PROMPTS * SAMPLES // MICROBATCH
+    # As the trainer does it: microbatches of whole groups of completions of one prompt.
+    parts, group = PROMPTS * SAMPLES // MICROBATCH, math.gcd(MICROBATCH, SAMPLES)
+    read = functools.partial(response_hidden, samples=group)
 
     @functools.partial(jax.jit, static_argnums=0)
     def forward(model: Decoder, params: Any, r: Rollout) -> jax.Array:
-        return microbatch.over_parts(lambda part: response_hidden(model, params, part), r, parts)
+        return microbatch.over_parts(functools.partial(read, model, params), r, parts, group)
 
     student_hidden = forward(student, student_params, rollout)
     seen = forward(teacher, teacher_params, rollout)
@@ -290,18 +293,20 @@ def pieces(vocab: int, repeats: int) -> list[dict]:
 
     def update(current: state.TrainState, seen: jax.Array, r: Rollout, teacher_params: Any) -> Any:
         def of_part(params: Any, part: tuple[jax.Array, Rollout]) -> Any:
-            hidden = response_hidden(student, params, part[1])
+            hidden = read(student, params, part[1])
             return loss(params, (hidden, *part), teacher_params)
 
-        (value, stats), grads = microbatch.value_and_grad(of_part, current.params, (seen, r), parts)
+        (value, stats), grads = microbatch.value_and_grad(
+            of_part, current.params, (seen, r), parts, group
+        )
         new = state.apply_gradients(current, grads, value, optimizer, False)[0]
         return new, summarise(value, stats, r.mask)
 
     def body_gradient(params: Any, cotangent: jax.Array, r: Rollout) -> Any:
         def of_part(params: Any, part: tuple[jax.Array, Rollout]) -> Any:
-            return jnp.sum(response_hidden(student, params, part[1]) * part[0]), ()
+            return jnp.sum(read(student, params, part[1]) * part[0]), ()
 
-        return microbatch.value_and_grad(of_part, params, (cotangent, r), parts)
+        return microbatch.value_and_grad(of_part, params, (cotangent, r), parts, group)
 
     def loss_gradient(params: Any, batch: Any, teacher_params: Any) -> Any:
         def of_part(inputs: Any, part: Any) -> Any:
@@ -379,10 +384,15 @@ def model_flops(
     Only completion tokens are unembedded.
     """
     c = decoder.config
-    rows, length = rollout.tokens.shape[0], rollout.tokens.shape[1] - 1
+    rows, width = rollout.tokens.shape[0], rollout.prompt_width
     table = c.vocab_size * c.hidden_size
-    attention = 4 * c.num_layers * c.num_heads * c.head_dim * length * (length + 1) / 2
-    flops = rows * (2.0 * length * (matmul_params(params) - table) + attention)
+    # A prompt is read once for the completions of it that a microbatch has side by side.
+    flops, first = 0.0, 0
+    for count, length in ((rows / math.gcd(MICROBATCH, SAMPLES), width), (rows, NEW_TOKENS - 1)):
+        seen = length * (first + (length + 1) / 2)
+        attention = 4 * c.num_layers * c.num_heads * c.head_dim * seen
+        flops += count * (2.0 * length * (matmul_params(params) - table) + attention)
+        first += length
     if unembeds:
         flops += 2.0 * rows * rollout.response.shape[1] * table
     return 3.0 * flops if backward else flops

@@ -92,9 +92,7 @@ class Evaluator:
         # Every batch has the same shape, which the devices share evenly.
         shares = mesh.shape["data"]
         self._batch = -(-min(config.batch, count) // shares) * shares
-        self._entropy = jax.jit(
-            lambda params, rollout: _entropy(decoder, params, rollout, config.temperature)
-        )
+        self._entropy = jax.jit(lambda params, rollout: _entropy(decoder, params, rollout, config))
 
     def __call__(self, params: Params, key: jax.Array) -> tuple[dict[str, float], list[dict]]:
         """Sample and grade.
@@ -160,10 +158,10 @@ class Evaluator:
         ]
 
 
-def _entropy(decoder: Decoder, params: Params, rollout: Rollout, temperature: float) -> jax.Array:
+def _entropy(decoder: Decoder, params: Params, rollout: Rollout, config: Eval) -> jax.Array:
     """Sum over each completion of the policy's entropy, [B] in nats."""
-    hidden = response_hidden(decoder, params, rollout)
+    hidden = response_hidden(decoder, params, rollout, samples=config.samples)
     _, entropy = chunked_vocab.token_logp(
-        hidden, unembedding(params), rollout.response, temperature or 1.0
+        hidden, unembedding(params), rollout.response, config.temperature or 1.0
     )
     return (entropy * rollout.mask).sum(1)

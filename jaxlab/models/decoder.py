@@ -192,15 +192,23 @@ class Decoder(nn.Module):
 
     def step(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Read one token per row, int32 [B]: its hidden state [B, d] and the next cache."""
-        span = cache.span
-        x = self.embed(tokens[:, None])
-        positions = (span.slot - span.start)[:, None]
+        hidden, cache = self.extend(tokens[:, None], cache)
+        return hidden[:, 0], cache
+
+    def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Read N tokens per row, int32 [B, N]: their hidden states [B, N, d] and the next cache.
+
+        Differentiable, in the params and through the cache.
+        """
+        span, count = cache.span, tokens.shape[1]
+        x = self.embed(tokens)
+        positions = span.slot - span.start[:, None] + jnp.arange(count)
         layers = []
         for block, layer in zip(self._unrolled(), cache.layers, strict=True):
             x, layer = block.step(x, positions, layer, span)
             layers.append(layer)
-        span = Span(span.slot + 1, span.start)
-        return self.final_norm(x[:, 0]), Cache(tuple(layers), span)
+        span = Span(span.slot + count, span.start)
+        return self.final_norm(x), Cache(tuple(layers), span)
 
     def _unrolled(self) -> list[Block]:
         if self.config.scan_layers:

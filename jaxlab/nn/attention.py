@@ -1,4 +1,4 @@
-"""Grouped-query softmax attention: over a whole sequence, and one step against a cache."""
+"""Grouped-query softmax attention: over a whole sequence, and of new tokens to a cache."""
 
 import math
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Span(NamedTuple):
     """Where the tokens of one cached step stand.
 
     Attributes:
-        slot: int32 scalar, the cache slot that this step writes (the same for every row).
+        slot: int32 scalar, the first cache slot that this step writes (the same for every row).
         start: int32 [B], the first slot of each row that holds a token: rows are left-padded.
     """
 
@@ -74,27 +74,32 @@ def causal_attention(
 
 
 def cached_attention(query: jax.Array, cache: KVCache, span: Span) -> jax.Array:
-    """Softmax attention of one new token to the cache, which already holds it.
+    """Softmax attention of new tokens to the cache, which already holds them.
 
     Args:
-        query: [B, 1, H, D].
+        query: [B, N, H, D], the tokens in the slots from span.slot on.
         cache: keys and values [B, KV, S, D].
-        span: slots from `start` to `slot` count.
+        span: each token sees the slots from `start` to its own.
 
     Returns:
-        [B, 1, H, D].
+        [B, N, H, D].
     """
-    batch, _, heads, dim = query.shape
+    batch, tokens, heads, dim = query.shape
     kv_heads, length = cache.key.shape[1:3]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads, dim)
-    scores = jnp.einsum(
-        "bkgd,bksd->bkgs", grouped, cache.key, preferred_element_type=jnp.float32
-    ) / math.sqrt(dim)
-    slots = jnp.arange(length)
-    valid = (slots >= span.start[:, None]) & (slots <= span.slot)
-    scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    groups = heads // kv_heads
+    # The query heads of a group one after the other as rows of one matrix.
+    rows = query.reshape(batch, tokens, kv_heads, groups, dim).transpose(0, 2, 3, 1, 4)
+    rows = rows.reshape(batch, kv_heads, groups * tokens, dim)
+    scores = jnp.einsum("bktd,bksd->bkts", rows, cache.key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, groups, tokens, length) / math.sqrt(dim)
+    slots, own = jnp.arange(length), span.slot + jnp.arange(tokens)
+    seen = (slots >= span.start[:, None, None]) & (slots <= own[:, None])
+    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    return jnp.einsum("bkgs,bksd->bkgd", weights, cache.value).reshape(query.shape)
+    weights = weights.reshape(batch, kv_heads, groups * tokens, length)
+    y = jnp.einsum("bkts,bksd->bktd", weights, cache.value)
+    y = y.reshape(batch, kv_heads, groups, tokens, dim).transpose(0, 3, 1, 2, 4)
+    return y.reshape(query.shape)
 
 
 class Attention(nn.Module):
@@ -147,7 +152,7 @@ class Attention(nn.Module):
     def step(
         self, x: jax.Array, positions: jax.Array, cache: KVCache, span: Span
     ) -> tuple[jax.Array, KVCache]:
-        """One token per row, [B, 1, d] -> [B, 1, d], and the cache with it in slot span.slot."""
+        """N tokens per row, [B, N, d] -> [B, N, d], and the cache with them from span.slot on."""
         query, key, value = self._project(x, positions)
 
         def write(slots: jax.Array, new: jax.Array) -> jax.Array:

@@ -47,7 +47,7 @@ class Block(nn.Module):
     def step(
         self, x: jax.Array, positions: jax.Array, cache: Any, span: Any
     ) -> tuple[jax.Array, Any]:
-        """One token per row, [B, 1, d], against the mixer's cache."""
+        """N tokens per row, [B, N, d], against the mixer's cache."""
         y, cache = self.mixer.step(self.mixer_norm(x), positions, cache, span)
         return self._feed_forward(x + y), cache
 

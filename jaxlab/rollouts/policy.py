@@ -15,6 +15,7 @@ from jaxlab.models.decoder import Decoder, Params, left_padded
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.sharding import Rules, infer
 from jaxlab.sampling import SamplingConfig, generate
+from jaxlab.sampling.cache import repeat
 
 
 class Rollout(NamedTuple):
@@ -130,18 +131,48 @@ def cropped(rollout: Rollout, multiple: int) -> Rollout:
     return rollout._replace(**cut)
 
 
-def response_hidden(decoder: Decoder, params: Params, rollout: Rollout) -> jax.Array:
-    """The decoder's hidden states [B, N, d] from which each completion token is predicted."""
+def response_hidden(
+    decoder: Decoder, params: Params, rollout: Rollout, samples: int = 1
+) -> jax.Array:
+    """The decoder's hidden states [B, N, d] from which each completion token is predicted.
+
+    Args:
+        decoder: the model.
+        params: the decoder's.
+        rollout: B completions.
+        samples: so many consecutive rows have one prompt. It is read once for all of them, unless
+            the layers are stacked (`scan_layers`).
+    """
+    if samples > 1 and not decoder.config.scan_layers:
+        return _behind_shared_prompts(decoder, params, rollout, samples)
     count = rollout.response.shape[1]
     positions, segment_ids = left_padded(rollout.tokens.shape[1], rollout.lengths + count)
-    hidden: Any = decoder.apply(
-        {"params": params},
-        rollout.tokens[:, :-1],
-        positions[:, :-1],
-        segment_ids[:, :-1],
-        method="hidden",
-    )
-    return hidden[:, -count:]
+    inputs = (x[:, :-1] for x in (rollout.tokens, positions, segment_ids))
+    return _apply(decoder, params, "hidden", *inputs)[:, -count:]
+
+
+def _behind_shared_prompts(
+    decoder: Decoder, params: Params, rollout: Rollout, samples: int
+) -> jax.Array:
+    """`response_hidden` by way of a cache: prompts [B / samples, W], then completions [B, N]."""
+
+    def firsts(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, samples, *x.shape[1:])[:, 0]
+
+    prompts = firsts(rollout.tokens)[:, : rollout.prompt_width]
+    # The last token of a completion predicts nothing.
+    seen = rollout.response[:, :-1]
+    slots = rollout.prompt_width + seen.shape[1]
+    last, cache = _apply(decoder, params, "prefill", prompts, firsts(rollout.lengths), slots)
+    first = jnp.repeat(last, samples, axis=0)[:, None]
+    if not seen.shape[1]:
+        return first
+    hidden, _ = _apply(decoder, params, "extend", seen, repeat(cache, samples))
+    return jnp.concatenate([first, hidden], axis=1)
+
+
+def _apply(decoder: Decoder, params: Params, method: str, *args: Any) -> Any:
+    return decoder.apply({"params": params}, *args, method=method)
 
 
 def to_host(rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ its own tokens. `loss.name` chooses what it learns from them.
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -197,6 +198,9 @@ class _Run:
         host_batch_slice(config.rollout.prompts, self.mesh)
         batch = config.rollout.prompts * config.rollout.samples
         self.parts = config.train.parts(batch // config.rollout.updates)
+        # Completions of one prompt that a microbatch has side by side: they share its reading.
+        rows = batch // config.rollout.updates // self.parts
+        self.group = math.gcd(rows, config.rollout.samples)
         updates = config.train.steps * config.rollout.updates
         self.optimizer = optim.make(config.optim, updates)
         self.rate = optim.schedule(config.optim, updates)
@@ -297,12 +301,14 @@ class _Run:
         if self.name in METHODS:
             assert self.teacher is not None
             assert teacher_params is not None
-            read = functools.partial(response_hidden, self.teacher, teacher_params)
-            teacher_hidden = microbatch.over_parts(read, rollout, parts)
+            read = functools.partial(
+                response_hidden, self.teacher, teacher_params, samples=self.group
+            )
+            teacher_hidden = microbatch.over_parts(read, rollout, parts, self.group)
         old_logp = None
         if self.config.rollout.updates > 1:
             policy = functools.partial(self._token_logp, params)
-            old_logp, _ = microbatch.over_parts(policy, rollout, parts)
+            old_logp, _ = microbatch.over_parts(policy, rollout, parts, self.group)
         return Scored(rollout, teacher_hidden, old_logp, advantage)
 
     def _update(
@@ -313,7 +319,7 @@ class _Run:
             self._loss, teacher_params=teacher_params, denominator=count(mask, self.agg)
         )
         (loss, stats), grads = microbatch.value_and_grad(
-            loss_of_part, current.params, batch, self.parts
+            loss_of_part, current.params, batch, self.parts, self.group
         )
         new, more = state.apply_gradients(
             current, grads, loss, self.optimizer, self.config.train.nonfinite == "skip"
@@ -345,7 +351,7 @@ class _Run:
             assert batch.teacher_hidden is not None
             return chunked_vocab.distill(
                 self.loss_options,
-                response_hidden(self.student, params, rollout),
+                self._student_hidden(params, rollout),
                 unembedding(params),
                 batch.teacher_hidden,
                 unembedding(teacher_params),
@@ -358,7 +364,7 @@ class _Run:
                 **whole,
             )
         if self.name == "cross_entropy":
-            hidden = response_hidden(self.student, params, rollout)
+            hidden = self._student_hidden(params, rollout)
             return chunked_vocab.cross_entropy(
                 hidden, unembedding(params), rollout.response, rollout.mask, **whole
             )
@@ -375,10 +381,13 @@ class _Run:
         )
         return loss, stats | {"student_entropy": entropy}
 
+    def _student_hidden(self, params: Params, rollout: Rollout) -> jax.Array:
+        return response_hidden(self.student, params, rollout, samples=self.group)
+
     def _token_logp(self, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities [B, N] of the completion by the student, and its entropy [B, N]."""
         return chunked_vocab.token_logp(
-            response_hidden(self.student, params, rollout),
+            self._student_hidden(params, rollout),
             unembedding(params),
             rollout.response,
             self.config.rollout.temperature,
@@ -409,7 +418,7 @@ class _Run:
         assert self.teacher is not None
         student_logp, _ = self._token_logp(params, rollout)
         teacher_logp, _ = chunked_vocab.token_logp(
-            response_hidden(self.teacher, teacher_params, rollout),
+            response_hidden(self.teacher, teacher_params, rollout, samples=self.group),
             unembedding(teacher_params),
             rollout.response,
             self.config.teacher_temperature,

@@ -231,6 +231,24 @@ class TestDecoding:
             tokens = [row[0, n + t] for row, n in zip(rows, self.LENGTHS, strict=True)]
             hidden, cache = step(jnp.stack(tokens), cache)
 
+    def test_several_tokens_at_once_are_as_many_steps(self, full, rows):
+        config, params = full
+        rows, expected = rows
+        model, variables = Decoder(config), {"params": params}
+        prompts, lengths = self.left_padded(rows, garbage=0), jnp.asarray(self.LENGTHS)
+        _, cache = model.apply(variables, prompts, lengths, 12, method="prefill")
+        tokens = [row[0, n : n + 4] for row, n in zip(rows, self.LENGTHS, strict=True)]
+        tokens = jnp.stack(tokens)
+        extend = jax.jit(
+            lambda tokens, cache: model.apply(variables, tokens, cache, method="extend")
+        )
+        first, cache = extend(tokens[:, :3], cache)
+        assert int(cache.span.slot) == prompts.shape[1] + 3
+        second, cache = extend(tokens[:, 3:], cache)
+        logits = model.apply(variables, jnp.concatenate([first, second], 1), method="logits")
+        for row, full_logits, n in zip(logits, expected, self.LENGTHS, strict=True):
+            np.testing.assert_allclose(row, full_logits[0, n:], atol=1e-5)
+
     def test_stacked_layers_are_refused(self):
         config = dataclasses.replace(FULL, scan_layers=True)
         with pytest.raises(ValueError, match="unscan"):

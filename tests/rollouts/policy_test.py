@@ -6,7 +6,7 @@ import pytest
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.types import Example
 from jaxlab.losses import chunked_vocab
-from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding
+from jaxlab.models.decoder import Decoder, DecoderConfig, rescan, unembedding
 from jaxlab.rollouts import policy
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.mesh import make_mesh
@@ -67,8 +67,10 @@ def test_rows_are_left_padded_prompts_and_completions(rollout):
     assert len({tuple(r) for r in response[:4].tolist()}) > 1
 
 
-def test_hidden_states_are_those_of_each_row_alone(params, rollout):
-    hidden = jax.jit(policy.response_hidden, static_argnums=0)(DECODER, params, rollout)
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_hidden_states_are_those_of_each_row_alone(params, rollout, samples):
+    read = jax.jit(policy.response_hidden, static_argnums=(0, 3))
+    hidden = read(DECODER, params, rollout, samples)
     assert hidden.shape == (12, 6, 16)
     mask = np.asarray(rollout.mask)
     plain = jax.jit(DECODER.apply, static_argnames="method")
@@ -76,6 +78,42 @@ def test_hidden_states_are_those_of_each_row_alone(params, rollout):
         alone = np.asarray(PROMPTS[row // 4] + rollout.response[row].tolist())[None]
         expected = plain({"params": params}, alone[:, :-1], method="hidden")[0, -6:]
         np.testing.assert_allclose(hidden[row][mask[row]], expected[mask[row]], atol=1e-5)
+
+
+def test_prompts_that_are_read_once_get_the_gradient_of_all_their_samples(params, rollout):
+    weights = jax.random.normal(jax.random.key(1), (12, 6, 16)) * rollout.mask[..., None]
+
+    def loss(params, samples):
+        return jnp.sum(weights * policy.response_hidden(DECODER, params, rollout, samples))
+
+    alone, shared = (jax.jit(jax.grad(loss), static_argnums=1)(params, n) for n in (1, 4))
+    for got, want in zip(jax.tree.leaves(shared), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_of_completions_of_one_token(params, rollout):
+    short = policy.cropped(rollout._replace(mask=rollout.mask.at[:, 1:].set(False)), 1)
+    assert short.response.shape == (12, 1)
+    alone, shared = (policy.response_hidden(DECODER, params, short, n) for n in (1, 4))
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
+
+
+def test_stacked_layers_read_every_row(params, rollout):
+    config, stacked = rescan(DECODER.config, params)
+    hidden = policy.response_hidden(Decoder(config), stacked, rollout, 4)
+    expected = policy.response_hidden(DECODER, params, rollout)
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("multiple", "width"), [(1, 4), (2, 4), (3, 6), (5, 5), (6, 6), (99, 6)])
+def test_columns_behind_the_longest_completion_are_cut_off(rollout, multiple, width):
+    mask = jnp.arange(6) < jnp.asarray([4, 1, 2] * 4)[:, None]
+    cut = policy.cropped(rollout._replace(mask=mask), multiple)
+    assert cut.prompt_width == rollout.prompt_width
+    for name in ("response", "mask", "logprobs"):
+        assert getattr(cut, name).shape == (12, width)
+    np.testing.assert_array_equal(cut.tokens, rollout.tokens[:, : 16 + width])
+    np.testing.assert_array_equal(cut.mask, mask[:, :width])
 
 
 def test_the_sampler_and_the_trainer_agree(params, rollout):

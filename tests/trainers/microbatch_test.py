@@ -23,12 +23,21 @@ def rows(rng, *shape):
     return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
 
 
-@pytest.mark.parametrize("parts", [1, 3, 12])
-def test_over_parts_keeps_rows_in_their_order(rng, parts):
+@pytest.mark.parametrize(("parts", "group"), [(1, 1), (3, 1), (12, 1), (3, 2), (2, 3), (3, 4)])
+def test_over_parts_keeps_rows_in_their_order(rng, parts, group):
     x, y = rows(rng, 3), rows(rng)
-    got = microbatch.over_parts(lambda batch: (2 * batch[0], batch[1] ** 2), (x, y), parts)
+    got = microbatch.over_parts(lambda batch: (2 * batch[0], batch[1] ** 2), (x, y), parts, group)
     np.testing.assert_array_equal(got[0], 2 * x)
     np.testing.assert_array_equal(got[1], y**2)
+
+
+def test_groups_stay_together():
+    def of_first(part):
+        groups = part.reshape(-1, 3)
+        return jnp.repeat(groups[:, 0], 3)
+
+    got = microbatch.over_parts(of_first, jnp.arange(ROWS), 2, 3)
+    np.testing.assert_array_equal(got, [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9])
 
 
 @pytest.mark.parametrize("agg", AGGREGATIONS)
@@ -62,7 +71,7 @@ def test_loss_gradient_and_metrics_are_those_of_the_whole_batch(rng, agg, parts)
     direct, metrics = chunked_vocab.cross_entropy(
         batch[0] @ params["kernel"], params["table"], tokens, mask, agg=agg
     )
-    (value, stats), grads = microbatch.value_and_grad(loss, params, batch, parts)
+    (value, stats), grads = microbatch.value_and_grad(loss, params, batch, parts, group=1)
 
     np.testing.assert_allclose(value, whole, rtol=1e-6)
     np.testing.assert_allclose(value, direct, rtol=1e-6)
