@@ -24,7 +24,6 @@ from inspect_ai.model import (
     ModelOutput,
     ModelUsage,
     StopReason,
-    modelapi,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -223,11 +222,6 @@ class JaxlabAPI(ModelAPI):
             total_tokens=len(prompt) + len(tokens),
         )
         return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
-
-
-@modelapi(name="jaxlab")
-def _jaxlab() -> type[ModelAPI]:
-    return JaxlabAPI
 
 
 def _tokenizer(spec: Model, settings: Settings) -> Tokenizer:
