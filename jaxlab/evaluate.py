@@ -93,7 +93,9 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
-    return config_lib.build(Run if "benchmark" in config else Evaluate, config)
+    if "benchmark" in config:
+        return config_lib.build(Run, config)
+    return config_lib.build(Evaluate, config)
 
 
 def _benchmark(config: Run, workdir: pathlib.Path) -> None:

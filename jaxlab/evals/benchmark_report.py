@@ -12,7 +12,7 @@ import numpy as np
 from jaxlab.evals import report
 from jaxlab.evals.metrics import Bootstrap
 from jaxlab.evals.results import Result
-from jaxlab.evals.tables import Table
+from jaxlab.evals.tables import Cell, Table
 
 
 def write(
@@ -73,7 +73,7 @@ def was_cut(result: Result) -> bool:
 
 def _outcomes(results: Sequence[Result]) -> Table:
     counts = Counter((result.grader, result.reason) for result in results)
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {"grader": grader, "outcome": reason, "completions": count, "share": count / len(results)}
         for (grader, reason), count in sorted(counts.items())
     ]
@@ -81,7 +81,7 @@ def _outcomes(results: Sequence[Result]) -> Table:
 
 
 def _tokens(results: Sequence[Result]) -> Table:
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for name in ("input_tokens", "output_tokens"):
         values = np.array([getattr(result, name) for result in results])
         rows.append(

@@ -7,7 +7,7 @@ directory and are not generated again.
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 
-TASKS = {"gsm8k": tasks.gsm8k, "math": tasks.math, "general365": tasks.general365}
-SCORERS = {
+TASKS: dict[str, Callable[..., Task]] = {
+    "gsm8k": tasks.gsm8k,
+    "math": tasks.math,
+    "general365": tasks.general365,
+}
+SCORERS: dict[str, Callable[..., Scorer]] = {
     "gsm8k": tasks.math_answer,
     "math": tasks.math_answer,
     "general365": tasks.general365_answer,
@@ -132,15 +136,10 @@ def subject(run: Run) -> inspect_ai.model.Model:
     if run.model.name is not None:
         return inspect_ai.model.get_model(run.model.name)
     sampling = run.eval
-    return inspect_ai.model.get_model(
-        f"jaxlab/{run.model.path}",
-        batch=sampling.batch,
-        padding=sampling.padding,
-        prompt_multiple=sampling.prompt_multiple,
-        tokenizer=sampling.tokenizer,
-        chat=sampling.chat,
-        **({"mesh": run.mesh} if run.mesh else {}),
-    )
+    arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
+    for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
+        arguments[name] = getattr(sampling, name)
+    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:
@@ -289,7 +288,7 @@ def _check_same(run: Run, workdir: Path, regrade: bool) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")

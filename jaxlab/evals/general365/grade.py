@@ -107,6 +107,11 @@ def letters(text: str) -> frozenset[str]:
     return frozenset(_LETTER.findall(text))
 
 
+def same_words(a: str, b: str) -> bool:
+    """Whether two answers are equal but for case, punctuation and articles."""
+    return _words(a) == _words(b)
+
+
 def _compare_choices(gold: str, text: str) -> Verdict:
     wanted = letters(gold)
     if not wanted:
@@ -123,7 +128,7 @@ def _compare_texts(gold: str, text: str) -> Verdict:
     answer = final_answer(text)
     if answer is None:
         return Verdict(False, None, "no_answer")
-    correct = _words(answer) == _words(gold)
+    correct = same_words(gold, answer)
     return Verdict(correct, answer[:200], "match" if correct else "mismatch")
 
 

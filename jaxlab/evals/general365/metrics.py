@@ -23,7 +23,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         found.append(
             Table(
                 "By category",
-                [{"category": label} | _accuracy(results, _has(label)) for label in order],
+                [{"category": label, **_accuracy(results, _has(label))} for label in order],
                 "A row counts in each of its categories.",
             )
         )
@@ -32,8 +32,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
         Table(
             "By answer type",
             [
-                {"answer type": kind}
-                | _accuracy(results, lambda result: result.meta["answer_type"] == kind)
+                {"answer type": kind, **_accuracy(results, _is("answer_type", kind))}
                 for kind in types
             ],
         )
@@ -46,8 +45,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
             Table(
                 "By variant",
                 [
-                    {"variant": name}
-                    | _accuracy(results, lambda result: result.meta["variant"] == name)
+                    {"variant": name, **_accuracy(results, _is("variant", name))}
                     for name in [v for v in (SEED,) if v in variants]
                     + [v for v in variants if v != SEED]
                 ],
@@ -113,6 +111,10 @@ def _accuracy(
 
 def _has(label: str) -> Callable[[Result], bool]:
     return lambda result: label in result.meta.get("categories", ())
+
+
+def _is(name: str, value: str) -> Callable[[Result], bool]:
+    return lambda result: result.meta[name] == value
 
 
 def _mean(results: Sequence[Result]) -> float:
