@@ -10,7 +10,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-interop bench gpu-check lint clean
+.PHONY: help setup demo demo-evals test test-interop bench gpu-check lint clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ $(VENV)/.torch: $(VENV)/.installed
 demo: setup  ## train a teacher, distil a weak student three ways, write a report (two minutes on 2 cores)
 	@echo "Running the demo: on-policy distillation on the modular sum. Everything goes to $(DEMO)."
 	@$(BIN)/python -m jaxlab.train --config=configs/aopd_modsum.py:demo --workdir=$(DEMO)
+
+demo-evals: setup  ## generate General365 problems, train a small model on the seeds, evaluate it
+	@echo "Running the evaluation demo. Everything goes to $(DEMO)-evals."
+	@$(BIN)/python benchmarks/demo_evals.py --workdir=$(DEMO)-evals
 
 test: setup  ## run the tests (CPU, no network)
 	@echo "Running the tests."

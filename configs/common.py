@@ -112,3 +112,35 @@ def evaluation(tiny: bool, small: bool) -> ConfigDict:
             "save_samples": 8,
         }
     )
+
+
+def benchmark(name: str, samples: int, limit: int | None, **options: object) -> ConfigDict:
+    """A benchmark whose rows come from a file that the command line names."""
+    config = ConfigDict({"name": name, "path": placeholder(str), "samples": samples})
+    config.limit = placeholder(int)
+    config.limit = limit
+    config.options = ConfigDict(options)
+    return config
+
+
+def answers(max_new_tokens: int, batch: int, temperature: float = 0.6) -> ConfigDict:
+    """How a benchmark's answers are drawn: the papers' sampler settings."""
+    return ConfigDict(
+        {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": 20,
+            "top_p": 0.95,
+            "stop": (),
+            "batch": batch,
+            "padding": "full",
+            "prompt_multiple": 128,
+            "tokenizer": placeholder(str),
+            "chat": placeholder(bool),
+        }
+    )
+
+
+def subject() -> ConfigDict:
+    """The model that a benchmark asks: a directory, or the name of any model of inspect_ai."""
+    return ConfigDict({"path": placeholder(str), "name": placeholder(str)})

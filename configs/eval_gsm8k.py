@@ -1,9 +1,9 @@
-"""GSM8K test rows: avg@n and pass@n of a HuggingFace directory or of a run.
+"""GSM8K test rows: avg@n, pass@k and maj@n of a HuggingFace directory or of a run.
 
     python -m jaxlab.evaluate --config=configs/eval_gsm8k.py --workdir=runs/eval \\
-        --config.model.path=MODEL --config.data.train=train.jsonl --config.data.test=test.jsonl
+        --config.model.path=MODEL --config.benchmark.path=test.jsonl
 
-Variants: "tiny" (a random model, for tests), "small" (64 prompts, for a CPU).
+Variants: "tiny" (two rows, for tests), "small" (128 rows, for a CPU).
 """
 
 from ml_collections import ConfigDict
@@ -15,10 +15,14 @@ def get_config(variant: str = "") -> ConfigDict:
     """The evaluation; see the module's docstring for the variants."""
     if variant not in ("", "small", "tiny"):
         raise ValueError(f"configs/eval_gsm8k.py has the variants small and tiny, not {variant!r}")
-    tiny, small = variant == "tiny", variant != ""
-    config = ConfigDict({"seed": 0})
-    config.model = common.tiny_model() if tiny else common.model()
-    config.data = common.gsm8k(max_prompt=400 if small else 512)
-    config.eval = common.evaluation(tiny, small)
-    config.mesh = common.mesh()
+    tiny, small = variant == "tiny", variant == "small"
+    config = ConfigDict({"seed": 0, "model": common.subject()})
+    config.benchmark = common.benchmark(
+        "gsm8k",
+        samples=2 if tiny else 4,
+        limit=2 if tiny else 128 if small else None,
+        prompt="gsm8k",
+    )
+    config.eval = common.answers(8 if tiny else 192 if small else 1024, batch=2 if tiny else 64)
+    config.mesh = {}
     return config

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a failure on the way (the last good checkpoint is intact);
 config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a checkpoint saved.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -28,8 +29,14 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything i
 INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError, CheckpointError)
 
 
-def run(main: Callable[[list[str]], Any], required: list[str]) -> None:
-    """Parse the command line, with these flags at least, and call `main` with what is left."""
+def run(main: Callable[[list[str]], Any], required: list[str], *, positional: bool = False) -> None:
+    """Parse the command line, with these flags at least, and call `main` with what is left.
+
+    Args:
+        main: the program.
+        required: flags that must be there.
+        positional: whether anything may be left but the program's name.
+    """
     flags.mark_flags_as_required(required)
 
     def quietly(argv: list[str]) -> Any:
@@ -41,7 +48,7 @@ def run(main: Callable[[list[str]], Any], required: list[str]) -> None:
         return main(argv)
 
     host_memory.keep_freed()
-    app.run(quietly, flags_parser=_parse)
+    app.run(quietly, flags_parser=functools.partial(_parse, positional=positional))
 
 
 def bad_input(error: BaseException) -> NoReturn:
@@ -63,7 +70,7 @@ def reading_input() -> Iterator[None]:
         bad_input(error)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], positional: bool) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, TypeError, *INPUT_ERRORS) as error:
@@ -71,7 +78,7 @@ def _parse(argv: list[str]) -> list[str]:
         if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in argv):
             raise
         bad_input(error)
-    if len(rest) > 1:
+    if len(rest) > 1 and not positional:
         bad_input(ValueError(f"unexpected argument {rest[1]!r}; flags begin with --"))
     return rest
 

@@ -1,9 +1,13 @@
-"""Evaluate a model on a task's test rows. The second door.
+"""Evaluate a model. The second door.
 
     python -m jaxlab.evaluate --config=configs/eval_NAME.py --workdir=DIR \\
-        --config.model.path=MODEL [--config.KEY=VALUE ...]
+        --config.model.path=MODEL --config.benchmark.path=ROWS [--config.KEY=VALUE ...]
+    python -m jaxlab.evaluate --workdir=DIR --compare DIR_A DIR_B ...
 
-MODEL is a HuggingFace directory or a work directory of training. Writes metrics.jsonl,
+MODEL is a HuggingFace directory or a work directory of training. A config with `benchmark` is run
+by inspect_ai (extra "evals"): the same command again goes on where a run was killed, and --regrade
+grades its answers again, by another grader, without generating. A config with `data` evaluates a
+training task's test rows in one process group, as training does. Writes metrics.jsonl,
 samples.jsonl, report.json and report.md.
 """
 
@@ -11,14 +15,16 @@ import dataclasses
 import json
 import logging
 import pathlib
+from typing import Any
 
 import jax
 from absl import flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors
-from jaxlab.evals import report
+from jaxlab.evals import compare, report
 from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.evals.settings import Run
 from jaxlab.models.decoder import Decoder
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.metrics import MetricsWriter
@@ -27,6 +33,12 @@ from jaxlab.trainers.settings import Data, Mesh, Model
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
+REGRADE = flags.DEFINE_bool(
+    "regrade", False, "Grade the answers of the finished run in --workdir by the config's grader."
+)
+COMPARE = flags.DEFINE_string(
+    "compare", None, "Work directories of benchmark runs, separated by spaces; the last flag."
+)
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.evaluate")
@@ -34,7 +46,7 @@ logger = logging.getLogger("jaxlab.evaluate")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """An evaluation.
+    """An evaluation of a training task.
 
     Attributes:
         model: what is evaluated.
@@ -52,13 +64,76 @@ class Evaluate:
 
 
 def main(argv: list[str]) -> None:
-    """Run the config of the command line."""
-    del argv
+    """Run the config of the command line, or compare runs."""
     workdir = pathlib.Path(doors.WORKDIR.value or "")
+    if COMPARE.value is not None:
+        with doors.reading_input():
+            table = compare.write(
+                workdir, [pathlib.Path(run) for run in [COMPARE.value, *argv[1:]]]
+            )
+        logger.info("%s", "\n".join(table.markdown()))
+        return
     with doors.reading_input():
+        if argv[1:]:
+            raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
+        if doors.CONFIG.value is None:
+            raise ValueError("flag --config must have a value other than None")
         if (workdir / "checkpoints").exists():
             raise ValueError(f"--workdir={workdir} is a training run: give the results another one")
-        config = config_lib.build(Evaluate, doors.CONFIG.value.to_dict())
+        config = build(doors.CONFIG.value.to_dict())
+    if isinstance(config, Run):
+        _benchmark(config, workdir)
+    else:
+        _task(config, workdir)
+
+
+def build(config: dict[str, Any]) -> Evaluate | Run:
+    """The config's dataclass: a benchmark's run, or an evaluation of a training task.
+
+    Raises:
+        ConfigError: a key is unknown, missing or ill-typed.
+    """
+    if "benchmark" in config:
+        return config_lib.build(Run, config)
+    return config_lib.build(Evaluate, config)
+
+
+def _benchmark(config: Run, workdir: pathlib.Path) -> None:
+    with doors.reading_input():
+        try:
+            from jaxlab.evals import harness
+        except ModuleNotFoundError as error:
+            if error.name != "inspect_ai":
+                raise
+            raise ImportError(
+                "benchmarks are run by inspect_ai; install it with: pip install jaxlab[evals]"
+            ) from error
+        task = harness.prepare(config, workdir, regrade=REGRADE.value)
+        model = None if REGRADE.value else harness.subject(config)
+        log = harness.regrade(config, workdir) if REGRADE.value else None
+        workdir.mkdir(parents=True, exist_ok=True)
+        config_lib.save_json(config, workdir / "config.json")
+    try:
+        if log is None:
+            log = harness.generate(config, task, workdir, model)
+        outcome = harness.finish(config, task, log, workdir)
+    except RuntimeError as error:
+        doors.failed(error)
+    _write_metrics(workdir, outcome.scores)
+    for path in outcome.files:
+        logger.info("wrote %s", path)
+    logger.info("transcripts: inspect view --log-dir %s", workdir / "logs")
+    if outcome.failures:
+        doors.failed(
+            RuntimeError(
+                f"{len(outcome.failures)} samples failed, the first with {outcome.failures[0]}; "
+                "the same command tries them again"
+            )
+        )
+
+
+def _task(config: Evaluate, workdir: pathlib.Path) -> None:
+    with doors.reading_input():
         mesh_lib.start(config.mesh.multihost)
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(config, workdir / "config.json")
@@ -75,16 +150,20 @@ def main(argv: list[str]) -> None:
     scores, samples = evaluator(params, jax.random.key(config.seed))
     if not mesh_lib.is_main():
         return
-    (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    with MetricsWriter(workdir) as writer:
-        writer.write(0, {f"eval/{name}": value for name, value in scores.items()})
+    _write_metrics(workdir, scores)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in samples]
     (workdir / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name, value in scores.items():
-        logger.info("%s %.4g", name, value)
     for path in report.write(workdir, {workdir.name: workdir}, f"{config.data.task}: evaluation"):
         logger.info("wrote %s", path)
 
 
+def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
+    (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    with MetricsWriter(workdir) as writer:
+        writer.write(0, {f"eval/{name}": value for name, value in scores.items()})
+    for name, value in scores.items():
+        logger.info("%s %.4g", name, value)
+
+
 if __name__ == "__main__":
-    doors.run(main, required=["config", "workdir"])
+    doors.run(main, required=["workdir"], positional=True)

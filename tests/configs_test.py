@@ -5,7 +5,6 @@ import pathlib
 
 import pytest
 
-from jaxlab import config as config_lib
 from jaxlab import evaluate, train
 from jaxlab.runtime.checkpoint import Checkpointer
 
@@ -16,6 +15,8 @@ VARIANTS = {
     "aopd_gsm8k": ("", "small", "tiny"),
     "sft_gsm8k": ("", "small", "tiny"),
     "eval_gsm8k": ("", "small", "tiny"),
+    "eval_math": ("", "small", "tiny"),
+    "eval_general365": ("", "demo", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -33,7 +34,7 @@ def _runs(config):
 def test_every_variant_builds(config, name, variant):
     built = config(name, variant)
     if name.startswith("eval_"):
-        config_lib.build(evaluate.Evaluate, built)
+        evaluate.build(built)
         return
     train.check(built, name)
     for run in _runs(built):

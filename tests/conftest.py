@@ -63,3 +63,18 @@ def gsm8k(tmp_path_factory):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     train_bpe([row["question"] + row["answer"] for row in rows], 300).save(folder)
     return {"train": str(path), "test": str(path), "tokenizer": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Path of a file of the real data; skips the test by name where it is absent."""
+    default = ROOT.parent / "shared" / "data"
+    root = pathlib.Path(os.environ.get("JAXLAB_DATA", default))
+
+    def find(name: str) -> pathlib.Path:
+        path = root / name
+        if not path.exists():
+            pytest.skip(f"{name} is not in {root}; set JAXLAB_DATA to a folder that holds it")
+        return path
+
+    return find

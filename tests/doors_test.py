@@ -351,3 +351,34 @@ def test_evaluate_door(door, modsum_run, gsm8k, tmp_path):
     assert done.returncode == 2
     assert "is a training run" in _line(done.stderr)
     assert pathlib.Path(student / "metrics.jsonl").read_text() == before
+
+
+def test_evaluate_door_runs_a_benchmark(door, modsum_run, tmp_path):
+    pytest.importorskip("inspect_ai")
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"question": f"{i} {i} 0 =", "answer": f"#### {i}"}) for i in range(4)]
+    rows.write_text("\n".join(lines))
+    workdir = tmp_path / "run"
+    arguments = (
+        "--config=configs/eval_gsm8k.py:tiny",
+        f"--config.model.path={modsum_run / 'student'}",
+        "--config.eval.prompt_multiple=16",
+        "--config.benchmark.options.prompt=bare",
+    )
+    done = door("evaluate", *arguments, f"--workdir={workdir}")
+    assert done.returncode == 2
+    assert "benchmark.path: name a" in _line(done.stderr)
+    arguments = (*arguments, f"--config.benchmark.path={rows}")
+    done = door("evaluate", *arguments, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (row,) = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"eval/avg@2", "eval/pass@2", "eval/maj@2", "eval/parse_failure_rate"} <= row.keys()
+    assert len((workdir / "samples.jsonl").read_text().splitlines()) == 4
+    assert json.loads((workdir / "report.json").read_text())["rows"][0]["step"] == 0
+    assert f"inspect view --log-dir {workdir / 'logs'}" in done.stdout + done.stderr
+    done = door("evaluate", *arguments, f"--workdir={workdir}", "--config.seed=1")
+    assert done.returncode == 2
+    assert "holds another run" in _line(done.stderr)
+    done = door("evaluate", f"--workdir={tmp_path / 'table'}", "--compare", workdir, workdir)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "2 rows that all runs have" in (tmp_path / "table" / "compare.md").read_text()

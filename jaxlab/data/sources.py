@@ -63,29 +63,40 @@ class Jsonl:
         return f"{self.path}:{self._lines[_index(i, len(self))]}"
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        where = f"{self.path}:{number}"
-        try:
-            row = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-        except json.JSONDecodeError as error:
+        return parse_row(line, f"{self.path}:{number}", self.required)
+
+
+def parse_row(line: bytes, where: str, required: Sequence[str] = ()) -> dict[str, Any]:
+    """One line of a JSON-lines file.
+
+    Args:
+        line: UTF-8.
+        where: "file:line", for errors.
+        required: fields that the row must hold as strings.
+
+    Raises:
+        ValueError: "where: cause".
+    """
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:  # deep nesting, integers of 4300+ digits
+        raise ValueError(f"{where}: malformed JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    for field in required:
+        if field not in row:
             raise ValueError(
-                f"{where}: malformed JSON: {error.msg} at column {error.colno}"
-            ) from None
-        except (RecursionError, ValueError) as error:  # deep nesting, integers of 4300+ digits
-            raise ValueError(f"{where}: malformed JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        for field in self.required:
-            if field not in row:
-                raise ValueError(
-                    f"{where}: missing field {field!r}; the row has {', '.join(row) or 'none'}"
-                )
-            if not isinstance(row[field], str):
-                raise ValueError(
-                    f"{where}: field {field!r} must be a string, got {type(row[field]).__name__}"
-                )
-        return row
+                f"{where}: missing field {field!r}; the row has {', '.join(row) or 'none'}"
+            )
+        if not isinstance(row[field], str):
+            raise ValueError(
+                f"{where}: field {field!r} must be a string, got {type(row[field]).__name__}"
+            )
+    return row
 
 
 class Tfds:

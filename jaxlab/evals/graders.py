@@ -22,7 +22,12 @@ from decimal import Decimal
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Literal
 
-Reason = Literal["match", "mismatch", "no_answer", "bad_gold", "timeout", "crash"]
+Reason = Literal[
+    "match", "mismatch", "no_answer", "bad_gold", "timeout", "crash", "truncated", "no_verdict"
+]
+
+# Where nothing was compared: these count as wrong and are reported as failures to parse.
+PARSE_FAILURES: tuple[Reason, ...] = ("no_answer", "bad_gold", "timeout", "crash", "no_verdict")
 
 # A worker imports sympy first, which takes seconds on a busy machine; no item waits on this clock.
 START_LIMIT_S = 120.0
@@ -37,6 +42,10 @@ _NUMBER = re.compile(
 )
 _LEADING_NUMBER = re.compile(r"[-+$.]*[0-9]")
 _BOX = "\\boxed{"
+_THINKING_ENDS = re.compile(r"</(?:longcat_)?think(?:ing)?>")
+
+# Number of the item, reference, answer, decimal places, either order.
+_Job = tuple[int, str, str, int, bool]
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,9 @@ class Verdict:
         correct: whether its answer equals the reference.
         parsed: the answer that was found, cut to 200 characters; None if none was.
         reason: "match"; "mismatch"; "no_answer": nothing in the text parses; "bad_gold": the
-            reference does not parse; "timeout" and "crash": what became of the worker.
+            reference does not parse; "timeout" and "crash": what became of the worker;
+            "truncated": cut off by its length, and therefore wrong; "no_verdict": a judge was
+            needed and there was none, or its reply was no verdict.
     """
 
     correct: bool
@@ -94,30 +105,39 @@ class MathVerifier:
             )
         self._num_workers = workers
         self._timeout_s = timeout_s
-        self._options = (float_rounding, either_order)
+        self._float_rounding, self._either_order = float_rounding, either_order
 
     def verify(self, gold: str, text: str) -> Verdict:
         """`verify_batch` of one pair."""
         return self.verify_batch([gold], [text])[0]
 
-    def verify_batch(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+    def verify_batch(
+        self,
+        golds: Sequence[str],
+        texts: Sequence[str],
+        float_rounding: Sequence[int | None] | None = None,
+    ) -> list[Verdict]:
         """Grades each text against its reference; never raises over what a text holds.
 
         Args:
             golds: reference answers: numbers or LaTeX, without dollar signs around.
             texts: what the model wrote.
+            float_rounding: decimal places for each item; None is the verifier's own.
 
         Raises:
             ImportError: an item needs math-verify and it is not installed.
             RuntimeError: the workers do not start.
         """
         verdicts: dict[int, Verdict] = {}
-        queue: deque[tuple[int, str, str]] = deque()
-        for i, (gold, text) in enumerate(zip(golds, texts, strict=True)):
+        queue: deque[_Job] = deque()
+        places = float_rounding or [None] * len(texts)
+        for i, (gold, text, own) in enumerate(zip(golds, texts, places, strict=True)):
             answer = hash_answer(text)
             verdict = quick_verdict(gold, text, answer)
             if verdict is None:
-                queue.append((i, gold, text if answer is None else answer))
+                rounding = self._float_rounding if own is None else own
+                options = (rounding, self._either_order)
+                queue.append((i, gold, text if answer is None else answer, *options))
             else:
                 verdicts[i] = verdict
         if queue:
@@ -144,7 +164,7 @@ class MathVerifier:
     def __del__(self) -> None:
         self.close()
 
-    def _run(self, queue: deque[tuple[int, str, str]]) -> dict[int, Verdict]:
+    def _run(self, queue: deque[_Job]) -> dict[int, Verdict]:
         if importlib.util.find_spec("math_verify") is None:
             raise ImportError(
                 "grading this answer needs math-verify; install it with: pip install jaxlab[evals]"
@@ -163,12 +183,12 @@ class MathVerifier:
                     verdicts[verdict[0]] = verdict[1]
         return verdicts
 
-    def _hand_out(self, queue: deque[tuple[int, str, str]]) -> None:
+    def _hand_out(self, queue: deque[_Job]) -> None:
         for worker in [worker for worker in self._workers if worker.idle]:
             if queue:
                 job = queue.popleft()
                 try:
-                    worker.send(job, self._options)
+                    worker.send(job)
                 except OSError:  # it died while idle, which no item is to blame for
                     queue.appendleft(job)
                     self._replace(worker)
@@ -198,6 +218,12 @@ class MathVerifier:
                 f"{sys.executable} -c 'import math_verify'"
             )
         self._workers[self._workers.index(worker)] = _Worker(self._timeout_s)
+
+
+def without_thinking(text: str) -> str:
+    """What follows the last </think>; the whole text where there is no such mark."""
+    ends = list(_THINKING_ENDS.finditer(text))
+    return text[ends[-1].end() :].lstrip() if ends else text
 
 
 def hash_answer(text: str) -> str | None:
@@ -280,10 +306,9 @@ class _Worker:
     def idle(self) -> bool:
         return self.ready and self.item is None
 
-    def send(self, item: tuple[int, str, str], options: tuple[int, bool]) -> None:
-        number, gold, answer = item
-        self.pipe.send((gold, answer, *options))
-        self.item = number
+    def send(self, job: _Job) -> None:
+        self.item, *arguments = job
+        self.pipe.send(tuple(arguments))
         self.deadline = time.monotonic() + self._timeout_s
 
     def rest(self) -> None:

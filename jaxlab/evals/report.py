@@ -123,7 +123,7 @@ def _plots(
             "Evaluation against optimisation steps; with several seeds the mean and its standard "
             "error."
         )
-        _save(figure, path)
+        save(figure, path)
     histograms = _first_histograms(runs)
     if histograms:
         name, histogram = next(iter(histograms.items()))
@@ -170,14 +170,15 @@ def _draw_advantages(path: pathlib.Path, name: str, histogram: Mapping[str, Any]
     axis.set_yscale("log")
     axis.set(xlabel="advantage log T(y) - log S(y), nats", ylabel="tokens")
     axis.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
     return (
         f"Advantages of sampled tokens at step {histogram['step']} of {name}: negative ones hold "
         f"{100 * share:.1f} % of the sum of squares. Values beyond the ends count in the last bins."
     )
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Write a figure and forget it."""
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

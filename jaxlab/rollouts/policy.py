@@ -72,7 +72,8 @@ class Policy:
         Args:
             params: the decoder's.
             prompts: token ids; the same list in every process.
-            key: row r, sample j, token t has randomness of its own under it.
+            key: row r, sample j, token t has randomness of its own under it; or keys [prompts], one
+                for each row, as in `sampling.generate`.
 
         Returns:
             A rollout with B = len(prompts) * num_samples rows, prompt-major.

@@ -191,7 +191,7 @@ def test_an_orphan_ends_itself():
     worker = graders._Worker(timeout_s=0.2)
     try:
         worker.pipe.recv()
-        worker.send((0, "5", HOSTILE["latex_power"]), (6, False))
+        worker.send((0, "5", HOSTILE["latex_power"], 6, False))
         assert worker._process.wait(timeout=30) != 0  # its own watchdog, nobody kills it here
     finally:
         worker.kill()

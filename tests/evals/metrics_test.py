@@ -86,3 +86,35 @@ def test_bootstrap_of_uneven_clusters_keeps_the_mean_over_rows():
     for values, clusters in [([], None), ([1.0], ["a", "b"])]:
         with pytest.raises(ValueError, match="values"):
             metrics.cluster_bootstrap(values, clusters)
+
+
+def test_paired_test_against_all_flips():
+    # Differences 1, 1, 1, -1: the sum is 2; of 16 flips, 10 have a sum of at least 2 in size.
+    result = metrics.paired_test([0, 0, 0, 1], [1, 1, 1, 0])
+    assert result.p_value == 10 / 16
+    assert (result.better, result.worse) == (3, 1)
+    assert result.difference.mean == 0.5
+    assert metrics.paired_test([1, 0], [1, 0]).p_value == 1.0
+
+
+def test_paired_test_by_sampling_agrees_with_the_binomial():
+    # 15 clusters better, 1 worse: two-sided sign test, 2 * (1 + 16) / 2^16.
+    a, b = np.zeros(16), np.ones(16)
+    a[0], b[0] = 1, 0
+    result = metrics.paired_test(a, b, num_resamples=200_000)
+    assert result.p_value == pytest.approx(2 * 17 / 2**16, rel=0.3)
+
+
+def test_clusters_of_four_make_a_weaker_pair_test():
+    a, b = np.zeros(12), np.ones(12)
+    clusters = np.repeat(np.arange(3), 4).tolist()
+    assert metrics.paired_test(a, b).p_value == 2 / 2**12
+    assert metrics.paired_test(a, b, clusters).p_value == 2 / 2**3
+    with pytest.raises(ValueError, match="a pair is needed"):
+        metrics.paired_test([1.0], [1.0, 0.0])
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.03, 0.04: 3 * 0.01, 2 * 0.03, then 0.04 lifted to the one before.
+    assert metrics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert metrics.holm([0.9, 0.8]) == [1.0, 1.0]

@@ -4,17 +4,13 @@ Rows are {question, answer}; an answer is a worked solution with calculator mark
 <<48/2=24>> and a last line "#### 72".
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.evals.graders import MathVerifier
-
-PROMPT = "Question: {question}\nAnswer:\n"
-
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
+from jaxlab.evals.math import prompts, rows
 
 
 class Gsm8k:
@@ -25,7 +21,7 @@ class Gsm8k:
         train_path: str | Path,
         test_path: str | Path,
         *,
-        prompt: str = PROMPT,
+        prompt: str = prompts.TEMPLATES["gsm8k"],
         calculator: bool = False,
         verifier: MathVerifier | None = None,
     ):
@@ -45,10 +41,10 @@ class Gsm8k:
         self._sources = {"train": Jsonl(train_path), "test": Jsonl(test_path)}
         for source in self._sources.values():
             for i in range(len(source)):
-                if "####" not in source[i]["answer"]:
-                    raise ValueError(
-                        f"{source.where(i)}: the answer has no final line '#### <number>'"
-                    )
+                try:
+                    rows.split_solution(source[i]["answer"])
+                except ValueError as error:
+                    raise ValueError(f"{source.where(i)}: {error}") from None
         self._prompt = prompt
         self._calculator = calculator
         self._verifier = verifier or MathVerifier()
@@ -60,13 +56,12 @@ class Gsm8k:
     def example(self, i: int, split: Split) -> Example:
         """Row `i` of `split`; the target is the reference solution down to '#### <answer>'."""
         row = self._sources[split][i]
-        solution, _, answer = row["answer"].rpartition("####")
-        answer = answer.strip().replace(",", "")
+        solution, answer = rows.split_solution(row["answer"])
         if not self._calculator:
-            solution = _CALCULATOR.sub("", solution)
+            solution = rows.without_calculator(solution)
         return Example(
             prompt=self._prompt.format(question=row["question"].strip()),
-            target=f"{solution.rstrip()}\n#### {answer}",
+            target=f"{solution}\n#### {answer}",
             answer=answer,
         )
 

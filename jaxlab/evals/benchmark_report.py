@@ -1,0 +1,143 @@
+"""report.json, report.md and plots of one benchmark run."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jaxlab.evals import report
+from jaxlab.evals.metrics import Bootstrap
+from jaxlab.evals.results import Result
+from jaxlab.evals.tables import Cell, Table
+
+
+def write(
+    workdir: Path,
+    title: str,
+    facts: Mapping[str, Any],
+    results: Sequence[Result],
+    benchmark_tables: Callable[[Sequence[Result]], list[Table]],
+) -> tuple[dict[str, float], list[Path]]:
+    """Report the results of a run in `workdir`.
+
+    Args:
+        workdir: where the files go.
+        title: heading, and the method's name in report.json.
+        facts: what the run was: model, panel, sampling, grader.
+        results: graded completions; at least one.
+        benchmark_tables: the benchmark's own tables; the first one's first row holds the scores.
+
+    Returns:
+        The scores, and the files written.
+    """
+    own = benchmark_tables(results)
+    tables = [*own, _outcomes(results), _tokens(results)]
+    scores = {
+        name: value.mean if isinstance(value, Bootstrap) else float(value)
+        for name, value in own[0].rows[0].items()
+        if isinstance(value, Bootstrap | float)
+    }
+    scores |= {
+        "parse_failure_rate": float(np.mean([not result.parsed for result in results])),
+        "truncated_share": float(np.mean([was_cut(result) for result in results])),
+    }
+    plots = _plots(workdir, own, results)
+    seed = facts.get("seed", 0)
+    content = {
+        "title": title,
+        "facts": dict(facts),
+        "rows": [{"method": title, "seed": seed, "step": 0, **scores}],
+        "tables": [table.to_json() for table in tables],
+    }
+    (workdir / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    lines = [f"# {title}", ""]
+    lines += [f"- {name}: {_fact(value)}" for name, value in facts.items()]
+    lines += [f"- parse failures: {100 * scores['parse_failure_rate']:.1f} %", ""]
+    for table in tables:
+        lines += table.markdown()
+    for path, caption in plots.items():
+        lines += [f"![{caption}]({path.name})", "", caption, ""]
+    lines += ["Brackets: 95 % interval, by bootstrap over clusters of rows that belong together."]
+    (workdir / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return scores, [workdir / "report.md", workdir / "report.json", *plots]
+
+
+def was_cut(result: Result) -> bool:
+    """Whether the completion ended by its length."""
+    return result.stop in ("max_tokens", "model_length")
+
+
+def _outcomes(results: Sequence[Result]) -> Table:
+    counts = Counter((result.grader, result.reason) for result in results)
+    rows: list[dict[str, Cell]] = [
+        {"grader": grader, "outcome": reason, "completions": count, "share": count / len(results)}
+        for (grader, reason), count in sorted(counts.items())
+    ]
+    return Table("Outcomes", rows, "Whatever is no match counts as wrong.")
+
+
+def _tokens(results: Sequence[Result]) -> Table:
+    rows: list[dict[str, Cell]] = []
+    for name in ("input_tokens", "output_tokens"):
+        values = np.array([getattr(result, name) for result in results])
+        rows.append(
+            {
+                "tokens": name.partition("_")[0],
+                "sum": int(values.sum()),
+                "mean": float(values.mean()),
+                "median": float(np.median(values)),
+                "largest": int(values.max()),
+            }
+        )
+    return Table("Tokens", rows)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={entry}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) -> dict[Path, str]:
+    plots = {}
+    bars = [table for table in tables[1:] if len(table.rows) > 1]
+    if bars:
+        height = 0.9 + 0.28 * sum(len(table.rows) for table in bars)
+        ratios = [len(table.rows) for table in bars]
+        figure, axes = plt.subplots(
+            len(bars), figsize=(6.5, height + 0.6 * len(bars)), height_ratios=ratios, squeeze=False
+        )
+        for axis, table in zip(axes[:, 0], bars, strict=True):
+            _bars(axis, table)
+        plots[workdir / "groups.png"] = "Accuracy of each group, with its 95 % interval."
+        report.save(figure, workdir / "groups.png")
+    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    tokens = {
+        name: [result.output_tokens for result in results if result.correct is correct]
+        for name, correct in (("right", True), ("wrong", False))
+    }
+    axis.hist(list(tokens.values()), bins=30, stacked=True, label=list(tokens))
+    axis.set(xlabel="output tokens", ylabel="completions")
+    axis.legend(frameon=False)
+    plots[workdir / "tokens.png"] = "Output tokens of right and wrong completions."
+    report.save(figure, workdir / "tokens.png")
+    return plots
+
+
+def _bars(axis: Any, table: Table) -> None:
+    """The first interval of each row, as a point with its error bar."""
+    label = table.columns()[0]
+    rows = list(reversed(table.rows))
+    values = [next(v for v in row.values() if isinstance(v, Bootstrap)) for row in rows]
+    means = np.array([value.mean for value in values])
+    errors = np.array([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
+    axis.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", capsize=2)
+    axis.set_yticks(range(len(rows)), [str(row[label]) for row in rows], fontsize=8)
+    axis.set(xlim=(-0.02, 1.02), title=table.title)
+    axis.grid(alpha=0.3)

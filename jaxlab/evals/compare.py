@@ -1,0 +1,67 @@
+"""Runs of one benchmark side by side, with paired tests."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxlab.evals import metrics, results
+from jaxlab.evals.tables import Table
+
+
+def write(workdir: Path, runs: Sequence[Path]) -> Table:
+    """Compare every run with the first, and write compare.md and compare.json in `workdir`.
+
+    Rows are paired by their ids and the tests are clustered as the rows are; p-values are adjusted
+    for their number (Holm). Only rows that all runs have are used.
+
+    Raises:
+        FileNotFoundError, ValueError: a directory holds no benchmark's samples.
+        ValueError: fewer than two runs, or they have no row in common.
+    """
+    if len(runs) < 2:
+        raise ValueError("--compare needs two work directories or more")
+    table = compare({str(run): results.read(run / "samples.jsonl") for run in runs})
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "compare.json").write_text(json.dumps(table.to_json(), indent=1), encoding="utf-8")
+    (workdir / "compare.md").write_text("\n".join(table.markdown()), encoding="utf-8")
+    return table
+
+
+def compare(runs: dict[str, list[results.Result]]) -> Table:
+    """The table of `write`, from results by name; the first is the baseline."""
+    scores: dict[str, dict[str, float]] = {}
+    clusters: dict[str, str] = {}
+    for name, found in runs.items():
+        ids, means, labels = results.row_means(found)
+        scores[name] = dict(zip(ids, means.tolist(), strict=True))
+        clusters |= dict(zip(ids, labels, strict=True))
+    common = sorted(set.intersection(*(set(run) for run in scores.values())))
+    if not common:
+        raise ValueError(f"no row is in all of {', '.join(runs)}: are they of one benchmark?")
+    labels = [clusters[row] for row in common]
+    values = {name: np.array([run[row] for row in common]) for name, run in scores.items()}
+    (baseline, first), *others = values.items()
+    tests = [metrics.paired_test(first, other, labels) for _, other in others]
+    adjusted = metrics.holm([test.p_value for test in tests])
+    rows: list[dict] = [{"run": baseline, "accuracy": metrics.cluster_bootstrap(first, labels)}]
+    for (name, other), test, p_value in zip(others, tests, adjusted, strict=True):
+        rows.append(
+            {
+                "run": name,
+                "accuracy": metrics.cluster_bootstrap(other, labels),
+                "difference": test.difference,
+                "better": test.better,
+                "worse": test.worse,
+                "p": test.p_value,
+                "p (Holm)": p_value,
+            }
+        )
+    left_out = len(set().union(*scores.values())) - len(common)
+    note = (
+        f"{len(common)} rows that all runs have in {len(set(labels))} clusters; {left_out} others "
+        "left out. Differences are to the first run; p by flipping the signs of clusters, "
+        "two-sided."
+    )
+    return Table("Comparison", rows, note)

@@ -1,0 +1,297 @@
+"""A benchmark over a model from beginning to report, run by inspect_ai.
+
+A run that was killed goes on where it was: finished samples are in the logs below the work
+directory and are not generated again.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import inspect_ai
+import inspect_ai.model
+from inspect_ai import Task, task_with
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.scorer import Scorer
+
+from jaxlab import config as config_lib
+from jaxlab.evals import benchmark_report, results, tasks
+from jaxlab.evals.general365 import metrics as general365_metrics
+from jaxlab.evals.graders import MathVerifier
+from jaxlab.evals.math import grade as math_grade
+from jaxlab.evals.math import metrics as math_metrics
+from jaxlab.evals.rows import Panel, Row
+from jaxlab.evals.settings import Benchmark, Run
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "gsm8k": tasks.gsm8k,
+    "math": tasks.math,
+    "general365": tasks.general365,
+}
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    "gsm8k": tasks.math_answer,
+    "math": tasks.math_answer,
+    "general365": tasks.general365_answer,
+}
+TABLES = {
+    "gsm8k": math_metrics.tables,
+    "math": math_metrics.tables,
+    "general365": general365_metrics.tables,
+}
+# Options that are the scorer's: they can change without a new generation.
+GRADING = ("grader", "judge", "float_round", "truncated")
+# What may differ between a run and its continuation: no answer depends on it.
+FREE = ("mesh", "eval.batch", "eval.padding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        scores: by name.
+        files: that were written.
+        failures: "id: error" of samples that did not finish; the same run again tries them again.
+    """
+
+    scores: dict[str, float]
+    files: list[Path]
+    failures: list[str]
+
+
+def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
+    """Read the rows and check that the work directory is this run's.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
+    """
+    wanted = run.benchmark
+    if wanted.path is None:
+        raise config_lib.ConfigError("benchmark.path: name a .jsonl or .json file of rows")
+    if (run.model.path is None) == (run.model.name is None):
+        raise config_lib.ConfigError("model: give path, or name, and not both")
+    judging = wanted.name == "general365" and wanted.options.get("grader", "cascade") != "rule"
+    if judging and not wanted.options.get("judge"):
+        raise config_lib.ConfigError(
+            "benchmark.options.judge: name a model that judges, such as openai/gpt-4.1, or set "
+            "benchmark.options.grader=rule"
+        )
+    _check_same(run, workdir, regrade)
+    options = {key: value for key, value in wanted.options.items() if key not in GRADING}
+    try:
+        task = TASKS[wanted.name](
+            path=wanted.path,
+            samples=wanted.samples,
+            limit=wanted.limit,
+            seed=run.seed,
+            **options,
+        )
+        return task_with(task, scorer=_scorer(wanted))
+    except TypeError as error:
+        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+
+
+def generate(
+    run: Run, task: Task, workdir: Path, model: inspect_ai.model.Model | None = None
+) -> EvalLog:
+    """Ask what has not been asked yet, and return the log of everything.
+
+    Args:
+        run: the config.
+        task: of `prepare`.
+        workdir: has the logs.
+        model: instead of the config's.
+    """
+    if model is None:
+        model = subject(run)
+    sampling = run.eval
+    _, logs = inspect_ai.eval_set(
+        task,
+        log_dir=str(workdir / "logs"),
+        model=model,
+        display="rich" if sys.stderr.isatty() else "plain",
+        log_level="warning",
+        max_samples=sampling.batch,
+        max_connections=sampling.batch,
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        stop_seqs=list(sampling.stop) or None,
+        # A sample that fails does not end the others, and the next start tries it again.
+        continue_on_fail=True,
+        retry_on_error=1,
+        retry_attempts=0,
+        retry_immediate=False,
+        ctl_server=False,
+    )
+    return _full(logs[0])
+
+
+def subject(run: Run) -> inspect_ai.model.Model:
+    """The model that answers."""
+    if run.model.name is not None:
+        return inspect_ai.model.get_model(run.model.name)
+    sampling = run.eval
+    arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
+    for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
+        arguments[name] = getattr(sampling, name)
+    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+
+
+def regrade(run: Run, workdir: Path) -> EvalLog:
+    """The finished run's completions under the config's grader, as a new log in regraded/.
+
+    Raises:
+        FileNotFoundError: the work directory has no finished run.
+    """
+    logs = list_eval_logs(str(workdir / "logs")) if (workdir / "logs").exists() else []
+    finished = [log for log in map(_full, logs) if log.status == "success"]
+    if not finished:
+        raise FileNotFoundError(f"{workdir} holds no finished run to grade again")
+    log = inspect_ai.score(
+        finished[0],
+        _scorer(run.benchmark),
+        action="overwrite",
+        display="rich" if sys.stderr.isatty() else "plain",
+    )
+    (workdir / "regraded").mkdir(exist_ok=True)
+    write_eval_log(log, str(workdir / "regraded" / "log.eval"))
+    return log
+
+
+def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
+    """Write samples.jsonl and the report.
+
+    Raises:
+        RuntimeError: no sample has finished; names the first error.
+    """
+    graded = graded_samples(log)
+    failures = [
+        f"{sample.id}: {sample.error.message}" for sample in log.samples or [] if sample.error
+    ]
+    if not graded:
+        cause = failures[0] if failures else log.error.message if log.error else log.status
+        raise RuntimeError(f"no sample has finished: {cause}")
+    results.write(workdir / "samples.jsonl", graded)
+    facts = _facts(run, task, graded, failures)
+    title = f"{run.benchmark.name}: {run.model.name or run.model.path}"
+    scores, files = benchmark_report.write(
+        workdir, title, facts, graded, TABLES[run.benchmark.name]
+    )
+    return Outcome(scores, files, failures)
+
+
+def graded_samples(log: EvalLog) -> list[results.Result]:
+    """The finished samples of a log, each once."""
+    found = {}
+    for sample in log.samples or []:
+        if sample.error is not None or not sample.scores:
+            continue
+        score = next(iter(sample.scores.values()))
+        notes = score.metadata or {}
+        meta = {key: value for key, value in sample.metadata.items() if key != "question"}
+        usage = sample.output.usage
+        found[sample.id, sample.epoch] = results.Result(
+            id=str(sample.id),
+            sample=sample.epoch,
+            correct=bool(score.as_float()),
+            answer=score.answer,
+            reason=notes.get("reason", ""),
+            grader=notes.get("grader", ""),
+            cluster=meta.pop("cluster", str(sample.id)),
+            meta=meta,
+            prompt=_text(sample.input),
+            target=_text(sample.target),
+            completion=sample.output.completion,
+            stop=sample.output.stop_reason,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+        )
+    return list(found.values())
+
+
+def _scorer(benchmark: Benchmark) -> Scorer:
+    options = {key: benchmark.options[key] for key in GRADING if key in benchmark.options}
+    return SCORERS[benchmark.name](**options)
+
+
+def _full(log: Any) -> EvalLog:
+    """The log with its samples, without the events that only a viewer needs."""
+    where = log.location if isinstance(log, EvalLog) else log
+    return read_eval_log(where, resolve_attachments=True)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "\n".join(getattr(v, "text", str(v)) for v in value)
+
+
+def _facts(
+    run: Run, task: Task, graded: list[results.Result], failures: list[str]
+) -> dict[str, Any]:
+    metadata = task.metadata or {}
+    facts = {
+        "benchmark": run.benchmark.name,
+        "model": run.model.name or run.model.path,
+        "rows": len(task.dataset),
+        "panel": metadata["panel"],
+        "completions": len(graded),
+        "failed samples": len(failures),
+        "rejected rows": metadata["rejected"],
+        "sampling": {
+            "samples": run.benchmark.samples,
+            "temperature": run.eval.temperature,
+            "top_k": run.eval.top_k,
+            "top_p": run.eval.top_p,
+            "max_new_tokens": run.eval.max_new_tokens,
+        },
+        "seed": run.seed,
+        "graders": sorted({result.grader for result in graded}),
+        "inspect_ai": inspect_ai.__version__,
+    }
+    if run.benchmark.name != "general365":
+        facts["references that do not equal themselves"] = _self_test(task)
+    return facts
+
+
+def _self_test(task: Task) -> list[str]:
+    """Ids and answers of the rows on which no model can be right."""
+    rows = [Row(str(sample.id), "", str(sample.target), str(sample.id)) for sample in task.dataset]
+    with MathVerifier() as verifier:
+        found = math_grade.self_test(verifier, Panel(tuple(rows)))
+    return [f"{row.id}: {row.answer} ({verdict.reason})" for row, verdict in found]
+
+
+def _check_same(run: Run, workdir: Path, regrade: bool) -> None:
+    """Refuse to mix the answers of two configs in one work directory."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    now = _flat(config_lib.to_json(run))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) == now.get(key) or any(key.startswith(free) for free in FREE):
+            continue
+        change = f"{key} was {before.get(key)!r}, now is {now.get(key)!r}"
+        if key.removeprefix("benchmark.options.") not in GRADING:
+            raise config_lib.ConfigError(
+                f"{workdir} holds another run ({change}): give another --workdir"
+            )
+        if not regrade:
+            raise config_lib.ConfigError(
+                f"{workdir} was graded otherwise ({change}): add --regrade to grade its answers "
+                "again, or give another --workdir"
+            )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,62 @@
+"""What is reported of mathematical problems: avg@n, pass@k, pass^k, maj@n, by group."""
+
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+import numpy as np
+
+from jaxlab.evals import metrics
+from jaxlab.evals.math.rows import GROUPS
+from jaxlab.evals.results import Result, by_row, row_means
+from jaxlab.evals.tables import Table
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """The scores over all problems, then those of each group.
+
+    Intervals are 95 %, by bootstrap over problems. Where problems differ in their number of
+    completions (a run under way), n is the smallest.
+    """
+    found = [Table("Scores", [{"problems": len(by_row(results)), **scores(results)}])]
+    for name in GROUPS:
+        values = sorted({result.meta[name] for result in results if name in result.meta})
+        rows = [
+            {name: value, "problems": len(by_row(chosen)), **scores(chosen)}
+            for value in values
+            if (chosen := [result for result in results if result.meta.get(name) == value])
+        ]
+        if len(rows) > 1:
+            found.append(Table(f"By {name}", rows))
+    return found
+
+
+def scores(results: Sequence[Result]) -> dict[str, metrics.Bootstrap]:
+    """avg@n, pass@k and pass^k for the powers of two up to n and for n, and maj@n."""
+    groups = list(by_row(results).values())
+    n = min(map(len, groups))
+    correct = np.array([[result.correct for result in group[:n]] for group in groups])
+    _, means, clusters = row_means(results)
+
+    def interval(values: np.ndarray) -> metrics.Bootstrap:
+        return metrics.cluster_bootstrap(values, clusters)
+
+    found = {f"avg@{n}": interval(means)}
+    if n > 1:
+        powers = [1 << i for i in range(1, n.bit_length()) if 1 << i < n]
+        for k in [*powers, n]:
+            found[f"pass@{k}"] = interval(metrics.pass_at_k(n, correct.sum(1), k))
+        found[f"pass^{n}"] = interval(metrics.pass_hat_k(n, correct.sum(1), n))
+        votes = [[vote(result) for result in group[:n]] for group in groups]
+        found[f"maj@{n}"] = interval(metrics.maj_at_n(votes, correct))
+    return found
+
+
+def vote(result: Result) -> str | None:
+    """What a completion votes for: equal numbers are one vote, however they are written."""
+    if result.answer is None or result.reason == "truncated":
+        return None
+    try:
+        number = Decimal(result.answer)
+        return str(number.normalize()) if number.is_finite() else result.answer.strip()
+    except InvalidOperation:
+        return result.answer.strip()

@@ -1,0 +1,253 @@
+"""The inspect_ai model provider "jaxlab": a checkpoint of ours, in process.
+
+    inspect eval jaxlab/general365 -T path=rows.jsonl --model jaxlab/runs/aopd
+
+The name behind "jaxlab/" is a work directory of training or a HuggingFace directory. Requests that
+are under way at the same time are decoded together (`rollouts.batcher`). Arguments of the model
+(`-M batch=128`) are those of `Settings`.
+"""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    StopReason,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from jaxlab import config as config_lib
+from jaxlab.evals.rows import sample_seed
+from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.interop.tokenizer import load as load_tokenizer
+from jaxlab.models.decoder import Decoder
+from jaxlab.rollouts.batcher import Batcher, Reply
+from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.sampling import SamplingConfig
+from jaxlab.trainers import models
+from jaxlab.trainers.settings import Mesh, Model
+
+# Options of a request that change what is sampled, and that the sampler does not have.
+UNSUPPORTED = (
+    "best_of",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "top_logprobs",
+    "prompt_logprobs",
+    "response_schema",
+)
+
+# Completions that the context cuts short have lengths in steps of this many tokens, since every
+# length is a program of its own.
+_LENGTH_STEP = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Arguments of the model.
+
+    Attributes:
+        batch: requests decoded together, which is also how many inspect_ai keeps under way.
+        padding: "full" decodes every batch with `batch` rows, so that the same checkpoint gives
+            the same greedy answers at any concurrency; "power_of_two" saves work when few
+            requests are under way.
+        prompt_multiple: prompts are padded to a multiple of this many tokens, each by its own
+            length; requests of one width share a batch.
+        max_tokens: longest completion where the request does not say.
+        chat: render messages with the tokenizer's chat template; None: if it has one.
+        tokenizer: directory with tokenizer.json; None means the model's own.
+        dtype: compute dtype; None means the model's own.
+        mesh: devices and sharding rules, as in a training config.
+    """
+
+    batch: int = 64
+    padding: Literal["full", "power_of_two"] = "full"
+    prompt_multiple: int = 128
+    max_tokens: int = 512
+    chat: bool | None = None
+    tokenizer: str | None = None
+    dtype: str | None = None
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+
+
+class JaxlabAPI(ModelAPI):
+    """A decoder and its tokenizer behind inspect_ai's interface."""
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008
+        **model_args: Any,
+    ):
+        """Load the model.
+
+        Raises:
+            ConfigError: an argument is unknown, or the directory holds no model or no tokenizer.
+            CheckpointError: the checkpoint cannot be read.
+        """
+        super().__init__(model_name, base_url, api_key, [], config)
+        self._settings = config_lib.build(Settings, model_args, "model_args")
+        sizes = {} if self._settings.dtype is None else {"dtype": self._settings.dtype}
+        spec = Model(path=model_name, sizes=sizes)
+        self.tokenizer = _tokenizer(spec, self._settings)
+        source = models.find(spec, "model", vocab_size=self.tokenizer.vocab_size, seed=0)
+        mesh = mesh_lib.make_mesh(self._settings.mesh.shape)
+        self._context = source.config.max_position
+        self._batcher = Batcher(
+            Decoder(source.config),
+            source.load(mesh, self._settings.mesh.rules),
+            mesh,
+            self.tokenizer.pad_id,
+            rows=self._settings.batch,
+            padding=self._settings.padding,
+            rules=self._settings.mesh.decode_rules,
+        )
+
+    async def generate(
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
+    ) -> ModelOutput:
+        """Complete one conversation.
+
+        Without a seed each call draws anew. With one, the completion is a function of seed,
+        messages and sampling options, whatever else is under way.
+
+        Raises:
+            ValueError: tools or another option that this provider does not have are asked for.
+        """
+        del tool_choice
+        _refuse(tools, config)
+        prompt = self.tokenizer.encode(self._render(input))
+        wanted = config.max_tokens or self._settings.max_tokens
+        budget = _budget(wanted, self._context - len(prompt))
+        if budget < 1:
+            return self._output(prompt, [], [], "", "model_length")
+        sampling = SamplingConfig(
+            max_new_tokens=budget,
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            stop_ids=tuple(self.tokenizer.eos_ids),
+            pad_id=self.tokenizer.pad_id,
+            prompt_multiple=self._settings.prompt_multiple,
+        )
+        if config.seed is None:
+            seed = secrets.randbits(31)
+        else:  # one seed for a whole run must not mean the same draws for every prompt
+            seed = sample_seed(config.seed, repr(prompt), 0)
+        reply = await asyncio.wrap_future(self._batcher.submit(prompt, sampling, seed))
+        text, count, hit = self._cut(reply, config.stop_seqs or [])
+        stop: StopReason = "stop"
+        if not (reply.stopped or hit):
+            stop = "max_tokens" if budget == wanted else "model_length"
+        logprobs = reply.logprobs[:count] if config.logprobs else []
+        return self._output(prompt, reply.tokens[:count], logprobs, text, stop)
+
+    def max_tokens(self) -> int | None:
+        """Longest completion where the request does not say."""
+        return self._settings.max_tokens
+
+    def max_connections(self) -> int:
+        """Requests that inspect_ai keeps under way: one batch."""
+        return self._batcher.rows
+
+    def connection_key(self) -> str:
+        """Requests to one model share its limit."""
+        return self.model_name
+
+    def close(self) -> None:
+        """End the decoding thread."""
+        self._batcher.close()
+
+    def _render(self, messages: Sequence[ChatMessage]) -> str:
+        chat = self._settings.chat
+        if self.tokenizer.chat_template is not None if chat is None else chat:
+            turns = [{"role": message.role, "content": message.text} for message in messages]
+            return self.tokenizer.apply_chat_template(turns)
+        return "\n".join(message.text for message in messages)
+
+    def _cut(self, reply: Reply, stops: Sequence[str]) -> tuple[str, int, bool]:
+        """Text up to the first stop sequence, the tokens it took, and whether there was one."""
+        text = self.tokenizer.decode(reply.tokens)
+        places = [place for stop in stops if (place := text.find(stop)) >= 0]
+        if not places:
+            return text, len(reply.tokens), False
+        # The fewest tokens whose text holds a stop sequence.
+        low, high = 1, len(reply.tokens)
+        while low < high:
+            middle = (low + high) // 2
+            part = self.tokenizer.decode(reply.tokens[:middle])
+            low, high = (low, middle) if any(stop in part for stop in stops) else (middle + 1, high)
+        return text[: min(places)], low, True
+
+    def _output(
+        self,
+        prompt: Sequence[int],
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        text: str,
+        stop: StopReason,
+    ) -> ModelOutput:
+        content = [
+            Logprob(
+                token=self.tokenizer.decode([token], skip_special_tokens=False), logprob=logprob
+            )
+            for token, logprob in zip(tokens, logprobs, strict=False)
+        ]
+        choice = ChatCompletionChoice(
+            message=ChatMessageAssistant(content=text, model=self.model_name, source="generate"),
+            stop_reason=stop,
+            logprobs=Logprobs(content=content) if content else None,
+        )
+        usage = ModelUsage(
+            input_tokens=len(prompt),
+            output_tokens=len(tokens),
+            total_tokens=len(prompt) + len(tokens),
+        )
+        return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
+
+
+def _tokenizer(spec: Model, settings: Settings) -> Tokenizer:
+    if settings.tokenizer is not None:
+        return load_tokenizer(settings.tokenizer)
+    found = models.tokenizer_at(spec)
+    if found is None:
+        raise config_lib.ConfigError(
+            f"{spec.path} has no tokenizer.json: name a directory that has one, -M tokenizer=DIR"
+        )
+    return found
+
+
+def _budget(wanted: int, room: int) -> int:
+    """Tokens that a completion may have where the context has room for `room` more."""
+    if room >= wanted:
+        return wanted
+    return room if room < _LENGTH_STEP else room - room % _LENGTH_STEP
+
+
+def _refuse(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
+    """Say no to what would otherwise be silently left out."""
+    if tools:
+        raise ValueError("the jaxlab provider has no tool calls: evaluate without tools")
+    for name in UNSUPPORTED:
+        if getattr(config, name) not in (None, False):
+            raise ValueError(f"the jaxlab provider does not support {name}: leave it unset")
+    if (config.num_choices or 1) > 1:
+        raise ValueError("the jaxlab provider gives one choice: use epochs instead of num_choices")

@@ -1,0 +1,91 @@
+"""The config of a benchmark run, as frozen dataclasses."""
+
+import dataclasses
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model.
+
+    Attributes:
+        path: a HuggingFace directory or a work directory of training.
+        name: instead of it any model of inspect_ai, such as "openai/gpt-4.1".
+    """
+
+    path: str | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What is asked.
+
+    Attributes:
+        name: of the benchmark.
+        path: its rows, a .jsonl or .json file.
+        samples: completions per row.
+        limit: so many rows, always the same ones; None is all.
+        options: further arguments of the task in `evals.tasks`.
+    """
+
+    name: Literal["gsm8k", "math", "general365"]
+    path: str | None = None
+    samples: int = 1
+    limit: int | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("samples", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        max_new_tokens: longest completion.
+        temperature: 0 is greedy.
+        top_k: of the sampler.
+        top_p: of the sampler.
+        stop: sequences that end a completion.
+        batch: requests under way at a time, decoded together.
+        padding: see `provider.Settings`; for models in process, as are the following.
+        prompt_multiple: prompts are padded to a multiple of this many tokens.
+        tokenizer: directory with tokenizer.json; None means the model's own.
+        chat: render prompts with the chat template; None: if there is one.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    batch: int = 64
+    padding: Literal["full", "power_of_two"] = "full"
+    prompt_multiple: int = 128
+    tokenizer: str | None = None
+    chat: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A benchmark run: the config of `jaxlab.evaluate`.
+
+    Attributes:
+        model: who answers.
+        benchmark: what is asked.
+        eval: how answers are drawn.
+        mesh: devices, as in a training config.
+        seed: of sampling.
+    """
+
+    model: Subject
+    benchmark: Benchmark
+    eval: Sampling = dataclasses.field(default_factory=Sampling)
+    mesh: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0

@@ -1,0 +1,207 @@
+"""Requests that arrive one by one, decoded in batches of one shape.
+
+A request's completion depends on its own prompt, seed and sampling alone: every batch has the same
+number of rows, its width comes from the request's own length, and every row has randomness of its
+own. So it does not matter who shares the batch, in which order requests arrive, or how many wait.
+"""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxlab.models.decoder import Decoder, Params
+from jaxlab.rollouts.policy import Policy
+from jaxlab.runtime.sharding import Rules
+from jaxlab.sampling import SamplingConfig
+
+
+class Reply(NamedTuple):
+    """One completion.
+
+    Attributes:
+        tokens: ids, the stop token included.
+        logprobs: of each token under softmax(logits / temperature), in nats.
+        stopped: False where the completion was cut off by its length.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Request:
+    prompt: tuple[int, ...]
+    sampling: SamplingConfig
+    seed: int
+    reply: Future[Reply]
+
+    @property
+    def shape(self) -> tuple[SamplingConfig, int]:
+        """Requests of one shape can share a batch."""
+        return self.sampling, self.sampling.prompt_width(len(self.prompt))
+
+
+class Batcher:
+    """Gathers requests from any thread and decodes them in one of its own.
+
+    A batch starts when it is full, or when nothing has arrived for a moment. Requests of other
+    shapes wait their turn; the oldest request goes first.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        params: Params,
+        mesh: Mesh,
+        pad_id: int,
+        *,
+        rows: int = 64,
+        padding: Literal["full", "power_of_two"] = "full",
+        patience_s: float = 0.02,
+        rules: Rules | None = None,
+    ):
+        """Start the thread; it ends with `close`.
+
+        Args:
+            decoder: the model.
+            params: its parameters.
+            mesh: where; the rows of a batch are split over its "data" axis.
+            pad_id: fills up prompts.
+            rows: of a full batch; rounded up to a multiple of the devices that share them.
+            padding: "full" fills every batch up to `rows`. "power_of_two" fills a batch that is not
+                full to the next power of two, which saves work at the end of a run, but matrix
+                products of other shapes round differently in the last bit.
+            patience_s: how long to wait for the next request before a batch starts that is not
+                full.
+            rules: of the params for decoding, as in `Policy`.
+
+        Raises:
+            ValueError: no row.
+        """
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, not {rows}")
+        self._decoder, self._params, self._mesh = decoder, params, mesh
+        self._pad_id, self._rules = pad_id, rules
+        self._shares = mesh.shape["data"]
+        self.rows = -(-rows // self._shares) * self._shares
+        self._padding, self._patience_s = padding, patience_s
+        self._policies: dict[SamplingConfig, Policy] = {}
+        self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, prompt: Sequence[int], sampling: SamplingConfig, seed: int) -> Future[Reply]:
+        """Ask for one completion.
+
+        Args:
+            prompt: token ids.
+            sampling: how; its num_samples must be 1.
+            seed: the same prompt, sampling and seed give the same completion.
+
+        Returns:
+            A future; what decoding raises, it raises.
+
+        Raises:
+            ValueError: the prompt is empty, or does not fit with its completion into the context.
+            RuntimeError: the batcher is closed.
+        """
+        context = self._decoder.config.max_position
+        if not prompt or len(prompt) + sampling.max_new_tokens > context:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens and a completion of {sampling.max_new_tokens}: "
+                f"together they must be at most {context}, and the prompt not empty"
+            )
+        if sampling.num_samples != 1:
+            raise ValueError("one completion per request: num_samples must be 1")
+        if self._closed:
+            raise RuntimeError("the batcher is closed")
+        request = _Request(tuple(prompt), sampling, seed, Future())
+        self._arrivals.put(request)
+        return request.reply
+
+    def close(self) -> None:
+        """End the thread when the batch under way is done; requests that wait are cancelled."""
+        self._closed = True
+        self._arrivals.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        waiting: list[_Request] = []
+        while self._gather(waiting):
+            shape = waiting[0].shape
+            batch = [request for request in waiting if request.shape == shape][: self.rows]
+            waiting = [request for request in waiting if request not in batch]
+            self._answer(batch)
+        for request in waiting:
+            request.reply.cancel()
+
+    def _gather(self, waiting: list[_Request]) -> bool:
+        """Wait until a batch should start; False when closed."""
+        latest = time.monotonic()
+        while True:
+            patience = None
+            if waiting:
+                alike = sum(request.shape == waiting[0].shape for request in waiting)
+                patience = max(0.0, latest + self._patience_s - time.monotonic())
+                patience = patience if alike < self.rows else 0.0
+            try:
+                request = self._arrivals.get(timeout=patience)
+            except queue.Empty:
+                return True
+            if request is None:
+                return False
+            if not request.reply.cancelled():
+                waiting.append(request)
+            latest = time.monotonic()
+
+    def _answer(self, batch: list[_Request]) -> None:
+        try:
+            replies = self._decode(batch)
+        except Exception as error:  # whatever it is, it is the callers' to see
+            for request in batch:
+                _settle(request, error)
+            return
+        for request, reply in zip(batch, replies, strict=True):
+            _settle(request, reply)
+
+    def _decode(self, batch: list[_Request]) -> list[Reply]:
+        sampling = batch[0].sampling
+        if sampling not in self._policies:
+            self._policies[sampling] = Policy(
+                self._decoder, sampling, self._mesh, self._pad_id, self._rules
+            )
+        rows = self.rows
+        if self._padding == "power_of_two":
+            power = 1 << (len(batch) - 1).bit_length()
+            rows = min(rows, -(-power // self._shares) * self._shares)
+        # Copies of the first request fill the batch: they end when it does.
+        filled = batch + [batch[0]] * (rows - len(batch))
+        seeds = np.array([request.seed & 0xFFFFFFFF for request in filled], np.uint32)
+        keys = jax.vmap(jax.random.key)(seeds)
+        out = self._policies[sampling](self._params, [r.prompt for r in filled], keys)
+        arrays = jax.device_get((out.response, out.mask, out.logprobs, out.stopped))
+        return [
+            Reply(tokens[mask].tolist(), logprobs[mask].tolist(), bool(stopped))
+            for tokens, mask, logprobs, stopped in zip(*arrays, strict=True)
+        ][: len(batch)]
+
+
+def _settle(request: _Request, outcome: Reply | Exception) -> None:
+    """Hand over the outcome, unless nobody waits for it any more."""
+    try:
+        if isinstance(outcome, Exception):
+            request.reply.set_exception(outcome)
+        else:
+            request.reply.set_result(outcome)
+    except InvalidStateError:
+        pass

@@ -1,0 +1,68 @@
+import pytest
+
+from jaxlab.evals.general365 import rows
+from jaxlab.evals.general365.rows import Parser
+
+ROW = {"id": "7", "question": "q", "answer": "12", "answer_type": "number", "float_round": "0"}
+
+
+def test_the_public_schema(real_data):
+    panel = rows.read(real_data("general365/schema_example.jsonl"))
+    assert [row.meta["answer_type"] for row in panel.rows][:3] == ["number", "number", "interval"]
+    assert [row.meta["float_round"] for row in panel.rows] == [None, 2, None, None, None, None]
+    assert not any("seed_id" in row.meta or "categories" in row.meta for row in panel.rows)
+    assert all(row.cluster == row.id for row in panel.rows)
+
+
+def test_optional_fields_and_their_other_names():
+    row = Parser()(ROW | {"tags": "a; b, a", "group": 3, "is_variant": True})
+    assert row.meta["categories"] == ["a", "b"]
+    assert (row.meta["seed_id"], row.meta["variant"], row.cluster) == ("3", "variant", "3")
+    row = Parser()(ROW | {"category": ["a"], "seed_id": "x", "variant": "0"})
+    assert (row.meta["categories"], row.meta["variant"]) == (["a"], "seed")
+    assert Parser()(ROW | {"answer": 12.0}).answer == "12"
+    assert Parser()(ROW | {"answer": 2.5}).answer == "2.5"
+
+
+def test_field_map_goes_before_the_usual_names():
+    parse = Parser({"answer": "gold", "seed_id": "family"})
+    row = parse(ROW | {"gold": "13", "family": "f"})
+    assert (row.answer, row.cluster) == ("13", "f")
+
+
+def test_id_pattern():
+    parse = Parser(id_pattern=r"(?P<seed>\d+)(?:-v(?P<variant>\d))?")
+    assert parse(ROW).meta["variant"] == "seed"
+    row = parse(ROW | {"id": "7-v2"})
+    assert (row.cluster, row.meta["variant"]) == ("7", "2")
+    with pytest.raises(ValueError, match="does not match id_pattern"):
+        parse(ROW | {"id": "x"})
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"fields": {"anser": "a"}}, "no field 'anser'"),
+        ({"id_pattern": "("}, "id_pattern"),
+        ({"id_pattern": "x"}, "has no group"),
+    ],
+)
+def test_bad_options(options, cause):
+    with pytest.raises(ValueError, match=cause):
+        Parser(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"answer_type": "essay"}, "answer_type 'essay' is none of number"),
+        ({"answer_type": None}, "no field answer_type"),
+        ({"float_round": "two"}, "float_round must be a number"),
+        ({"float_round": "99"}, "float_round must be a number"),
+        ({"category": [1]}, "categories must be"),
+        ({"answer": float("inf")}, "field 'answer' must be a string"),
+    ],
+)
+def test_bad_rows(change, cause):
+    with pytest.raises(ValueError, match=cause):
+        Parser()(ROW | change)

@@ -1,0 +1,132 @@
+import asyncio
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
+from inspect_ai.tool import ToolInfo
+
+from jaxlab.config import ConfigError
+from jaxlab.evals.provider import JaxlabAPI
+from jaxlab.interop import hf
+from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.models.decoder import Decoder, DecoderConfig
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A random model in HuggingFace's format, with a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("model")
+    config = DecoderConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        max_position=256,
+    )
+    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    hf.save(folder, config, jax.tree.map(lambda x: 2.0 * x, params))
+    train_bpe(["a b c 1 2 3"], 257).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return get_model(f"jaxlab/{directory}", batch=4, prompt_multiple=16, max_tokens=12)
+
+
+def _ask(model, texts, concurrency=64, **options):
+    async def run():
+        limit = asyncio.Semaphore(concurrency)
+
+        async def one(text):
+            async with limit:
+                return await model.generate(text, config=GenerateConfig(**options))
+
+        return await asyncio.gather(*(one(text) for text in texts))
+
+    return asyncio.run(run())
+
+
+def _key(output):
+    logprobs = output.choices[0].logprobs
+    return output.completion, [entry.logprob for entry in logprobs.content]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}], ids=["greedy", "seeded"])
+def test_the_same_answers_at_any_concurrency(model, options):
+    texts = [f"question {i}" for i in range(12)]
+    runs = [_ask(model, texts, c, logprobs=True, **options) for c in (1, 3, 12)]
+    keys = [[_key(output) for output in run] for run in runs]
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):
+    first = _ask(model, ["a"] * 6)
+    assert len({output.completion for output in first}) > 1
+    same = _ask(model, ["a"] * 6, seed=1)
+    assert len({output.completion for output in same}) == 1
+
+
+def test_usage_and_stop_reasons(model):
+    (output,) = _ask(model, ["abcde"], temperature=0.0)
+    assert (output.usage.input_tokens, output.usage.output_tokens) == (5, 12)
+    assert output.usage.total_tokens == 17
+    assert output.stop_reason == "max_tokens"
+    # 256 - 250 leaves room for 6 of 12; 260 for none.
+    (short, none) = _ask(model, ["x" * 250, "x" * 260], temperature=0.0)
+    assert (short.usage.output_tokens, short.stop_reason) == (6, "model_length")
+    assert (none.usage.output_tokens, none.stop_reason, none.completion) == (0, "model_length", "")
+
+
+def test_stop_sequences_cut_text_tokens_and_logprobs(model):
+    (whole,) = _ask(model, ["abc"], seed=5, logprobs=True)
+    text = whole.completion
+    place = len(text) // 2
+    stop = text[place : place + 2]
+    (cut,) = _ask(model, ["abc"], seed=5, logprobs=True, stop_seqs=[stop, "never"])
+    assert cut.completion == text[: text.find(stop)]
+    assert cut.stop_reason == "stop"
+    assert cut.usage.output_tokens < whole.usage.output_tokens
+    assert len(cut.choices[0].logprobs.content) == cut.usage.output_tokens
+    longer = _key(whole)[1]
+    assert longer[: cut.usage.output_tokens] == _key(cut)[1]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"num_choices": 2}, {"top_logprobs": 3}, {"logit_bias": {1: 2.0}}, {"presence_penalty": 1.0}],
+)
+def test_options_that_it_does_not_have_are_refused(directory, option):
+    api = JaxlabAPI(str(directory), batch=1)
+    ask = api.generate([ChatMessageUser(content="a")], [], "none", GenerateConfig(**option))
+    with pytest.raises(ValueError, match=next(iter(option))):
+        asyncio.run(ask)
+    tool = ToolInfo(name="t", description="d")
+    with pytest.raises(ValueError, match="no tool calls"):
+        asyncio.run(api.generate([], [tool], "auto", GenerateConfig()))
+    api.close()
+
+
+def test_bad_arguments_and_directories(directory, tmp_path):
+    with pytest.raises(ConfigError, match="batchh"):
+        JaxlabAPI(str(directory), batchh=1)
+    with pytest.raises(ConfigError, match="has no tokenizer\\.json"):
+        JaxlabAPI(str(tmp_path))
+
+
+def test_chat_templates_are_used_where_there_is_one(directory, tmp_path):
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    messages = [ChatMessageUser(content="hi")]
+    for chat, expected in [(None, "<user>hi<assistant>"), (False, "hi")]:
+        api = JaxlabAPI(str(tmp_path), batch=1, chat=chat)
+        assert api._render(messages) == expected
+        api.close()

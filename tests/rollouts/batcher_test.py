@@ -1,0 +1,157 @@
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.rollouts.batcher import Batcher
+from jaxlab.runtime.mesh import make_mesh
+from jaxlab.sampling import SamplingConfig, generate
+
+DECODER = Decoder(
+    DecoderConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        max_position=64,
+    )
+)
+MESH = make_mesh({"data": 1}, devices=jax.devices()[:1])
+SAMPLING = SamplingConfig(max_new_tokens=6, stop_ids=(0,), prompt_multiple=8)
+GREEDY = SamplingConfig(max_new_tokens=6, temperature=0.0, stop_ids=(0,), prompt_multiple=8)
+PROMPTS = [list(range(1, 2 + i % 13)) for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def params():
+    params = DECODER.init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    return jax.tree.map(lambda x: 2.0 * x, params)
+
+
+@pytest.fixture
+def batcher(params):
+    made = []
+
+    def make(**options):
+        made.append(Batcher(DECODER, params, MESH, 0, **{"rows": 4, **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("sampling", [SAMPLING, GREEDY], ids=["sampled", "greedy"])
+def test_neighbours_order_and_concurrency_change_nothing(batcher, sampling):
+    one = batcher()
+    alone = [one.submit(p, sampling, i).result() for i, p in enumerate(PROMPTS)]
+    order = np.random.default_rng(0).permutation(len(PROMPTS))
+    futures = {int(i): one.submit(PROMPTS[i], sampling, int(i)) for i in order}
+    together = [futures[i].result() for i in range(len(PROMPTS))]
+    assert together == alone  # log-probabilities to the last bit
+    assert len({tuple(reply.tokens) for reply in alone}) > 5
+
+
+def test_a_reply_is_what_generate_gives(batcher, params):
+    reply = batcher().submit([3, 4, 5], SAMPLING, 7).result()
+    tokens = np.array([[3, 4, 5]])
+    keys = jax.vmap(jax.random.key)(np.array([7], np.uint32))
+    out = generate(DECODER, params, tokens, np.array([3]), keys, SAMPLING)
+    length = int(out.lengths[0])
+    assert reply.tokens == out.tokens[0, :length].tolist()
+    np.testing.assert_allclose(reply.logprobs, out.logprobs[0, :length], rtol=1e-5)
+    assert reply.stopped == bool(out.stopped[0])
+
+
+def test_seeds_differ_and_repeat(batcher):
+    one = batcher()
+    first, again, other = (one.submit([3, 4], SAMPLING, seed).result() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_full_batches_start_at_once_and_others_after_a_moment(batcher, monkeypatch):
+    one = batcher(patience_s=0.3)
+    sizes = []
+    decode = one._decode
+    monkeypatch.setattr(one, "_decode", lambda batch: sizes.append(len(batch)) or decode(batch))
+    one.submit([1], SAMPLING, 0).result()  # compiled
+    start = time.monotonic()
+    futures = [one.submit([1], SAMPLING, i) for i in range(9)]
+    for future in futures:
+        future.result()
+    assert sizes == [1, 4, 4, 1]
+    assert 0.3 <= time.monotonic() - start < 3
+
+
+def test_other_shapes_go_into_other_batches(batcher, monkeypatch):
+    one = batcher(patience_s=0.2)
+    shapes = []
+    decode = one._decode
+    monkeypatch.setattr(
+        one, "_decode", lambda batch: shapes.append({r.shape for r in batch}) or decode(batch)
+    )
+    futures = [one.submit([1] * n, SAMPLING, 0) for n in (1, 9, 2, 10)]
+    replies = [future.result() for future in futures]
+    assert len(replies) == 4
+    assert [len(found) for found in shapes] == [1, 1]
+    assert shapes[0] != shapes[1]
+
+
+def test_power_of_two_padding_agrees(batcher):
+    full, fitted = batcher(), batcher(padding="power_of_two", rows=6)
+    for n in (1, 3):
+        prompts = PROMPTS[:n]
+        a = [full.submit(p, GREEDY, 0) for p in prompts]
+        b = [fitted.submit(p, GREEDY, 0) for p in prompts]
+        for x, y in zip(a, b, strict=True):
+            assert x.result().tokens == y.result().tokens
+            np.testing.assert_allclose(x.result().logprobs, y.result().logprobs, rtol=1e-4)
+
+
+def test_an_error_reaches_its_callers_and_the_thread_goes_on(batcher, monkeypatch):
+    one = batcher()
+    decode = one._decode
+
+    def failing(batch):
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(one, "_decode", failing)
+    with pytest.raises(MemoryError, match="too much"):
+        one.submit([1], SAMPLING, 0).result()
+    monkeypatch.setattr(one, "_decode", decode)
+    assert one.submit([1], SAMPLING, 0).result().tokens
+
+
+def test_refusals(batcher):
+    one = batcher()
+    with pytest.raises(ValueError, match="at most 64"):
+        one.submit([1] * 59, SAMPLING, 0)
+    with pytest.raises(ValueError, match="not empty"):
+        one.submit([], SAMPLING, 0)
+    with pytest.raises(ValueError, match="num_samples must be 1"):
+        one.submit([1], SamplingConfig(max_new_tokens=2, num_samples=2), 0)
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        batcher(rows=0)
+
+
+def test_close_cancels_what_waits_and_ends_the_thread(batcher):
+    one = batcher(patience_s=30.0)
+    waiting = one.submit([1], SAMPLING, 0)
+    one.close()
+    assert waiting.cancelled()
+    assert not any(t.name == "batcher" and t is one._thread for t in threading.enumerate())
+    with pytest.raises(RuntimeError, match="closed"):
+        one.submit([1], SAMPLING, 0)
+
+
+def test_a_cancelled_request_does_not_disturb_its_batch(batcher):
+    one = batcher(patience_s=0.2)
+    gone, kept = one.submit([1], SAMPLING, 0), one.submit([2], SAMPLING, 0)
+    gone.cancel()
+    assert kept.result().tokens
