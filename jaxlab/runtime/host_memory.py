@@ -3,8 +3,6 @@
 import ctypes
 import importlib.util
 import platform
-from typing import Any
-
 import jax
 
 # Parameters of mallopt (malloc.h), each with the value it is set to.
@@ -41,7 +39,7 @@ def keep_freed() -> bool:
     libc = ctypes.CDLL(None)
     accepted = [libc.mallopt(*setting) for setting in _KEEP.values()]
 
-    def trim(event: str, duration: float, **details: Any) -> None:
+    def trim(event: str, duration_secs: float, **details: str | int) -> None:
         if event == _COMPILED:
             libc.malloc_trim(0)
 
