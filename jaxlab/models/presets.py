@@ -120,7 +120,7 @@ def decoder(name: str, **overrides: Any) -> DecoderConfig:
             raise ValueError(f"DecoderConfig has no field {field!r}; {_nearest(field, fields)}")
     named = DECODERS[name]
     resized = {"hidden_size", "num_heads"} & overrides.keys()
-    if resized and named.head_dim == named.hidden_size // named.num_heads:
+    if resized and named.head_dim == named.hidden_size // max(named.num_heads, 1):
         overrides.setdefault("head_dim", None)
     return dataclasses.replace(named, **overrides)
 
