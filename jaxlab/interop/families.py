@@ -165,7 +165,8 @@ def _rope_of(config: DecoderConfig) -> Rope:
     found = [part for has, part in others if has]
     if found or config.rope is None:
         raise CheckpointFormatError(
-            f"no HuggingFace family that can be written has this model: {', '.join(found)}"
+            "no HuggingFace family has this model, of those that are written here: "
+            + ", ".join(found)
         )
     return config.rope
 

@@ -270,6 +270,18 @@ class TestConfig:
         with pytest.raises(hf.CheckpointFormatError, match="no HuggingFace family has this model"):
             hf.families.to_json(presets.decoder("tiny", **parts))
 
+    @pytest.mark.parametrize(
+        ("name", "parts", "message"),
+        [
+            ("fg2-tiny", {}, r"other layers than attention \(\('delta', .*, 'attention'\)\)$"),
+            ("tiny", {"intermediate_size": 0}, r"no feed-forward layers \(intermediate_size 0\)$"),
+            ("tiny", {"rope": None}, r"no rotary positions \(rope None\)$"),
+        ],
+    )
+    def test_parts_that_no_family_has_are_named(self, name, parts, message):
+        with pytest.raises(hf.CheckpointFormatError, match=message):
+            hf.families.to_json(presets.decoder(name, **parts))
+
     @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
     def test_unreadable(self, text, tmp_path):
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))

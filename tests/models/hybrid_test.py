@@ -280,9 +280,9 @@ class TestConfig:
 
 
 def test_a_decoder_learns_to_recall():
-    """Two delta layers learn "key value ... key" -> value, which takes a memory of all pairs."""
-    delta, steps = DeltaConfig(rule="fg2", head_dim=16), 200
-    config = dataclasses.replace(LINEAR, vocab_size=16, hidden_size=32, delta=delta)
+    """One delta layer learns "key value ... key" -> value, which takes a memory of all pairs."""
+    delta, steps = DeltaConfig(rule="fg2", head_dim=16), 250
+    config = dataclasses.replace(LINEAR, vocab_size=16, hidden_size=32, num_layers=1, delta=delta)
     recipe = optim.Optim(learning_rate=1e-2, schedule="cosine", warmup_steps=20)
     optimizer = optim.make(recipe, steps)
     model = Decoder(config)
@@ -317,8 +317,7 @@ def test_a_decoder_learns_to_recall():
         return losses, loss_and_hits(params, jax.random.key(2), 512)[1]
 
     losses, hits = train(model.init(jax.random.key(0), jnp.zeros((1, 7), jnp.int32))["params"])
-    # Who knows the three values in sight and not which belongs to the key: 1/3 right, loss ln 3.
-    assert losses[0] > 2.0
-    print("recall", losses[-1], hits)
-    assert losses[-20:].mean() < 0.3
-    assert hits > 0.9
+    assert losses[0] > 2.5
+    # Who knows the three values in sight, but not which is the key's: 1/3 right, a loss of ln 3.
+    assert losses[-20:].mean() < 0.1
+    assert hits > 0.95
