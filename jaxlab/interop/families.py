@@ -158,15 +158,14 @@ def _refuse(data: Mapping[str, Any], family: Family) -> None:
 def _rope_of(config: DecoderConfig) -> Rope:
     """The model's rotary part, after a look at the parts that no family goes without."""
     others = [
-        (set(config.pattern) != {"attention"}, f"other layers than attention ({config.pattern})"),
-        (config.intermediate_size == 0, "no feed-forward layers (intermediate_size 0)"),
-        (config.rope is None, "no rotary positions (rope None)"),
+        (set(config.pattern) != {"attention"}, f"pattern={config.pattern!r}"),
+        (config.intermediate_size == 0, "intermediate_size=0"),
+        (config.rope is None, "rope=None"),
     ]
     found = [part for has, part in others if has]
     if found or config.rope is None:
         raise CheckpointFormatError(
-            "no HuggingFace family has this model, of those that are written here: "
-            + ", ".join(found)
+            f"no HuggingFace family has this model: none that is written has {', '.join(found)}"
         )
     return config.rope
 

@@ -116,46 +116,67 @@ class GatedDelta(nn.Module):
     def step(
         self, x: jax.Array, positions: jax.Array, cache: DeltaCache, span: Any
     ) -> tuple[jax.Array, DeltaCache]:
-        """One token per row, [B, 1, d] -> [B, 1, d], and the cache with it."""
+        """N tokens per row, [B, N, d] -> [B, N, d], and the cache with them."""
         query, query_tail = self.query_conv.step(self.query(x), cache.query)
         key, key_tail = self.key_conv.step(self.key(x), cache.key)
         value, value_tail = self.value_conv.step(self.value(x), cache.value)
-        query, key, value = self._heads(query, key, value)
-        decay, erase, write = self._gates(x)
-        y, state = gated_delta_step(
-            query[:, 0],
-            key[:, 0],
-            value[:, 0],
-            decay[:, 0],
-            erase[:, 0],
-            None if write is None else write[:, 0],
-            state=cache.state,
-            rule=self.rule,
-        )
-        return self._read(x, y[:, None]), DeltaCache(query_tail, key_tail, value_tail, state)
+        y, state = self._rule(x, query, key, value, initial_state=cache.state)
+        return self._read(x, y), DeltaCache(query_tail, key_tail, value_tail, state)
 
     def _mix(self, x: jax.Array, segment_ids: jax.Array | None) -> tuple[jax.Array, DeltaCache]:
         if segment_ids is not None:
             # Here and not only in the rule: else the projections' gradients would meet the padding.
             x = jnp.where(segment_ids[..., None] == 0, 0, x)
         query, key, value = self.query(x), self.key(x), self.value(x)
-        heads = self._heads(
+        y, state = self._rule(
+            x,
             self.query_conv(query, segment_ids),
             self.key_conv(key, segment_ids),
             self.value_conv(value, segment_ids),
-        )
-        y, state = gated_delta_from_logits(
-            *heads,
-            *self._gates(x),
-            gate_scale=self.rule.gate_scale,
-            norm_eps=self.rule.norm_eps,
-            form=self.rule.form,
             segment_ids=segment_ids,
         )
         cache = DeltaCache(
             self.query_conv.tail(query), self.key_conv.tail(key), self.value_conv.tail(value), state
         )
         return self._read(x, y), cache
+
+    def _rule(
+        self,
+        x: jax.Array,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segment_ids: jax.Array | None = None,
+        initial_state: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Output [B, T, HV, Dv] and last state, from the input and what the convolutions gave."""
+        query, key, value = self._heads(query, key, value)
+        decay, erase, write = self._gates(x)
+        if x.shape[1] == 1 and initial_state is not None:
+            y, state = gated_delta_step(
+                query[:, 0],
+                key[:, 0],
+                value[:, 0],
+                decay[:, 0],
+                erase[:, 0],
+                None if write is None else write[:, 0],
+                state=initial_state,
+                rule=self.rule,
+            )
+            return y[:, None], state
+        return gated_delta_from_logits(
+            query,
+            key,
+            value,
+            decay,
+            erase,
+            write,
+            gate_scale=self.rule.gate_scale,
+            norm_eps=self.rule.norm_eps,
+            form=self.rule.form,
+            initial_state=initial_state,
+            segment_ids=segment_ids,
+        )
 
     def _heads(
         self, query: jax.Array, key: jax.Array, value: jax.Array

@@ -44,7 +44,7 @@ def _delayed(x: jax.Array, steps: int) -> jax.Array:
 
 
 class ShortConv(nn.Module):
-    """`causal_conv` with learned taps [width, features], and its step for decoding.
+    """`causal_conv` with learned taps [width, features], and its steps for decoding.
 
     Attributes:
         features: C.
@@ -74,11 +74,11 @@ class ShortConv(nn.Module):
         return x[:, x.shape[1] - kept :]
 
     def step(self, x: jax.Array, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One token [B, 1, C] behind a tail: its output [B, 1, C], and the next tail."""
+        """Tokens [B, N, C] behind a tail: their outputs [B, N, C], and the next tail."""
         if not self.width:
             return x, tail
         seen = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
-        return causal_conv(seen, self.taps)[:, -1:], seen[:, 1:]
+        return causal_conv(seen, self.taps)[:, tail.shape[1] :], seen[:, x.shape[1] :]
 
 
 def _init_taps(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

@@ -169,7 +169,7 @@ class TestConfig:
         write_config(tmp_path, data)
         assert hf.read_config(tmp_path) == presets.decoder(name)
 
-    @pytest.mark.parametrize("name", presets.DECODERS)
+    @pytest.mark.parametrize("name", [n for n, c in presets.DECODERS.items() if c.delta is None])
     def test_round_trip_through_both_spellings(self, name, tmp_path):
         config = presets.decoder(name)
         data = hf.families.to_json(config)
@@ -273,9 +273,9 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("name", "parts", "message"),
         [
-            ("fg2-tiny", {}, r"other layers than attention \(\('delta', .*, 'attention'\)\)$"),
-            ("tiny", {"intermediate_size": 0}, r"no feed-forward layers \(intermediate_size 0\)$"),
-            ("tiny", {"rope": None}, r"no rotary positions \(rope None\)$"),
+            ("fg2-tiny", {}, r"written has pattern=\('delta', .*, 'attention'\)$"),
+            ("tiny", {"intermediate_size": 0}, "written has intermediate_size=0$"),
+            ("tiny", {"rope": None}, "written has rope=None$"),
         ],
     )
     def test_parts_that_no_family_has_are_named(self, name, parts, message):

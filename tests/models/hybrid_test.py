@@ -142,6 +142,39 @@ def test_prefill_and_steps_equal_the_whole_row(config):
 
 
 @both
+def test_completions_behind_a_shared_prompt_have_the_gradients_of_whole_rows(config):
+    """A prompt of 4 and one of 2 tokens, read once, then three completions of 3 tokens each."""
+    params, lengths = random_params(config), jnp.asarray([4, 2])
+    prompts, seen = random_tokens(config, 2, 4), random_tokens(config, 6, 3, seed=1)
+    model = Decoder(config)
+
+    def shared(params):
+        last, cache = model.apply({"params": params}, prompts, lengths, 7, method="prefill")
+        cache = caches.repeat(cache, 3)
+        hidden, _ = model.apply({"params": params}, seen, cache, method="extend")
+        return jnp.concatenate([jnp.repeat(last, 3, axis=0)[:, None], hidden], axis=1)
+
+    def whole(params):
+        rows = jnp.concatenate([jnp.repeat(prompts, 3, axis=0), seen], axis=1)
+        positions, ids = decoder_lib.left_padded(7, jnp.repeat(lengths, 3) + 3)
+        return model.apply({"params": params}, rows, positions, ids, method="hidden")[:, -4:]
+
+    weights = np.random.default_rng(2).normal(size=(6, 4, config.hidden_size))
+
+    def run(hidden):
+        def loss(params):
+            y = hidden(params)
+            return jnp.mean(weights * y), y
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (expected, y), (actual, other) = run(whole), run(shared)
+    np.testing.assert_allclose(other, y, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), expected, actual)
+    assert min(jnp.abs(leaf).max() for leaf in jax.tree.leaves(actual["layer_0"])) > 1e-6
+
+
+@both
 def test_greedy_completions_are_the_argmax_of_the_whole_row(config):
     params, lengths = random_params(config), np.asarray([5, 1, 3])
     prompts = np.asarray(random_tokens(config, 3, 5, seed=4))

@@ -221,8 +221,8 @@ def test_segments_and_padding(name):
 
 @pytest.mark.parametrize("name", [*RULES, "grouped", "no_conv", "wide_conv", "negative_gdn2"])
 def test_prefill_and_steps_equal_the_whole_row(name):
-    """Left-padded rows of 5, 2 and 1 tokens, padding poisoned, then four steps."""
-    config, lengths, steps = CASES[name], (5, 2, 1), 4
+    """Left-padded rows of 5, 2 and 1 tokens, padding poisoned; two steps, then three tokens."""
+    config, lengths, steps = CASES[name], (5, 2, 1), 5
     params = random_params(config)
     rows, _ = inputs(max(lengths) + steps, batch=3)
     expected = forward(config, params, rows)
@@ -237,11 +237,15 @@ def test_prefill_and_steps_equal_the_whole_row(name):
     heads, value_heads, key_dim, value_dim = config.sizes(WIDTH)
     assert cache.key.shape == (3, taps, heads * key_dim)
     assert cache.state.shape == (3, value_heads, key_dim, value_dim)
-    for t in range(steps):
-        for i, n in enumerate(lengths):
-            np.testing.assert_allclose(y[i, -1], expected[i, n - 1 + t], atol=3e-6)
-        x = jnp.stack([row[n + t] for row, n in zip(rows, lengths, strict=True)])[:, None]
-        y, cache = compiled(config, "step")(variables, x, nowhere[:, :1], cache, None)
+    actual, t = [y[:, -1:]], 0
+    for count in (1, 1, 3):
+        x = jnp.stack([row[n + t : n + t + count] for row, n in zip(rows, lengths, strict=True)])
+        y, cache = compiled(config, "step")(variables, x, nowhere[:, :count], cache, None)
+        actual.append(y)
+        t += count
+    for i, n in enumerate(lengths):
+        y = jnp.concatenate([part[i] for part in actual])
+        np.testing.assert_allclose(y, expected[i, n - 1 : n + steps], atol=3e-6)
 
 
 def test_bfloat16_keeps_gates_and_state_in_float32():
