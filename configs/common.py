@@ -4,16 +4,18 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 # Parameters split over the "data" axis and gathered when used (ZeRO-3 style); over "model" the
-# attention heads and the feed-forward width. Axes that the mesh lacks count as one device.
+# heads of attention and gated-delta layers and the feed-forward width. Axes that the mesh lacks
+# count as one device.
 SHARDED = (
-    (r"(query|key|value|gate|up)/kernel$", ("data", "model")),
+    (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", ("data", "model")),
     (r"(output|down)/kernel$", ("model", "data")),
+    (r"reduce/kernel$", ("data",)),
     (r"embedding$", ("model", "data")),
     (r".*", ()),
 )
 # For decoding: split over "model" alone, so that no step waits for parameters.
 DECODING = (
-    (r"(query|key|value|gate|up)/kernel$", (None, "model")),
+    (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", (None, "model")),
     (r"(output|down)/kernel$", ("model", None)),
     (r"embedding$", ("model", None)),
     (r".*", ()),

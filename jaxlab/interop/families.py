@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jaxlab.interop import rope_json
 from jaxlab.interop.safetensors_io import CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
+from jaxlab.nn.rope import Rope
 
 Family = Literal["llama", "qwen2", "qwen3"]
 ARCHITECTURES: dict[Family, str] = {
@@ -84,6 +85,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     Raises:
         CheckpointFormatError: no family has this model's combination of parts.
     """
+    rope = _rope_of(config)
     family = family_of(config)
     data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
     data |= {key: getattr(config, field) for key, field in _SIZES.items()}
@@ -100,7 +102,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
         data["mlp_bias"] = config.mlp_bias
     else:
         data["use_sliding_window"] = False
-    data |= rope_json.write(config.rope)
+    data |= rope_json.write(rope)
     _check_round_trip(config, data, family)
     return data
 
@@ -153,6 +155,21 @@ def _refuse(data: Mapping[str, Any], family: Family) -> None:
             )
 
 
+def _rope_of(config: DecoderConfig) -> Rope:
+    """The model's rotary part, after a look at the parts that no family goes without."""
+    others = [
+        (set(config.pattern) != {"attention"}, f"pattern={config.pattern!r}"),
+        (config.intermediate_size == 0, "intermediate_size=0"),
+        (config.rope is None, "rope=None"),
+    ]
+    found = [part for has, part in others if has]
+    if found or config.rope is None:
+        raise CheckpointFormatError(
+            f"no HuggingFace family has this model: none that is written has {', '.join(found)}"
+        )
+    return config.rope
+
+
 def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: Family) -> None:
     back = from_json(data)
     lost = [
@@ -162,7 +179,8 @@ def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: Famil
         and getattr(back, field.name) != getattr(config, field.name)
         # Rules ignore each other's fields, so only the frequencies themselves have to survive.
         and not (
-            field.name == "rope" and rope_json.write(back.rope) == rope_json.write(config.rope)
+            field.name == "rope"
+            and rope_json.write(_rope_of(back)) == rope_json.write(_rope_of(config))
         )
     ]
     if lost:

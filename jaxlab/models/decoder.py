@@ -4,15 +4,16 @@ Parameters are a plain nested dict:
 
     embed/embedding [V, d]
     layer_0 ... layer_{L-1}      or, with scan_layers, layers/block_0 ... with a leading axis
-      mixer_norm/scale [d]       mixer/{query,key,value,output}/kernel [in, out] (and bias [out])
-      mlp_norm/scale [d]         mlp/{gate,up,down}/kernel [in, out]
+      mixer_norm/scale [d]       mixer/{query,key,value,output}/kernel [in, out] (and bias [out]),
+                                 and what else the mixer has (jaxlab.nn.delta)
+      mlp_norm/scale [d]         mlp/{gate,up,down}/kernel [in, out]; absent with width 0
     final_norm/scale [d]
     unembed/embedding [V, d]     absent when the embeddings are tied
 """
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,8 @@ import jax.numpy as jnp
 
 from jaxlab.nn.attention import Attention, Span
 from jaxlab.nn.block import Block
+from jaxlab.nn.delta import GatedDelta
+from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.linear import Embedding
 from jaxlab.nn.mlp import SwiGLU
 from jaxlab.nn.norm import RMSNorm
@@ -35,20 +38,23 @@ class DecoderConfig:
     Attributes:
         vocab_size: V, rows of the embedding table.
         hidden_size: d, width of the residual stream.
-        intermediate_size: width inside the feed-forward layer.
+        intermediate_size: width inside the feed-forward layer; 0 means layers without one.
         num_layers: L.
-        num_heads: H, query heads.
-        num_kv_heads: KV, key and value heads; divides H.
+        num_heads: H, query heads of the attention layers.
+        num_kv_heads: KV, their key and value heads; divides H.
         head_dim: D; None means d / H.
-        pattern: mixers of consecutive layers, repeated down the stack.
-        rope: rotary frequencies.
+        pattern: mixers of consecutive layers, repeated down the stack: softmax "attention", or the
+            gated "delta" rule.
+        delta: sizes and switches of the delta layers; None where there are none.
+        rope: rotary frequencies of the attention layers; None means none (NoPE).
         norm_eps: of every RMSNorm.
         qkv_bias: whether query, key and value projections have biases (Qwen2).
         output_bias: whether the attention's output projection has one.
         mlp_bias: whether the feed-forward layers have biases.
         qk_norm: RMSNorm on each query and key head (Qwen3).
         tie_embeddings: whether the embedding table is also the unembedding matrix.
-        max_position: context length in tokens; prompts and completions must fit.
+        max_position: context length in tokens; prompts and completions must fit. Delta layers have
+            a state of fixed size, so that without attention a large one costs nothing.
         dtype: compute dtype of the matmuls; logits, softmax and norms are float32.
         param_dtype: storage dtype.
         scan_layers: store the layers stacked and run them with lax.scan: compile time does not grow
@@ -60,11 +66,12 @@ class DecoderConfig:
     hidden_size: int
     intermediate_size: int
     num_layers: int
-    num_heads: int
-    num_kv_heads: int
+    num_heads: int = 0
+    num_kv_heads: int = 0
     head_dim: int | None = None
-    pattern: tuple[Literal["attention"], ...] = ("attention",)
-    rope: Rope = dataclasses.field(default_factory=Rope)
+    pattern: tuple[Literal["attention", "delta"], ...] = ("attention",)
+    delta: DeltaConfig | None = None
+    rope: Rope | None = dataclasses.field(default_factory=Rope)
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     output_bias: bool = False
@@ -79,6 +86,32 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Fill in head_dim and refuse sizes that do not fit together."""
+        if not self.pattern or self.num_layers % len(self.pattern):
+            raise ValueError(
+                f"num_layers {self.num_layers} is no multiple of the pattern's "
+                f"{len(self.pattern)} layers"
+            )
+        if "attention" in self.pattern:
+            self._check_attention()
+        if "delta" in self.pattern and self.delta is None:
+            raise ValueError(
+                f"the pattern {self.pattern} has delta layers, but delta is not given: give for "
+                "example delta={'rule': 'fg2'}"
+            )
+        if self.delta is not None:
+            if "delta" not in self.pattern:
+                raise ValueError(
+                    f"delta is given, but the pattern {self.pattern} has no delta layers: add one, "
+                    "or drop delta"
+                )
+            self.delta.sizes(self.hidden_size)
+
+    def _check_attention(self) -> None:
+        if self.num_heads < 1 or self.num_kv_heads < 1:
+            raise ValueError(
+                f"num_heads is {self.num_heads} and num_kv_heads {self.num_kv_heads}: attention "
+                "layers need at least one of each"
+            )
         if self.head_dim is None:
             if self.hidden_size % self.num_heads:
                 raise ValueError(
@@ -89,11 +122,6 @@ class DecoderConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"
-            )
-        if self.num_layers % len(self.pattern):
-            raise ValueError(
-                f"num_layers {self.num_layers} is no multiple of the pattern's "
-                f"{len(self.pattern)} layers"
             )
 
 
@@ -263,8 +291,9 @@ def _block(config: DecoderConfig, kind: str, name: str | None = None) -> Block:
     c = config
     # parent=None: the block adopts its parts; otherwise whoever calls this would.
     types: dict[str, Any] = {"dtype": c.dtype, "param_dtype": c.param_dtype, "parent": None}
-    # Each layer adds two terms to the residual stream; this keeps its variance near 1 (GPT-2).
-    scale = (2 * c.num_layers) ** -0.5
+    # Each layer adds so many terms to the residual stream; this keeps its variance near 1 (GPT-2).
+    terms = 2 if c.intermediate_size else 1
+    scale = (terms * c.num_layers) ** -0.5
     mixers = {
         "attention": lambda: Attention(
             model_dim=c.hidden_size,
@@ -279,9 +308,18 @@ def _block(config: DecoderConfig, kind: str, name: str | None = None) -> Block:
             output_init_scale=scale,
             **types,
         ),
+        "delta": lambda: GatedDelta(
+            model_dim=c.hidden_size,
+            config=cast(DeltaConfig, c.delta),
+            norm_eps=c.norm_eps,
+            output_init_scale=scale,
+            **types,
+        ),
     }
     block = nn.remat(Block) if c.remat and not c.scan_layers else Block
-    mlp = SwiGLU(c.intermediate_size, c.mlp_bias, scale, **types)
+    mlp = None
+    if c.intermediate_size:
+        mlp = SwiGLU(c.intermediate_size, c.mlp_bias, scale, **types)
     return block(mixers[kind](), mlp, c.norm_eps, c.param_dtype, name=name)
 
 

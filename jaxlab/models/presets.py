@@ -1,6 +1,7 @@
-"""Named decoder sizes: published models, and two that a CPU trains in seconds.
+"""Named decoder sizes: published models, and three that a CPU trains in seconds.
 
 config = presets.decoder("qwen3-0.6b", dtype="bfloat16", scan_layers=True)
+config = presets.decoder("fg2-gdn-340m", delta=DeltaConfig(rule="fg2_plus"))
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ import difflib
 from typing import Any
 
 from jaxlab.models.decoder import DecoderConfig
+from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 
 _QWEN3: dict[str, Any] = {
@@ -17,6 +19,26 @@ _QWEN3: dict[str, Any] = {
     "rope": Rope(theta=1e6),
     "qk_norm": True,
     "max_position": 40_960,
+}
+
+# Three gated-delta layers, then one of full attention, as the FG2-GDN paper's models alternate; in
+# one place it has them the other way round, and this is the way of Kimi Linear and Qwen3-Next. From
+# the paper are also the names, the context length and SlimPajama (whose usual tokenizer is Llama
+# 2's). Reconstructed, because it does not give them: widths, depth and heads, which are those that
+# models called 340M and 1.3B have in flash-linear-attention, and tied embeddings.
+_HYBRID: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "num_layers": 24,
+    "head_dim": 128,
+    "pattern": ("delta", "delta", "delta", "attention"),
+    "tie_embeddings": True,
+    "max_position": 8192,
+}
+_HYBRID_340M: dict[str, Any] = _HYBRID | {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_heads": 8,
+    "num_kv_heads": 8,
 }
 
 DECODERS: dict[str, DecoderConfig] = {
@@ -78,6 +100,22 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         max_position=131_072,
     ),
+    # FG2-GDN, arXiv 2604.19021, at the paper's two sizes: 15 and 100 billion tokens. See above.
+    "fg2-gdn-340m": DecoderConfig(delta=DeltaConfig(rule="fg2"), **_HYBRID_340M),
+    "fg2-gdn-1.3b": DecoderConfig(
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_heads=16,
+        num_kv_heads=16,
+        delta=DeltaConfig(rule="fg2"),
+        **_HYBRID,
+    ),
+    # What it is compared with. GDN has 3/4 of the width in keys and twice that in values
+    # (arXiv 2412.06464, as in its released layer).
+    "kda-340m": DecoderConfig(delta=DeltaConfig(rule="kda"), **_HYBRID_340M),
+    "gdn-340m": DecoderConfig(
+        delta=DeltaConfig(rule="gdn", head_dim=256, num_heads=3, expand_value=2.0), **_HYBRID_340M
+    ),
     # Shaped like Qwen3.
     "tiny": DecoderConfig(
         vocab_size=256,
@@ -101,6 +139,18 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         max_position=1024,
     ),
+    "fg2-tiny": DecoderConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=4,
+        num_heads=2,
+        num_kv_heads=2,
+        pattern=("delta", "delta", "delta", "attention"),
+        delta=DeltaConfig(rule="fg2", head_dim=16),
+        tie_embeddings=True,
+        max_position=1024,
+    ),
 }
 
 
@@ -120,7 +170,7 @@ def decoder(name: str, **overrides: Any) -> DecoderConfig:
             raise ValueError(f"DecoderConfig has no field {field!r}; {_nearest(field, fields)}")
     named = DECODERS[name]
     resized = {"hidden_size", "num_heads"} & overrides.keys()
-    if resized and named.head_dim == named.hidden_size // named.num_heads:
+    if resized and named.head_dim == named.hidden_size // max(named.num_heads, 1):
         overrides.setdefault("head_dim", None)
     return dataclasses.replace(named, **overrides)
 

@@ -17,7 +17,7 @@ class KVCache(NamedTuple):
     """Keys and values of the tokens so far, head-major: decoding reads each head's run at once.
 
     Attributes:
-        key: [B, KV, S, D], rotated.
+        key: [B, KV, S, D], rotated where the layer has rotary positions.
         value: [B, KV, S, D].
     """
 
@@ -103,13 +103,17 @@ def cached_attention(query: jax.Array, cache: KVCache, span: Span) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Projections, optional QK-norm (Qwen3), rotary positions, attention, output projection."""
+    """Projections, optional QK-norm (Qwen3), rotary positions, attention, output projection.
+
+    Without rope (None) the mask alone tells the order: NoPE (Kazemnejad et al. 2023), as in the
+    full-attention layers of Kimi Linear, where the linear ones know positions.
+    """
 
     model_dim: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope: Rope
+    rope: Rope | None
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
@@ -166,13 +170,15 @@ class Attention(nn.Module):
     def _project(
         self, x: jax.Array, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Query [B, T, H, D], key and value [B, T, KV, D]; query and key rotated."""
+        """Query [B, T, H, D], key and value [B, T, KV, D]; with rope the first two are rotated."""
         split = (*x.shape[:-1], -1, self.head_dim)
         query = self.query(x).reshape(split)
         key = self.key(x).reshape(split)
         value = self.value(x).reshape(split)
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
+        if self.rope is None:
+            return query, key, value
         cos, sin = angles(self.rope, self.head_dim, positions)
         return rotate(query, cos, sin), rotate(key, cos, sin), value
 

@@ -10,12 +10,12 @@ from jaxlab.nn.norm import RMSNorm
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)).
+    """x + mixer(norm(x)), then x + mlp(norm(x)) where there is an mlp.
 
     Attributes:
         mixer: a module with `__call__(x, positions, segment_ids)`, `prefill` and `step` as
             `jaxlab.nn.attention.Attention` has them; its cache is its own affair.
-        mlp: a module [B, T, d] -> [B, T, d].
+        mlp: a module [B, T, d] -> [B, T, d]; None for a block of the mixer alone.
         norm_eps: of both norms.
         param_dtype: of both norms' scales.
     """
@@ -28,7 +28,8 @@ class Block(nn.Module):
     def setup(self) -> None:
         """Create the norms."""
         self.mixer_norm = RMSNorm(self.norm_eps, self.param_dtype)
-        self.mlp_norm = RMSNorm(self.norm_eps, self.param_dtype)
+        if self.mlp is not None:
+            self.mlp_norm = RMSNorm(self.norm_eps, self.param_dtype)
 
     def __call__(
         self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
@@ -52,4 +53,4 @@ class Block(nn.Module):
         return self._feed_forward(x + y), cache
 
     def _feed_forward(self, x: jax.Array) -> jax.Array:
-        return x + self.mlp(self.mlp_norm(x))
+        return x if self.mlp is None else x + self.mlp(self.mlp_norm(x))

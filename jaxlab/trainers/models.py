@@ -181,7 +181,10 @@ def _from_run(path: pathlib.Path, spec: Model) -> Source:
 
     def load(mesh: Mesh, rules: Rules) -> Params:
         with Checkpointer(path / "checkpoints") as checkpointer:
-            params = checkpointer.restore_params(dtype=config.param_dtype)
+            params = checkpointer.restore_params()
+        # By leaf: some stay float32 whatever param_dtype is.
+        wanted = abstract_params(dataclasses.replace(stored, param_dtype=config.param_dtype))
+        params = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), params, wanted)
         if config.scan_layers != stored.scan_layers:
             params = (rescan if config.scan_layers else unscan)(stored, params)[1]
         return jax.device_put(params, sharding_lib.infer(params, rules, mesh))

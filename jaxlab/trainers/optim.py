@@ -21,7 +21,8 @@ class Optim:
         warmup_steps: linear from zero.
         final_fraction: of the peak, at the last step.
         weight_decay: decoupled, times the learning rate.
-        no_decay: patterns of parameter paths without weight decay.
+        no_decay: patterns of parameter paths without weight decay; biases include the dt_bias of
+            gated-delta layers.
         b1, b2, eps: AdamW's.
         clip_norm: largest global norm of the gradient; None means no clipping.
         muon_matrices: patterns of the parameter paths that Muon orthogonalises.
@@ -33,7 +34,7 @@ class Optim:
     warmup_steps: int = 0
     final_fraction: float = 0.0
     weight_decay: float = 0.01
-    no_decay: tuple[str, ...] = (r"bias$", r"scale$")
+    no_decay: tuple[str, ...] = (r"bias$", r"scale$", r"A_log$")
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8

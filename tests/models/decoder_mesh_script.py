@@ -1,4 +1,4 @@
-"""Run by decoder_test: the decoder on a mesh of eight host devices, against one device."""
+"""Run by decoder_test: decoders on a mesh of eight host devices, against one device."""
 
 import re
 
@@ -8,8 +8,12 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from configs import common
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
+from jaxlab.nn.delta_config import DeltaConfig
+from jaxlab.runtime.sharding import infer
+from jaxlab.sampling import SamplingConfig, generate
 
 CONFIG = presets.decoder("tiny", num_heads=8, num_kv_heads=4, scan_layers=True)
 # Megatron's split over "model", and FSDP's over "data".
@@ -51,6 +55,50 @@ def main():
     # hands the model to the partitioner.
     automatic = jax.sharding.auto_axes(model.apply, out_sharding=P("data"))
     check("explicit", AxisType.Explicit, automatic)
+    check_hybrid()
+
+
+def check_hybrid():
+    """A hybrid by the rules of the configs: logits, gradients and completions."""
+    delta = DeltaConfig(rule="fg2_plus", head_dim=8, num_value_heads=8)
+    # Not the usual norm_eps: a head that reads next to nothing would be scaled up with its rounding
+    # errors, and gradients with it.
+    config = presets.decoder("fg2-tiny", num_heads=4, num_kv_heads=4, norm_eps=1e-2, delta=delta)
+    model = Decoder(config)
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, config.vocab_size, (4, 20)))
+    segment_ids = jnp.asarray(np.repeat([[1, 2, 0]], 4, 0).repeat([7, 10, 3], 1))
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    sampling = SamplingConfig(max_new_tokens=5, num_samples=2, temperature=0.0)
+
+    def loss(params, tokens, segment_ids):
+        logits = model.apply({"params": params}, tokens, None, segment_ids)
+        return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0] ** 2), logits
+
+    def run(params, tokens, segment_ids):
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, logits), slopes = gradient(params, tokens, segment_ids)
+        lengths = jnp.asarray([20, 3, 1, 11])
+        out = generate(model, params, tokens, lengths, jax.random.key(0), sampling)
+        return logits, slopes, out.tokens
+
+    expected = run(params, tokens, segment_ids)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rows = NamedSharding(mesh, P("data"))
+    for name in ("SHARDED", "DECODING"):
+        placed = jax.device_put(params, infer(params, getattr(common, name), mesh))
+        batch = jax.device_put((tokens, segment_ids), rows)
+        with jax.set_mesh(mesh):
+            actual = run(placed, *batch)
+        for one, other in zip(expected[:2], actual[:2], strict=True):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+        np.testing.assert_array_equal(expected[2], actual[2])
+        print(f"hybrid {name}")
+    # The heads stay where they are: partial sums are added up, and nothing else is exchanged.
+    with jax.set_mesh(mesh):
+        forward = jax.jit(lambda *args: loss(*args)[1]).lower(placed, *batch).compile().as_text()
+    exchanged = set(re.findall(r" (all-\w+|collective-permute|reduce-scatter)\(", forward))
+    assert exchanged == {"all-reduce"}, exchanged
 
 
 if __name__ == "__main__":

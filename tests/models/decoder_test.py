@@ -339,7 +339,7 @@ def test_head_dim_follows_from_the_width():
 
 
 def test_eight_devices_give_the_logits_of_one():
-    """Automatic and explicit axes, each in one process with eight host devices."""
+    """Automatic and explicit axes, and a hybrid, in one process with eight host devices."""
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
@@ -349,4 +349,4 @@ def test_eight_devices_give_the_logits_of_one():
         [sys.executable, MESH_SCRIPT], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == ["auto", "explicit"]
+    assert done.stdout.splitlines() == ["auto", "explicit", "hybrid SHARDED", "hybrid DECODING"]

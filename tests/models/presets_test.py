@@ -30,6 +30,24 @@ def parameter_count(config):
         # By hand: table 256 * 32, two layers of attention 32 * (32 + 2 * 16 + 32), MLP 3 * 32 * 64,
         # norms 2 * 32 + 2 * 8, and the last norm.
         ("tiny", 8192 + 2 * (3072 + 6144 + 80) + 32),
+        # By hand, a layer without mlp and its norm: query, key, value, output; three convolutions
+        # of 4; the decay through 16 channels, A_log 2, dt_bias 32; the erase gate; the output gate
+        # through 16 with its bias; the heads' norm; the norm before. Then attention.
+        (
+            "fg2-tiny",
+            8192
+            + 3 * (4 * 1024 + 3 * 4 * 32 + 2 * 512 + 2 + 32 + 1024 + 2 * 512 + 32 + 16 + 32)
+            + (4 * 1024 + 32)
+            + 4 * (6144 + 32)
+            + 32,
+        ),
+        # The same sums with d = 1024 or 2048, 18 layers of the one and 6 of the other kind.
+        ("fg2-gdn-340m", 32_769_024 + 18 * 5_781_640 + 6 * 4_194_304 + 24 * 8_652_800),
+        ("fg2-gdn-1.3b", 65_538_048 + 18 * 22_048_912 + 6 * 16_777_216 + 24 * 34_607_104),
+        # 8 numbers per token instead of 1024 for the erase gate.
+        ("kda-340m", 32_769_024 + 18 * 4_741_256 + 6 * 4_194_304 + 24 * 8_652_800),
+        # Keys of 3 x 256, values of 3 x 512: 6 d^2 and little more.
+        ("gdn-340m", 32_769_024 + 18 * (6 * 2**20 + 18_950) + 6 * 4_194_304 + 24 * 8_652_800),
     ],
 )
 def test_parameter_counts(name, count):

@@ -4,6 +4,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.nn.delta import GatedDelta
+from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.trainers import optim
 from jaxlab.trainers.state import apply_gradients, create
 
@@ -59,6 +61,23 @@ def test_no_decay_is_a_choice():
     updates = _update(config, _zeros())
     np.testing.assert_array_equal(updates["embed"]["embedding"], 0.0)
     np.testing.assert_allclose(updates["layer_0"]["mlp_norm"]["scale"], -0.1, rtol=1e-6)
+
+
+def test_decay_spares_the_rates_of_delta_layers():
+    """Of a real layer: A_log, dt_bias, biases and norms stay; everything else is decayed."""
+    layer = GatedDelta(6, DeltaConfig(rule="fg2_plus", head_dim=3))
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 2, 6)), jnp.zeros((1, 2)))
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
+    params = {"layer_0": {"mixer": ones}}
+    updates = _update(optim.Optim(learning_rate=0.1, weight_decay=0.5), _zeros(params), params)
+    spared = {
+        optim.path_string(path).removeprefix("layer_0/mixer/")
+        for path, update in jax.tree_util.tree_leaves_with_path(updates)
+        if not np.any(update)
+    }
+    assert spared == {
+        "decay/A_log", "decay/dt_bias", "gate/expand/bias", "output_norm/scale"
+    }  # fmt: skip
 
 
 def test_the_first_step_of_adamw_is_the_sign_of_the_gradient():

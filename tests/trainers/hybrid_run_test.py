@@ -1,0 +1,72 @@
+"""Models with gated-delta layers through the doors: fine-tuned, distilled, read again, refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab import train
+from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.mesh import make_mesh
+from jaxlab.trainers import models
+from jaxlab.trainers.exporting import export
+from jaxlab.trainers.settings import Model
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 0,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "pattern": ["delta", "attention"],
+    "delta": {"rule": "fg2_plus", "head_dim": 8},
+    "max_position": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def tuned(config, tmp_path_factory):
+    """The work directory of two steps of fine-tuning on the modular sum."""
+    workdir = tmp_path_factory.mktemp("tuned")
+    stage = config("aopd_modsum", "tiny")["stages"]["teacher"]
+    stage["model"] = {"sizes": SIZES}
+    stage["batch_size"] = 8
+    train.train(stage, workdir)
+    return workdir
+
+
+def test_a_hybrid_distils_a_linear_model(config, tuned, tmp_path):
+    stage = config("aopd_modsum", "tiny")["stages"]["aopd"]
+    stage["teacher"] = {"path": str(tuned)}
+    linear = {"pattern": ["delta"], "num_heads": 0, "num_kv_heads": 0, "scan_layers": True}
+    stage["student"] = {"sizes": SIZES | linear | {"delta": {"rule": "kda", "head_dim": 8}}}
+    stage["rollout"] |= {"prompts": 2, "samples": 2}
+    train.train(stage, tmp_path)
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 2
+    assert models.read_run(tmp_path).delta.rule == "kda"
+
+
+def test_a_run_is_read_in_another_dtype_and_layout(tuned):
+    with Checkpointer(tuned / "checkpoints") as checkpointer:
+        stored = checkpointer.restore_params()
+    spec = Model(path=str(tuned), sizes={"param_dtype": "bfloat16", "scan_layers": True})
+    source = models.find(spec, "model", vocab_size=None, seed=0)
+    params = source.load(make_mesh({"data": 1}), ((".*", ()),))
+    expected = source.abstract_params()
+    kinds = [jax.tree.map(lambda x: (x.dtype, x.shape), tree) for tree in (params, expected)]
+    assert kinds[0] == kinds[1]
+    mixer = params["layers"]["block_0"]["mixer"]
+    assert mixer["query"]["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        mixer["decay"]["A_log"][0], stored["layer_0"]["mixer"]["decay"]["A_log"]
+    )
+
+
+def test_export_says_that_no_family_has_it(tuned, tmp_path):
+    with pytest.raises(
+        CheckpointFormatError, match="no HuggingFace family has this model"
+    ) as error:
+        export(tuned, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
