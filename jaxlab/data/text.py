@@ -33,8 +33,8 @@ class Text:
     Attributes:
         train: a .jsonl file, or a text file.
         valid: the same for validation; None holds out the end of `train`.
-        held_out: share of `train` to hold out: of its documents (jsonl) or its characters, up to
-            the next line.
+        held_out: share of `train` to hold out: of its documents (jsonl) or its characters, rounded
+            up to whole documents or lines.
         field: of a jsonl row.
         tokenizer: a directory with tokenizer.json; "bpe" or "char" trains one, of the training text
             for bpe, of all characters of both files for char. None: the model's own, or else bpe.
@@ -224,7 +224,7 @@ def _hold_out(documents: list[str], share: float, name: str) -> tuple[list[str],
         train, test = documents[:kept], documents[kept:]
     else:
         (document,) = documents
-        at = document.find("\n", int((1 - share) * len(document))) + 1
+        at = document.rfind("\n", 0, int((1 - share) * len(document))) + 1
         train, test = [document[:at]], [document[at:]]
     if not all(part and part[0] for part in (train, test)):
         raise ValueError(

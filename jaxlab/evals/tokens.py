@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.data.tasks.tokens import TokenBatch, TokenSource
 from jaxlab.losses import chunked_vocab
+from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 
@@ -120,7 +121,9 @@ class TokenEvaluator:
         hidden: Any = self._decoder.apply(
             {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
         )
-        stats = chunked_vocab.token_statistics(hidden, unembedding(params), batch.targets)
+        _, stats = chunked_vocab.cross_entropy(
+            hidden, unembedding(params), batch.targets, batch.mask, summary=per_token
+        )
         mask = batch.mask.astype(np.float32)
         sums = {name: (values * mask).sum(0) for name, values in stats.items()}
         wrong = ((1 - stats["accuracy"]) * mask).sum(1)

@@ -122,41 +122,6 @@ def token_logp(
     return chunks.merge(logp, tokens.shape), chunks.merge(entropy, tokens.shape)
 
 
-def token_statistics(
-    hidden: jax.Array,
-    unembedding: jax.Array,
-    tokens: jax.Array,
-    *,
-    vocab_size: int | None = None,
-    chunk_size: int | None = None,
-) -> Arrays:
-    """The statistics of `cross_entropy.token_cross_entropy` for each token, for evaluations.
-
-    Args:
-        hidden: float [B, T, d].
-        unembedding: float [V, d].
-        tokens: int [B, T].
-        vocab_size: number of leading rows of `unembedding` that are words; None: all.
-        chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
-
-    Returns:
-        `nll` (in nats), `accuracy` and `student_entropy` (in nats), each float32 [B, T]. Not
-        differentiable.
-    """
-    chex.assert_rank(hidden, 3)
-    chex.assert_shape(tokens, hidden.shape[:2])
-    words = _words(vocab_size, unembedding)
-    chunks = _Chunks.of(tokens.size, chunk_size, words)
-    _, stats = _scan_losses(
-        _CrossEntropy(temperature=1.0, z_loss=0.0, label_smoothing=0.0),
-        chunks.split(hidden),
-        unembedding[:words],
-        {},
-        {"tokens": chunks.split(tokens)},
-    )
-    return {name: chunks.merge(values, tokens.shape) for name, values in stats.items()}
-
-
 def distill(
     method: Method,
     student_hidden: jax.Array,

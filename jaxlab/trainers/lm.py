@@ -13,15 +13,13 @@ from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.tokens import TokenBatch, TokenSource
 from jaxlab.evals.tokens import TokenEval, TokenEvaluator, label
 from jaxlab.losses import chunked_vocab
-from jaxlab.losses.divergences import at_least_float32
+from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.trainers import models, optim, state
+from jaxlab.trainers import microbatch, models, optim, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Mesh, Model, Train
 from jaxlab.trainers.token_data import Opened, TokenData
-
-Gradients = tuple[jax.Array, dict[str, jax.Array], Params]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +35,6 @@ class Lm:
         mesh: devices.
         seed: of parameters and data order.
         batch_size: rows per step.
-        microbatches: parts of a batch that are read one after the other, to save memory; the
-            gradient is that of the whole batch.
         z_loss: weight of log(Z)^2 (PaLM, section 5).
         title: heading of the report.
         trainer: names this trainer in a config.
@@ -52,17 +48,15 @@ class Lm:
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
     batch_size: int = 64
-    microbatches: int = 1
     z_loss: float = 0.0
     title: str | None = None
     trainer: Literal["lm"] = "lm"
 
     def __post_init__(self) -> None:
-        """Refuse batches that cannot be split, and settings that the task does not know."""
-        if self.batch_size < 1 or self.microbatches < 1 or self.batch_size % self.microbatches:
-            raise ValueError(
-                f"microbatches: {self.microbatches} does not divide a batch of {self.batch_size}"
-            )
+        """Refuse microbatches that do not divide the batch, and settings the task does not know."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        self.train.parts(self.batch_size)
         for i, setting in enumerate(self.eval.settings):
             self.data.settings(setting, f"eval.settings[{i}]")
 
@@ -79,56 +73,37 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     _check_lengths(every, source.config)
     models.describe(workdir, source, data.tokenizer)
     decoder = Decoder(source.config)
-    host_batch_slice(config.batch_size // config.microbatches, mesh)
+    host_batch_slice(config.batch_size, mesh)
     optimizer = optim.make(config.optim, config.train.steps)
     abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     evaluator = TokenEvaluator(decoder, sources, config.eval, mesh)
     rate = optim.schedule(config.optim, config.train.steps)
-
-    def loss_fn(params: Params, batch: TokenBatch, targets: jax.Array):
-        hidden: Any = decoder.apply(
-            {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
-        )
-        return chunked_vocab.cross_entropy(
-            hidden,
-            unembedding(params),
-            batch.targets,
-            batch.mask,
-            z_loss=config.z_loss,
-            denominator=targets,
-        )
-
-    def gradients(params: Params, batch: TokenBatch) -> Gradients:
-        """Of the mean over all targets of the batch."""
-        targets = batch.mask.sum()
-
-        def part(rows: TokenBatch) -> Gradients:
-            (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                params, rows, targets
-            )
-            # Means over the part's targets become its share of the means over all.
-            share = rows.mask.sum() / jnp.maximum(targets, 1)
-            metrics = {name: share * value for name, value in metrics.items() if name != "loss"}
-            return loss, metrics, jax.tree.map(at_least_float32, grads)
-
-        if config.microbatches == 1:
-            return part(batch)
-        parts = _split(batch, config.microbatches)
-        first = jax.tree.map(lambda rows: rows[0], parts)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, first))
-        sums, _ = jax.lax.scan(
-            lambda so_far, rows: (jax.tree.map(jnp.add, so_far, part(rows)), None), zeros, parts
-        )
-        return sums
+    parts = config.train.parts(config.batch_size)
 
     def update(current: state.TrainState, batch: TokenBatch):
-        loss, metrics, grads = gradients(current.params, batch)
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, current.params)
+        denominator = count(batch.mask, "token_mean")
+
+        def loss_of_part(params: Params, part: TokenBatch):
+            hidden: Any = decoder.apply(
+                {"params": params}, part.tokens, None, part.segment_ids, method="hidden"
+            )
+            return chunked_vocab.cross_entropy(
+                hidden,
+                unembedding(params),
+                part.targets,
+                part.mask,
+                z_loss=config.z_loss,
+                denominator=denominator,
+                summary=per_token,
+            )
+
+        (loss, stats), grads = microbatch.value_and_grad(loss_of_part, current.params, batch, parts)
         new, more = state.apply_gradients(
             current, grads, loss, optimizer, config.train.nonfinite == "skip"
         )
-        metrics |= more | {"loss": loss, "learning_rate": jnp.asarray(rate(current.step))}
+        metrics = summarise(loss, stats, batch.mask) | more
+        metrics["learning_rate"] = jnp.asarray(rate(current.step))
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -150,11 +125,6 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
         return Evaluation({f"eval/{name}": value for name, value in scores.items()})
 
     return Program(abstract, init, step, evaluate, ("loss", "accuracy"))
-
-
-def _split(batch: TokenBatch, parts: int) -> TokenBatch:
-    """[B, T] -> [parts, B / parts, T]; each device keeps its own rows of every part."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape((-1, parts, *x.shape[1:])), 1, 0), batch)
 
 
 def _check_lengths(sources: list[TokenSource], config: DecoderConfig) -> None:
