@@ -31,19 +31,15 @@ def get_config(variant: str = "") -> ConfigDict:
         return paper()
     if variant == "":
         config = base(length=2048, batch_size=128, examples=256)
-        config.model = linear(hidden_size=768, num_layers=12, num_heads=6, head_dim=128)
-        config.model.sizes |= {"dtype": "bfloat16", "remat": True, "scan_layers": True}
+        config.model = linear(768, 12, 6, 128, dtype="bfloat16", remat=True, scan_layers=True)
         config.data.options.vocab_size = 32_000
         config.train = common.train(10_000, eval_every=500, checkpoint_every=500, microbatch=32)
         config.optim = optim(1e-3, warmup_steps=500)
         config.mesh.rules = common.SHARDED
         return config
     tiny = variant == "tiny"
-    config = base(
-        length=16 if tiny else 128, batch_size=4 if tiny else 32, examples=8 if tiny else 512
-    )
-    heads = {"num_heads": 1, "head_dim": 8} if tiny else {"num_heads": 4, "head_dim": 32}
-    config.model = linear(hidden_size=16 if tiny else 128, num_layers=2 if tiny else 4, **heads)
+    config = base(16, 4, 8) if tiny else base(128, 32, 512)
+    config.model = linear(16, 2, 1, 8) if tiny else linear(128, 4, 4, 32)
     config.data.options.tokenizer = "char"
     steps = 2 if tiny else 2000
     config.train = common.train(
@@ -102,7 +98,9 @@ def base(length: int, batch_size: int, examples: int) -> ConfigDict:
     return config
 
 
-def linear(hidden_size: int, num_layers: int, num_heads: int, head_dim: int) -> ConfigDict:
+def linear(
+    hidden_size: int, num_layers: int, num_heads: int, head_dim: int, **more: object
+) -> ConfigDict:
     """FG2-GDN+ layers, each with a feed-forward layer of 8/3 the width."""
     return common.model(
         hidden_size=hidden_size,
@@ -112,9 +110,10 @@ def linear(hidden_size: int, num_layers: int, num_heads: int, head_dim: int) -> 
         num_kv_heads=num_heads,
         head_dim=head_dim,
         pattern=("delta",),
-        delta={"rule": "fg2_plus", "head_dim": head_dim},
+        delta={"rule": "fg2_plus", "num_heads": num_heads, "head_dim": head_dim},
         tie_embeddings=True,
         max_position=8192,
+        **more,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlab.data.tasks.tokens import TokenBatch, TokenSource
+from jaxlab.data.tasks.tokens import TokenSource
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, Params, unembedding
@@ -117,7 +117,8 @@ class TokenEvaluator:
             right_rows += float(right)
         return sums, right_rows, rows
 
-    def _sum(self, params: Params, batch: TokenBatch) -> tuple[dict[str, jax.Array], jax.Array]:
+    def _sum(self, params: Params, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Of a `TokenBatch` of device arrays, see `_read`: sums, and rows without a wrong target."""
         hidden: Any = self._decoder.apply(
             {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
         )

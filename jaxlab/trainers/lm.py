@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
-from jaxlab.data.tasks.tokens import TokenBatch, TokenSource
+from jaxlab.data.tasks.tokens import TokenSource
 from jaxlab.evals.tokens import TokenEval, TokenEvaluator, label
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
@@ -81,10 +81,10 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     rate = optim.schedule(config.optim, config.train.steps)
     parts = config.train.parts(config.batch_size)
 
-    def update(current: state.TrainState, batch: TokenBatch):
+    def update(current: state.TrainState, batch: Any):  # a TokenBatch of device arrays
         denominator = count(batch.mask, "token_mean")
 
-        def loss_of_part(params: Params, part: TokenBatch):
+        def loss_of_part(params: Params, part: Any):
             hidden: Any = decoder.apply(
                 {"params": params}, part.tokens, None, part.segment_ids, method="hidden"
             )

@@ -126,6 +126,7 @@ class Generated:
     def tokens_per_byte(self, split: Split) -> float | None:
         """None: there is no text."""
         del split
+        return None
 
 
 def generator(seed: int, i: int, split: Split) -> np.random.Generator:
