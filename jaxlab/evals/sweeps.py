@@ -72,16 +72,16 @@ def plot(finals: Finals) -> Any:
         return None
     figure, axes = plt.subplots(1, len(sweeps), figsize=(4.5 * len(sweeps), 3.6), squeeze=False)
     for axis, (options, settings) in zip(axes[0], sweeps.items(), strict=True):
-        ticks, places = _axis(list(settings))
+        ticks = [", ".join(values) for values in settings]
+        places = _places(list(settings))
         for method, rows in finals.items():
             whole = [row for row in rows if all(name in row for name in settings.values())]
             if whole:
                 values = np.array([[row[name] for name in settings.values()] for row in whole])
                 mean_line(axis, method, places, values)
-        if ticks is None:
+        if min(places) > 0:
             axis.set_xscale("log", base=2)
-        else:
-            axis.set_xticks(places, ticks)
+        axis.set_xticks(places, ticks)
         axis.set(xlabel=", ".join(options), title=next(iter(settings.values())).partition("@")[0])
         axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False)
@@ -97,12 +97,13 @@ def mean_line(axis: Any, name: str, x: Sequence[float], values: np.ndarray) -> N
         axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
 
 
-def _axis(settings: list[tuple[str, ...]]) -> tuple[list[str] | None, list[float]]:
-    """Tick labels (None: a scale of numbers will do) and places of the settings."""
+def _places(settings: list[tuple[str, ...]]) -> list[float]:
+    """Where the settings stand: at their number, or one after the other."""
     try:
-        places = [float(value) for (value,) in settings]
+        numbers = [float(value) for (value,) in settings]
     except ValueError:  # words, or several options at once
-        places = []
-    if places and min(places) > 0:
-        return None, places
-    return [", ".join(values) for values in settings], [float(i) for i in range(len(settings))]
+        numbers = []
+    # On a scale of powers there is no place for zero.
+    if numbers and min(numbers) > 0:
+        return numbers
+    return [float(i) for i in range(len(settings))]

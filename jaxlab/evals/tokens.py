@@ -118,7 +118,7 @@ class TokenEvaluator:
         return sums, right_rows, rows
 
     def _sum(self, params: Params, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Of a `TokenBatch` of device arrays, see `_read`: sums, and rows without a wrong target."""
+        """Of a `TokenBatch` of device arrays: see `_read`."""
         hidden: Any = self._decoder.apply(
             {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
         )

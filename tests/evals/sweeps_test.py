@@ -66,6 +66,8 @@ def test_a_panel_for_each_sweep():
     assert [line.get_label() for line in pairs.lines] == ["gdn", "kda"]
     np.testing.assert_array_equal(pairs.lines[0].get_xydata(), [[2, 0.8], [4, 0.6]])
     assert (pairs.get_xlabel(), pairs.get_title()) == ("num_pairs", "accuracy")
+    assert pairs.get_xscale() == "log"
+    assert [tick.get_text() for tick in pairs.get_xticklabels()] == ["2", "4"]
     assert [tick.get_text() for tick in groups.get_xticklabels()] == ["s3, 8", "s5, 8"]
 
 
