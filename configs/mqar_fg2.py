@@ -4,16 +4,18 @@ FG2-GDN (2604.19021) gives the delta rule a write strength per key channel, FG2-
 erased and one for what is written. The paper's own recall experiment is not public in its details;
 this is the associative recall of Zoology, small: 4 pairs of 16 keys and 16 values, asked at once,
 in two mixers of one head of 8 x 8 without feed-forward layers. Models are not matched in
-parameters, and one learning rate does not suit all: a single seed ranks nothing. Evaluated also
-with fewer and more pairs and on longer rows than trained. A guess among the four values in the row
-is right in 25 %, where attention without a convolution before it stays for long.
+parameters, and no one learning rate suits all: on seed 0, by which the demo's 3e-3 was chosen, FG2
+and FG2+ end above KDA at 3e-3 and below it at 1e-2, and GDN prefers 1e-2 on seed 1. So the study
+has both rates and several seeds; the demo ranks nothing. Evaluated also with fewer and more pairs
+and on longer rows than trained. A guess among the four values in the row is right in 25 %, where
+attention without a convolution before it stays for long.
 
     python -m jaxlab.train --config=configs/mqar_fg2.py --workdir=runs/mqar
     python -m jaxlab.train --config=configs/mqar_fg2.py:demo --workdir=runs/mqar_demo
 
-Variants: "" (five mixers, 5 seeds, 1000 steps), "demo" (one seed: minutes on a CPU), "zoology"
-(Zoology's own data: 8192 words, up to 64 pairs in 256 tokens, tested up to 256 pairs in 1024; for a
-GPU), "tiny" (two mixers, two steps, for tests).
+Variants: "" (five mixers, each at the "low" rate 3e-3 and the "high" 1e-2, 5 seeds, 1000 steps),
+"demo" (3e-3, one seed: minutes on a CPU), "zoology" (Zoology's own data: 8192 words, up to 64 pairs
+in 256 tokens, tested up to 256 pairs in 1024; for a GPU), "tiny" (two mixers, two steps, for tests).
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +24,7 @@ from configs import common
 
 RULES = ("gdn", "kda", "fg2", "fg2_plus")
 MIXERS = (*RULES, "attention")
+RATES = {"low": 3e-3, "high": 1e-2}
 VARIANTS = ("", "demo", "zoology", "tiny")
 
 
@@ -32,19 +35,25 @@ def get_config(variant: str = "") -> ConfigDict:
             f"configs/mqar_fg2.py has the variants demo, zoology and tiny, not {variant!r}"
         )
     config = ConfigDict({"title": "Multi-query associative recall", "stages": {}})
-    seeds, tiny = 5 if variant == "" else 1, variant == "tiny"
-    for seed in range(seeds):
-        for mixer in ("fg2_plus", "attention") if tiny else MIXERS:
-            stage = zoology(mixer) if variant == "zoology" else mini(mixer, tiny)
-            stage.seed = seed
-            config.stages[mixer if seeds == 1 else f"{mixer}_{seed}"] = stage
+    if variant == "":
+        for seed in range(5):
+            for mixer in MIXERS:
+                for name, rate in RATES.items():
+                    config.stages[f"{mixer}_{name}_{seed}"] = mini(mixer, rate, seed)
+        return config
+    for mixer in ("fg2_plus", "attention") if variant == "tiny" else MIXERS:
+        config.stages[mixer] = (
+            zoology(mixer)
+            if variant == "zoology"
+            else mini(mixer, RATES["low"], tiny=variant == "tiny")
+        )
     return config
 
 
-def mini(mixer: str, tiny: bool) -> ConfigDict:
+def mini(mixer: str, rate: float, seed: int = 0, tiny: bool = False) -> ConfigDict:
     """A run of seconds."""
     steps = 2 if tiny else 1000
-    config = ConfigDict({"trainer": "lm", "seed": 0})
+    config = ConfigDict({"trainer": "lm", "seed": seed})
     config.model = model(mixer, hidden_size=16 if tiny else 48, head_dim=8, num_heads=1)
     # Zoology keeps token 0 for filler; here every word of 32 is in use.
     options = {"vocab_size": 32, "length": 16, "num_pairs": 4, "power_a": 1.0, "first_key": 0}
@@ -53,7 +62,7 @@ def mini(mixer: str, tiny: bool) -> ConfigDict:
     config.train = common.train(
         steps, eval_every=max(steps // 10, 1), checkpoint_every=max(steps // 2, 1)
     )
-    config.optim = common.optim(3e-3, schedule="cosine", warmup_steps=min(50, steps // 2))
+    config.optim = common.optim(rate, schedule="cosine", warmup_steps=min(50, steps // 2))
     settings = [{"num_pairs": n} for n in (1, 2, 4)]
     if not tiny:
         settings += [{"length": n} for n in (16, 32, 64)]
