@@ -14,8 +14,9 @@ attention without a convolution before it stays for long.
     python -m jaxlab.train --config=configs/mqar_fg2.py:demo --workdir=runs/mqar_demo
 
 Variants: "" (five mixers, each at the "low" rate 3e-3 and the "high" 1e-2, 5 seeds, 1000 steps),
-"demo" (3e-3, one seed: minutes on a CPU), "zoology" (Zoology's own data: 8192 words, up to 64 pairs
-in 256 tokens, tested up to 256 pairs in 1024; for a GPU), "tiny" (two mixers, two steps, for tests).
+"demo" (3e-3, one seed: minutes on a CPU), "zoology" (Zoology's own data: 8192 words, up to 64
+pairs in 256 tokens, tested up to 256 pairs in 1024; for a GPU), "tiny" (two mixers, two steps, for
+tests).
 """
 
 from ml_collections import ConfigDict
