@@ -19,7 +19,7 @@ from jaxlab import doors
 from jaxlab.evals import report
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.checkpoint import CheckpointError
-from jaxlab.trainers import distill, loop, sft
+from jaxlab.trainers import distill, lm, loop, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
 
@@ -29,6 +29,7 @@ flags.declare_key_flag("workdir")
 TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = {
     "sft": (sft.Sft, sft.program),
     "distill": (distill.Distill, distill.program),
+    "lm": (lm.Lm, lm.program),
 }
 
 # By name: run with -m, this module is __main__.

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from jaxlab import evaluate, train
+from jaxlab.evals import report
 from jaxlab.runtime.checkpoint import Checkpointer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -17,6 +18,9 @@ VARIANTS = {
     "eval_gsm8k": ("", "small", "tiny"),
     "eval_math": ("", "small", "tiny"),
     "eval_general365": ("", "demo", "tiny"),
+    "mqar_fg2": ("", "demo", "zoology", "tiny"),
+    "state_tracking": ("", "s3", "s5", "demo", "tiny"),
+    "pretrain_text": ("", "340m", "small", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -68,12 +72,39 @@ def test_gsm8k_trains_two_steps(config, gsm8k, name, tmp_path):
 def test_modsum_trains_two_steps_of_every_stage(config, modsum_run):
     for stage in config("aopd_modsum", "tiny")["stages"]:
         _check_trained(modsum_run / stage)
-    report = json.loads((modsum_run / "report.json").read_text())
-    assert {row["method"] for row in report["rows"]} == set(config("aopd_modsum", "tiny")["stages"])
+    rows = json.loads((modsum_run / "report.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == set(config("aopd_modsum", "tiny")["stages"])
     text = (modsum_run / "report.md").read_text()
     for picture in modsum_run.glob("*.png"):
         assert f"({picture.name})" in text
     assert (modsum_run / "aopd_student" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["mqar_fg2", "state_tracking"])
+def test_token_tasks_train_two_steps_of_every_stage(config, name, tmp_path):
+    stages = config(name, "tiny")["stages"]
+    for stage, settings in stages.items():
+        train.train(settings, tmp_path / stage)
+        _check_trained(tmp_path / stage)
+    report.write(tmp_path, {stage: tmp_path / stage for stage in stages}, name)
+    text = (tmp_path / "report.md").read_text()
+    assert "| method | seeds | steps | accuracy | sequence_accuracy | loss | entropy |" in text
+    assert "| accuracy at " in text
+    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "sweeps.png"}
+
+
+def test_text_trains_two_steps(config, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("She sells sea shells by the sea shore.\n" * 50)
+    tiny = config("pretrain_text", "tiny")
+    tiny["data"]["options"]["train"] = str(path)
+    train.train(tiny, tmp_path / "run")
+    _check_trained(tmp_path / "run")
+    report.write(tmp_path / "run", {"run": tmp_path / "run"}, "Text")
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "| perplexity | bits_per_byte | accuracy | loss | entropy |" in text
+    assert "| perplexity at length | 16 | 32 | 64 |" in text
+    assert "| loss at position | 2 | 4 | 8 | 16 | 32 | 64 |" in text
 
 
 @pytest.mark.parametrize(

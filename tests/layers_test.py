@@ -35,6 +35,15 @@ ALLOWED = {
     "interop.tokenizer": {"interop.chat_template"},
     "interop.chat_template": set(),
     "data": set(),
+    "data.text": {
+        "data.packing",
+        "data.sources",
+        "data.tasks.tokens",
+        "data.tasks.types",
+        "data.token_cache",
+        "interop.tokenizer",
+    },
+    "data.token_cache": {"interop.tokenizer"},
     "data.tasks": {"data.sources"},
     "data.tasks.modsum": {"data.tasks.types", "interop.tokenizer"},
     "data.tasks.gsm8k": {"data.tasks.types", "data.sources", "evals.graders", "evals.math"},
@@ -44,7 +53,9 @@ ALLOWED = {
     "evals": {"rollouts", "envs"},
     "evals.graders": set(),
     "evals.metrics": set(),
-    "evals.report": set(),
+    "evals.report": {"evals.sweeps"},
+    "evals.sweeps": set(),
+    "evals.tokens": {"data.tasks", "losses", "models", "runtime"},
     "evals.rows": {"data.sources"},
     "evals.results": {"evals.graders"},
     "evals.tables": {"evals.metrics"},
@@ -88,6 +99,7 @@ ALLOWED = {
         "models",
         "interop",
         "evals.loop",
+        "evals.tokens",
         "sampling",
     },
     "train": {"config", "doors", "trainers", "evals", "interop", "runtime"},
@@ -96,13 +108,16 @@ ALLOWED = {
 }
 
 # Trainers share modules, but none imports another.
-TRAINERS = {"sft", "distill", "agent"}
+TRAINERS = {"sft", "lm", "distill", "agent"}
 
 # Parts that work on text and numbers: no array library comes with them.
 WITHOUT_JAX = (
     "data.tasks",
     "data.sources",
     "data.index",
+    "data.packing",
+    "data.text",
+    "data.token_cache",
     "envs",
     "agents",
     "interop.tokenizer",
@@ -110,6 +125,7 @@ WITHOUT_JAX = (
     "evals.graders",
     "evals.metrics",
     "evals.report",
+    "evals.sweeps",
     "evals.rows",
     "evals.results",
     "evals.tables",

@@ -12,9 +12,12 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from jaxlab.evals import sweeps
+
 Rows = list[dict[str, Any]]
 
-# Columns of the table, where the runs have them, in this order.
+# Columns of the table, where the runs have them, in this order; the first score is also plotted.
+SCORES = ("perplexity", "bits_per_byte", "accuracy", "sequence_accuracy", "loss")
 COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
 
 
@@ -36,7 +39,8 @@ def write(
     rows = [row for name, run in runs.items() for row in evaluations(name, run)]
     (workdir / "report.json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
     plots = _plots(workdir, runs, rows)
-    text = [f"# {title}", "", *_table(rows), ""]
+    finals = _finals(rows)
+    text = [f"# {title}", "", *_table(rows), *sweeps.tables(finals, _cell), ""]
     for path, caption in plots.items():
         text += [f"![{caption}]({path.name})", "", caption, ""]
     (workdir / "report.md").write_text("\n".join(text))
@@ -70,8 +74,7 @@ def _table(rows: Rows) -> list[str]:
         "| method | seeds | steps | " + " | ".join(names) + " |",
         "|---" * (3 + len(names)) + "|",
     ]
-    for method, series in _by_method(rows).items():
-        last = [rows_of_seed[-1] for rows_of_seed in series.values()]
+    for method, last in _finals(rows).items():
         cells = [_cell([row[name] for row in last if name in row]) for name in names]
         lines.append(f"| {method} | {len(last)} | {last[0]['step']} | " + " | ".join(cells) + " |")
     return lines
@@ -86,9 +89,18 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _score_names(rows: Rows) -> list[str]:
-    """avg@n and pass@n, whatever n is."""
+    """avg@n and pass@n, whatever n is, and those of `SCORES`."""
     names = dict.fromkeys(key for row in rows for key in row)
-    return [name for name in names if name.startswith(("avg@", "pass@"))]
+    sampled = [name for name in names if name.startswith(("avg@", "pass@"))]
+    return sampled + [name for name in SCORES if name in names]
+
+
+def _finals(rows: Rows) -> dict[str, Rows]:
+    """The last evaluation of each seed, by method."""
+    return {
+        method: [points[-1] for points in series.values()]
+        for method, series in _by_method(rows).items()
+    }
 
 
 def _by_method(rows: Rows) -> dict[str, dict[int, Rows]]:
@@ -110,7 +122,8 @@ def _plots(
         if max(len(points) for points in series.values()) > 2
     }
     if curves:
-        names = [_score_names(rows)[0], "entropy", *(["orders"] if "orders" in rows[-1] else [])]
+        more = [name for name in ("loss", "entropy", "orders") if name in rows[-1]]
+        names = list(dict.fromkeys([*_score_names(rows)[:1], *more]))
         figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.6))
         for axis, name in zip(np.atleast_1d(axes), names, strict=True):
             for method, series in curves.items():
@@ -124,6 +137,11 @@ def _plots(
             "error."
         )
         save(figure, path)
+    swept = sweeps.plot(_finals(rows))
+    if swept is not None:
+        path = workdir / "sweeps.png"
+        plots[path] = "The last evaluation against its setting."
+        save(swept, path)
     histograms = _first_histograms(runs)
     if histograms:
         name, histogram = next(iter(histograms.items()))
@@ -140,11 +158,7 @@ def _curve(axis: Any, label: str, series: Mapping[int, Rows], name: str) -> None
     length = min(len(rows) for rows in points)
     steps = [row["step"] for row in points[0][:length]]
     values = np.array([[row[name] for row in rows[:length]] for rows in points])
-    (line,) = axis.plot(steps, values.mean(0), marker="o", markersize=3, label=label)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / np.sqrt(len(values))
-        low, high = values.mean(0) - error, values.mean(0) + error
-        axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
+    sweeps.mean_line(axis, label, steps, values)
 
 
 def _first_histograms(runs: Mapping[str, pathlib.Path]) -> dict[str, dict[str, Any]]:

@@ -275,6 +275,25 @@ def train_bpe(
     return Tokenizer(backend, {"eos_token": eos})
 
 
+def train_char(texts: Iterable[str], eos: str = "<|endoftext|>") -> Tokenizer:
+    """A tokenizer with one token for each character (code point) that occurs in `texts`.
+
+    Ids start with `eos`, then the characters in order of their code points.
+
+    Raises:
+        ValueError: there are no characters.
+    """
+    characters = sorted(set().union(*map(set, texts)))
+    if not characters:
+        raise ValueError("a tokenizer of characters needs a text that holds some")
+    vocabulary = {word: i for i, word in enumerate((eos, *characters))}
+    # Without merges a BPE model leaves every character alone. Others are left out of the ids.
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([eos])
+    return Tokenizer(backend, {"eos_token": eos})
+
+
 def _add_missing_tokens(backend: tokenizers.Tokenizer, decoder: dict[str, Any]) -> None:
     """Adds tokens that only tokenizer_config.json lists, as older directories do."""
     for token_id, fields in sorted(decoder.items(), key=lambda item: int(item[0])):

@@ -52,7 +52,9 @@ def export(
     config, params = unscan(config, params)
     described = workdir / "model"
     like = described if (described / "config.json").exists() else None
-    hf.save(out, config, params, dtype=dtype, like=like, tokenizer_from=described)
+    # A model of token ids that stand for no text has none.
+    words = described if (described / "tokenizer.json").exists() else None
+    hf.save(out, config, params, dtype=dtype, like=like, tokenizer_from=words)
     if check and mesh_lib.is_main():
         _compare(out, config)
     return out

@@ -107,8 +107,10 @@ def tokenizer_at(spec: Model | None) -> Tokenizer | None:
     return None
 
 
-def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer) -> None:
+def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer | None) -> None:
     """Write `workdir/model/`, so that the run can be exported and built upon by itself.
+
+    A model of token ids that stand for no text has no tokenizer.
 
     Raises:
         ConfigError: the directory holds checkpoints of another model.
@@ -119,7 +121,8 @@ def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer) -> Non
         return
     directory.mkdir(parents=True, exist_ok=True)
     config_lib.save_json(source.config, directory / "decoder.json")
-    tokenizer.save(directory)
+    if tokenizer is not None:
+        tokenizer.save(directory)
     original = None if source.directory is None else source.directory / "config.json"
     if original is not None and original.exists():
         (directory / "config.json").write_bytes(original.read_bytes())

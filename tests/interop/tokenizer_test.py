@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jaxlab.interop.tokenizer import Tokenizer, load, train_bpe
+from jaxlab.interop.tokenizer import Tokenizer, load, train_bpe, train_char
 
 TEXTS = [
     "Natalia sold clips to 48 of her friends in April, and then half as many in May.",
@@ -406,3 +406,26 @@ def test_chat_templates_render_as_in_transformers(bpe, tmp_path, transformers, t
                 messages, tools=tools, add_generation_prompt=generate, **variables
             )
             assert ours.encode(expected) == ids["input_ids"]
+
+
+def test_characters_are_numbered_by_code_point(tmp_path):
+    tok = train_char(["b\na ", "é🐚"])
+    assert tok.vocab_size == 7
+    assert tok.encode("\n abé🐚") == [1, 2, 3, 4, 5, 6]
+    assert tok.eos_ids == (0,)
+    tok.save(tmp_path)
+    assert load(tmp_path).encode("ab") == [3, 4]
+    with pytest.raises(ValueError, match="characters needs a text"):
+        train_char(["", ""])
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_characters_come_back(text):
+    tok = train_char([*ODD])
+    assert tok.decode(tok.encode(text)) == text
+    assert len(tok.encode(text)) == len(text)
+
+
+def test_a_character_tokenizer_leaves_out_what_it_does_not_know():
+    tok = train_char(["abc"])
+    assert tok.decode(tok.encode("axb")) == "ab"

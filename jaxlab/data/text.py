@@ -1,0 +1,256 @@
+"""Rows of tokens cut from local text files, for pre-training. No jax.
+
+A .jsonl file holds a document per line in one of its fields; any other file is one document. Every
+document is followed by the tokenizer's end of sequence, where it has one.
+
+B: rows, T: time.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from jaxlab.data import token_cache
+from jaxlab.data.packing import Packed, pack
+from jaxlab.data.sources import Jsonl
+from jaxlab.data.tasks.tokens import NO_TARGET, TokenBatch
+from jaxlab.data.tasks.types import Split
+from jaxlab.data.token_cache import Tokenised
+from jaxlab.interop.tokenizer import Tokenizer, train_bpe, train_char
+from jaxlab.interop.tokenizer import load as load_tokenizer
+
+TRAINED = ("bpe", "char")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where a text lies and how it becomes rows.
+
+    Attributes:
+        train: a .jsonl file, or a text file.
+        valid: the same for validation; None holds out the end of `train`.
+        held_out: share of `train` to hold out: of its documents (jsonl) or its characters, rounded
+            up to whole documents or lines.
+        field: of a jsonl row.
+        tokenizer: a directory with tokenizer.json; "bpe" or "char" trains one, of the training text
+            for bpe, of all characters of both files for char. None: the model's own, or else bpe.
+        vocab_size: largest vocabulary of a trained bpe.
+        length: T.
+        documents: pack whole documents into rows and keep them apart by segment ids, instead of
+            cutting one long stream. A document longer than a row then counts as several.
+    """
+
+    train: str | None = None
+    valid: str | None = None
+    held_out: float = 0.05
+    field: str = "text"
+    tokenizer: str | None = None
+    vocab_size: int = 1024
+    length: int = 512
+    documents: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no text could be cut into."""
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, not {self.length}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be in (0, 1), not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Both parts of a text, as tokens.
+
+    Attributes:
+        tokenizer: that made them.
+        parts: the tokens of each split.
+    """
+
+    tokenizer: Tokenizer
+    parts: dict[Split, Tokenised]
+
+    def rows(self, length: int, documents: bool) -> "TextRows":
+        """The text cut or packed into rows of `length` tokens; nothing is read again."""
+        return TextRows(self, length, documents)
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """A corpus as rows, with the methods of `tasks.tokens.TokenSource`.
+
+    As a stream, row i reads the tokens [i T, (i + 1) T) and says the tokens one place on: every
+    token but the first is a target once, and what is left at the end is dropped. As documents, the
+    first token of each is no target.
+    """
+
+    corpus: Corpus
+    length: int
+    documents: bool
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokenizer."""
+        return self.corpus.tokenizer.vocab_size
+
+    def num_examples(self, split: Split) -> int:
+        """Rows of `split`.
+
+        Raises:
+            ValueError: the text is too short for one.
+        """
+        part = self.corpus.parts[split]
+        rows = len(self._packed[split].tokens) if self.documents else (len(part) - 1) // self.length
+        if rows < 1:
+            raise ValueError(
+                f"{part.name}: {len(part)} tokens for {split}, too few for a row of length "
+                f"{self.length} (and the token after it); give more text or a smaller length"
+            )
+        return rows
+
+    def batch(self, ids: Sequence[int] | np.ndarray, split: Split) -> TokenBatch:
+        """The rows of these ids."""
+        ids = np.asarray(ids, np.int64)
+        if self.documents:
+            packed = self._packed[split]
+            tokens, mask = packed.tokens[ids], packed.mask[ids, 1:]
+            targets = np.where(mask, tokens[:, 1:], NO_TARGET)
+            return TokenBatch(tokens[:, :-1], targets, mask, packed.segment_ids[ids, :-1])
+        stream, t = self.corpus.parts[split].ids, self.length
+        rows = np.stack([stream[i * t : (i + 1) * t + 1] for i in ids]).astype(np.int32)
+        return TokenBatch(rows[:, :-1], rows[:, 1:], np.ones((len(rows), t), bool))
+
+    def tokens_per_byte(self, split: Split) -> float:
+        """Tokens of the whole part over its bytes in UTF-8."""
+        part = self.corpus.parts[split]
+        return len(part) / part.num_bytes
+
+    @cached_property
+    def _packed(self) -> dict[Split, Packed]:
+        # A row of T + 1 tokens is T to read and, one place on, T to say.
+        pad = self.corpus.tokenizer.pad_id
+        return {
+            split: pack(part.documents(), self.length + 1, pad)
+            for split, part in self.corpus.parts.items()
+        }
+
+
+def load(text: Text, cache: Path, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Read, tokenise and split a text; what was tokenised before is taken from the cache.
+
+    Args:
+        text: files and tokenizer.
+        cache: directory for tokens and trained tokenizers, by content: a changed file is
+            tokenised anew, and several runs may share one.
+        tokenizer: the model's own, where it has one.
+
+    Raises:
+        FileNotFoundError: a file is absent.
+        ValueError: a file is not UTF-8, holds no text, or a row of jsonl is malformed: names file
+            and line.
+    """
+    if text.train is None:
+        raise ValueError("train: name a text file or a .jsonl file of documents")
+    parts: dict[Split, list[str]]
+    documents = read(text.train, text.field)
+    if text.valid is None:
+        train, test = _hold_out(documents, text.held_out, text.train)
+        parts = {"train": train, "test": test}
+    else:
+        parts = {"train": documents, "test": read(text.valid, text.field)}
+    tok = _tokenizer(text, cache, parts, tokenizer)
+    names = {"train": text.train, "test": text.valid or text.train}
+    return Corpus(
+        tok,
+        {
+            split: token_cache.tokenise(documents, tok, cache, names[split])
+            for split, documents in parts.items()
+        },
+    )
+
+
+def read(path: str | Path, field: str) -> list[str]:
+    """The documents of a file, of which none is empty.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8, a row is malformed, or there is no text; names file and line.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        rows = Jsonl(path, required=(field,))
+        documents = [row for row in _checked(rows, field) if row]
+    else:
+        documents = [document for document in [_decoded(path)] if document]
+    if not documents:
+        raise ValueError(f"{path}: there is no text in it")
+    return documents
+
+
+def _checked(rows: Jsonl, field: str) -> Iterator[str]:
+    for i in range(len(rows)):
+        document = rows[i][field]
+        try:
+            document.encode()
+        except UnicodeEncodeError as error:  # JSON can write half of a pair: "\ud800"
+            raise ValueError(
+                f"{rows.where(i)}: field {field!r} has a lone surrogate at character "
+                f"{error.start}, which is no text"
+            ) from None
+        yield document
+
+
+def _decoded(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a text or .jsonl file")
+    content = path.read_bytes()
+    try:
+        # A byte order mark is no part of the text.
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: not UTF-8 ({error.reason} at byte {error.start} of the file)"
+        ) from None
+
+
+def _hold_out(documents: list[str], share: float, name: str) -> tuple[list[str], list[str]]:
+    """The beginning and the end of a text, both with something in them."""
+    if len(documents) > 1:
+        kept = len(documents) - max(1, math.ceil(share * len(documents)))
+        train, test = documents[:kept], documents[kept:]
+    else:
+        (document,) = documents
+        at = document.rfind("\n", 0, int((1 - share) * len(document))) + 1
+        train, test = [document[:at]], [document[at:]]
+    if not all(part and part[0] for part in (train, test)):
+        raise ValueError(
+            f"{name}: too short to hold out a share of {share}; name a file for valid, or change "
+            "held_out"
+        )
+    return train, test
+
+
+def _tokenizer(
+    text: Text, cache: Path, parts: dict[Split, list[str]], own: Tokenizer | None
+) -> Tokenizer:
+    if text.tokenizer is None and own is not None:
+        return own
+    kind = text.tokenizer or "bpe"
+    if kind not in TRAINED:
+        return load_tokenizer(kind)
+    if kind == "char":
+        return train_char(parts["train"] + parts["test"])
+    return token_cache.trained(
+        parts["train"], f"bpe {text.vocab_size}", cache, lambda: _bpe(text, parts["train"])
+    )
+
+
+def _bpe(text: Text, documents: Iterable[str]) -> Tokenizer:
+    return train_bpe(
+        (piece for document in documents for piece in token_cache.pieces(document)),
+        text.vocab_size,
+    )

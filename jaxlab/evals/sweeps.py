@@ -1,0 +1,109 @@
+"""Scores against the setting they were taken in: "accuracy@num_pairs=8", "loss@position=64".
+
+The settings that change the same options belong together: one table, one panel of the plot.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Row = Mapping[str, Any]
+# Rows of one evaluation each, one per seed, by method.
+Finals = Mapping[str, Sequence[Row]]
+
+# The first of these that a setting has is the one that is shown.
+SHOWN = ("perplexity", "accuracy", "loss")
+# Of a text's positions, where no perplexity is taken, the loss says more than the accuracy.
+SHOWN_OF_TEXT = ("perplexity", "loss")
+
+_SETTING = re.compile(r"(?P<score>\w+)@(?P<setting>\w+=.+)")
+
+
+def find(finals: Finals) -> dict[tuple[str, ...], dict[tuple[str, ...], str]]:
+    """What was swept: changed options -> their values -> name of the score that is shown."""
+    names = dict.fromkeys(name for rows in finals.values() for row in rows for name in row)
+    shown = SHOWN_OF_TEXT if "perplexity" in names else SHOWN
+    sweeps: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
+    for score in shown:
+        for name in names:
+            match = _SETTING.fullmatch(name)
+            if match is None or match["score"] != score:
+                continue
+            pairs = [pair.partition("=") for pair in match["setting"].split(",")]
+            options = tuple(option for option, _, _ in pairs)
+            values = tuple(value for _, _, value in pairs)
+            sweeps.setdefault(options, {}).setdefault(values, name)
+    return sweeps
+
+
+def tables(finals: Finals, cell: Any) -> list[str]:
+    """Markdown tables, one for each sweep: a row per method, a column per setting.
+
+    Args:
+        finals: the last evaluation of each method and seed.
+        cell: turns the values of several seeds into a cell's text.
+    """
+    lines: list[str] = []
+    for options, settings in find(finals).items():
+        score = next(iter(settings.values())).partition("@")[0]
+        columns = [", ".join(values) for values in settings]
+        lines += [
+            "",
+            f"| {score} at {', '.join(options)} | " + " | ".join(columns) + " |",
+            "|---" * (1 + len(columns)) + "|",
+        ]
+        for method, rows in finals.items():
+            cells = [cell([row[n] for row in rows if n in row]) for n in settings.values()]
+            if any(cells):
+                lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def plot(finals: Finals) -> Any:
+    """A figure with a panel for each sweep of at least two settings; None if there is none."""
+    sweeps = {options: found for options, found in find(finals).items() if len(found) > 1}
+    if not sweeps:
+        return None
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(4.5 * len(sweeps), 3.6), squeeze=False)
+    for axis, (options, settings) in zip(axes[0], sweeps.items(), strict=True):
+        ticks = [", ".join(values) for values in settings]
+        places = _places(list(settings))
+        for method, rows in finals.items():
+            whole = [row for row in rows if all(name in row for name in settings.values())]
+            if whole:
+                values = np.array([[row[name] for name in settings.values()] for row in whole])
+                mean_line(axis, method, places, values)
+        if min(places) > 0:
+            axis.set_xscale("log", base=2)
+        axis.set_xticks(places, ticks)
+        axis.set(xlabel=", ".join(options), title=next(iter(settings.values())).partition("@")[0])
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(frameon=False)
+    return figure
+
+
+def mean_line(axis: Any, name: str, x: Sequence[float], values: np.ndarray) -> None:
+    """A line through the means of values [seeds, len(x)], with their standard error around it."""
+    (line,) = axis.plot(x, values.mean(0), marker="o", markersize=3, label=name)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        low, high = values.mean(0) - error, values.mean(0) + error
+        axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+
+
+def _places(settings: list[tuple[str, ...]]) -> list[float]:
+    """Where the settings stand: at their number, or one after the other."""
+    try:
+        numbers = [float(value) for (value,) in settings]
+    except ValueError:  # words, or several options at once
+        numbers = []
+    # On a scale of powers there is no place for zero.
+    if numbers and min(numbers) > 0:
+        return numbers
+    return [float(i) for i in range(len(settings))]

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from jaxlab.evals import report, sweeps
+
+ROW = {
+    "accuracy": 0.9,
+    "loss": 0.1,
+    "accuracy@num_pairs=2": 0.8,
+    "loss@num_pairs=2": 0.2,
+    "accuracy@num_pairs=4": 0.6,
+    "loss@num_pairs=4": 0.4,
+    "accuracy@length=32,num_pairs=8": 0.5,
+    "loss@length=32,num_pairs=8": 0.5,
+    "avg@16": 0.3,
+}
+TEXT = {
+    "perplexity": 8.0,
+    "perplexity@length=64": 8.0,
+    "perplexity@length=128": 16.0,
+    "accuracy@length=64": 0.3,
+    "loss@position=32": 2.0,
+    "accuracy@position=32": 0.3,
+    "loss@position=64": 1.0,
+}
+
+
+def test_settings_that_change_the_same_options_belong_together():
+    assert sweeps.find({"a": [ROW]}) == {
+        ("num_pairs",): {("2",): "accuracy@num_pairs=2", ("4",): "accuracy@num_pairs=4"},
+        ("length", "num_pairs"): {("32", "8"): "accuracy@length=32,num_pairs=8"},
+    }
+
+
+def test_of_a_text_perplexity_and_the_loss_by_position():
+    assert sweeps.find({"a": [TEXT]}) == {
+        ("length",): {("64",): "perplexity@length=64", ("128",): "perplexity@length=128"},
+        ("position",): {("32",): "loss@position=32", ("64",): "loss@position=64"},
+    }
+
+
+def test_samples_per_prompt_are_no_setting():
+    assert sweeps.find({"a": [{"avg@16": 1.0, "pass@16": 1.0}]}) == {}
+    assert sweeps.plot({"a": [{"avg@16": 1.0}]}) is None
+
+
+def test_tables():
+    other = ROW | {"accuracy@num_pairs=2": 1.0}
+    lines = sweeps.tables({"gdn": [ROW, other], "opd": [{"avg@16": 0.1}]}, report._cell)
+    assert lines == [
+        "",
+        "| accuracy at num_pairs | 2 | 4 |",
+        "|---|---|---|",
+        "| gdn | 0.900 ± 0.100 | 0.600 ± 0.000 |",
+        "",
+        "| accuracy at length, num_pairs | 32, 8 |",
+        "|---|---|",
+        "| gdn | 0.500 ± 0.000 |",
+    ]
+
+
+def test_a_panel_for_each_sweep():
+    more = {"accuracy@group=s3,length=8": 0.5, "accuracy@group=s5,length=8": 0.25}
+    figure = sweeps.plot({"gdn": [ROW | more], "kda": [ROW | more, ROW | more]})
+    pairs, groups = figure.axes
+    assert [line.get_label() for line in pairs.lines] == ["gdn", "kda"]
+    np.testing.assert_array_equal(pairs.lines[0].get_xydata(), [[2, 0.8], [4, 0.6]])
+    assert (pairs.get_xlabel(), pairs.get_title()) == ("num_pairs", "accuracy")
+    assert pairs.get_xscale() == "log"
+    assert [tick.get_text() for tick in pairs.get_xticklabels()] == ["2", "4"]
+    assert [tick.get_text() for tick in groups.get_xticklabels()] == ["s3, 8", "s5, 8"]
+
+
+def test_zero_has_no_place_on_a_scale_of_powers():
+    rows = [{"accuracy@depth=0.0": 0.1, "accuracy@depth=1.0": 0.2}]
+    (axis,) = sweeps.plot({"a": rows}).axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.0", "1.0"]
+
+
+def test_a_method_that_lacks_a_setting_is_left_out_of_the_panel():
+    rows = {"a": [ROW], "b": [{"accuracy@num_pairs=2": 0.5}]}
+    assert [line.get_label() for line in sweeps.plot(rows).axes[0].lines] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "avg@16", "pass@4", "@x=1", "accuracy@x"])
+def test_other_names(name):
+    assert sweeps.find({"a": [{name: 1.0}]}) == {}
