@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import platform
+
 import jax
 
 # Parameters of mallopt (malloc.h), each with the value it is set to.
