@@ -3,22 +3,35 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+Rules = tuple[tuple[str, tuple], ...]
+
+
+def with_stacked(rules: Rules) -> Rules:
+    """The rules, preceded by their likes for layers that `scan_layers` stacks on a leading axis."""
+    stacked = ((f"^layers/.*{pattern}", (None, *spec)) for pattern, spec in rules if spec)
+    return (*stacked, *rules)
+
+
 # Parameters split over the "data" axis and gathered when used (ZeRO-3 style); over "model" the
 # heads of attention and gated-delta layers and the feed-forward width. Axes that the mesh lacks
 # count as one device.
-SHARDED = (
-    (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", ("data", "model")),
-    (r"(output|down)/kernel$", ("model", "data")),
-    (r"reduce/kernel$", ("data",)),
-    (r"embedding$", ("model", "data")),
-    (r".*", ()),
+SHARDED = with_stacked(
+    (
+        (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", ("data", "model")),
+        (r"(output|down)/kernel$", ("model", "data")),
+        (r"reduce/kernel$", ("data",)),
+        (r"embedding$", ("model", "data")),
+        (r".*", ()),
+    )
 )
 # For decoding: split over "model" alone, so that no step waits for parameters.
-DECODING = (
-    (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", (None, "model")),
-    (r"(output|down)/kernel$", ("model", None)),
-    (r"embedding$", ("model", None)),
-    (r".*", ()),
+DECODING = with_stacked(
+    (
+        (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", (None, "model")),
+        (r"(output|down)/kernel$", ("model", None)),
+        (r"embedding$", ("model", None)),
+        (r".*", ()),
+    )
 )
 REPLICATED = ((r".*", ()),)
 
