@@ -1,0 +1,266 @@
+"""Which Triton kernels run on which shapes, for any framework that can launch them.
+
+Nothing here knows whose arrays it handles: `Launch` allocates and runs, in JAX (`gpu.py`) or in
+PyTorch (`torch_launch.py`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+DIMS = (16, 32, 64, 128, 256)
+
+Spec = tuple[tuple[int, ...], str]
+
+
+class Launch(Protocol):
+    """Runs kernel(*arguments, *outputs, **meta) on a grid of one axis."""
+
+    def __call__(
+        self, kernel: Any, grid: int, arguments: Sequence[Any], outputs: Sequence[Spec], **meta: Any
+    ) -> list[Any]:
+        """Returns new arrays of the shapes and dtypes of `outputs`.
+
+        Args:
+            kernel: a function of the triton_* modules.
+            grid: number of programs.
+            arguments: arrays and whole numbers, in the kernel's order.
+            outputs: (shape, dtype's name) of the arrays that the kernel writes, in its order.
+            **meta: the kernel's compile-time arguments; num_warps and num_stages.
+        """
+
+
+class Operands(NamedTuple):
+    """What the kernels compute from; one dtype of float32, bfloat16, float16 for the first four.
+
+    Attributes:
+        q: [B, T, H, K], times the output's scale.
+        a: [B, T, H, K].
+        b: [B, T, H, K].
+        z: [B, T, H, V].
+        g: [B, T, H, K] or [B, T, H], float32.
+        state: [B, H, K, V], float32.
+    """
+
+    q: Any
+    a: Any
+    b: Any
+    z: Any
+    g: Any
+    state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Sizes of one call, and how its kernels are compiled.
+
+    Attributes:
+        batch: B.
+        length: T > 0.
+        heads: H.
+        key_dim: K, one of `DIMS`.
+        value_dim: V, one of `DIMS`.
+        dtype: of q, a, b, z and of what passes between kernels.
+        head_decay: g has no channels.
+        chunk: tokens per chunk, 16, 32 or 64.
+        value_block: channels of the state that one program carries over the chunks.
+        fused_outputs: the pass over chunks writes the outputs; else a second kernel does so for
+            all chunks at once, which shortens the serial part.
+        precision: of the matrix products: "ieee", "tf32x3", "tf32"; no meaning for 16 bits except
+            in the inverse.
+    """
+
+    batch: int
+    length: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: str
+    head_decay: bool
+    chunk: int
+    value_block: int
+    fused_outputs: bool
+    precision: str
+
+    @property
+    def sequences(self) -> int:
+        """Sequences times heads."""
+        return self.batch * self.heads
+
+    @property
+    def chunks(self) -> int:
+        """Chunks per sequence."""
+        return -(-self.length // self.chunk)
+
+    @property
+    def levels(self) -> int:
+        """log2 of the chunk."""
+        return self.chunk.bit_length() - 1
+
+    def by_chunk(self, *last: int) -> tuple[int, ...]:
+        """[B H, N, *last]."""
+        return (self.sequences, self.chunks, *last)
+
+
+def plan_of(
+    operands: Operands,
+    *,
+    chunk: int | None = None,
+    processors: int = 132,
+    precision: str | None = None,
+) -> Plan:
+    """The plan for these shapes.
+
+    Args:
+        operands: arrays or anything with shape and dtype.
+        chunk: tokens per chunk; None: 64, and 32 for heads of 256.
+        processors: of the chip; with fewer heads the state's channels are split into more blocks.
+        precision: see `Plan`; None: "tf32x3" for float32, "tf32" for 16 bits.
+
+    Raises:
+        NotImplementedError: the kernels do not take the call; the message says what they take.
+    """
+    batch, length, heads, key_dim = operands.q.shape
+    value_dim = operands.z.shape[-1]
+    dtype = _name(operands.q.dtype)
+    if key_dim not in DIMS or value_dim not in DIMS:
+        raise NotImplementedError(
+            f"head sizes {key_dim} and {value_dim}; the kernels take {', '.join(map(str, DIMS))}"
+        )
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise NotImplementedError(f"{dtype}; the kernels take float32, bfloat16 and float16")
+    if chunk not in (None, 16, 32, 64):
+        raise NotImplementedError(f"chunks of {chunk} tokens; the kernels take 16, 32 and 64")
+    wide = key_dim > 128 or value_dim > 128
+    most = 32 if wide or (key_dim > 64 and dtype == "float32") else 64
+    value_block = min(most, value_dim)
+    while value_block > 16 and batch * heads * (value_dim // value_block) < processors:
+        value_block //= 2
+    return Plan(
+        batch, length, heads, key_dim, value_dim, dtype,
+        head_decay=len(operands.g.shape) == 3,
+        chunk=chunk or (32 if wide else 64),
+        value_block=value_block,
+        fused_outputs=batch * heads * (value_dim // value_block) >= processors,
+        precision=precision or ("tf32x3" if dtype == "float32" else "tf32"),
+    )  # fmt: skip
+
+
+class Chunks(NamedTuple):
+    """What `triton_forward.prepare` writes."""
+
+    w: Any
+    u: Any
+    rows: Any
+    columns: Any
+    outer: Any
+    solve: Any
+    total: Any
+
+
+def forward(launch: Launch, plan: Plan, operands: Operands) -> tuple[Any, Any]:
+    """out [B, T, H, V] in the operands' dtype and the last state [B, H, K, V], float32."""
+    from jaxlab_kernels.delta_rule import triton_forward
+
+    chunks = _prepare(launch, plan, operands)
+    out = ((plan.batch, plan.length, plan.heads, plan.value_dim), plan.dtype)
+    if plan.fused_outputs:
+        arguments = (*chunks[:5], chunks.total, operands.state, plan.length, plan.heads)
+        read, last = _scan(launch, plan, triton_forward.scan_outputs, arguments, [out])
+        return read, last
+    edits, states, last = _states(launch, plan, chunks, operands)
+    arguments = (chunks.rows, chunks.outer, edits, states, plan.length, plan.heads)
+    block = min(plan.value_dim, 64)
+    (read,) = launch(
+        triton_forward.outputs, plan.sequences * plan.chunks * (plan.value_dim // block),
+        arguments, [out], K=plan.key_dim, V=plan.value_dim, BT=plan.chunk, BV=block,
+        PRECISION=plan.precision, num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return read, last
+
+
+def backward(
+    launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last: Any
+) -> tuple[Operands, Any]:
+    """Gradients of the operands, and that of g's channels or blocks of them, unsummed.
+
+    Chunks and states are computed again: between forward and backward only the operands live.
+
+    Returns:
+        Gradients shaped and typed as the operands, but for g of one decay per head: there it is
+        [B, T, H, N], to be summed over the last axis.
+    """
+    from jaxlab_kernels.delta_rule import triton_backward
+
+    chunks = _prepare(launch, plan, operands)
+    edits, states, _ = _states(launch, plan, chunks, operands)
+    sizes = (plan.length, plan.heads)
+    arguments = (chunks.w, chunks.rows, chunks.columns, chunks.outer, chunks.total, d_out, d_last)
+    by_value = (plan.by_chunk(plan.chunk, plan.value_dim), plan.dtype)
+    by_state = (plan.by_chunk(plan.key_dim, plan.value_dim), plan.dtype)
+    d_edits, d_states, d_state = _scan(
+        launch, plan, triton_backward.scan_gradients, (*arguments, *sizes), [by_value, by_state]
+    )
+    value_block = min(plan.value_dim, 64 if plan.dtype != "float32" else 32)
+    front = (plan.batch, plan.length, plan.heads)
+    pairs = (plan.by_chunk(plan.chunk, plan.chunk), plan.dtype)
+    d_z, d_inner, d_outer = launch(
+        triton_backward.pair_gradients, plan.sequences * plan.chunks,
+        (chunks.solve, edits, d_edits, d_out, *sizes),
+        [((*front, plan.value_dim), plan.dtype), pairs, pairs],
+        V=plan.value_dim, BT=plan.chunk, BV=value_block, PRECISION=plan.precision,
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
+    key_block = min(plan.key_dim, 32)
+    blocks = plan.key_dim // key_block
+    by_key = ((*front, plan.key_dim), plan.dtype)
+    by_decay = ((*front, blocks if plan.head_decay else plan.key_dim), "float32")
+    d_q, d_a, d_b, d_g = launch(
+        triton_backward.operand_gradients, plan.sequences * plan.chunks * blocks,
+        (*operands[:3], operands.g, d_out, d_z, edits, states, d_states, d_inner, d_outer,
+         chunks.total, *sizes),
+        [by_key, by_key, by_key, by_decay],
+        K=plan.key_dim, V=plan.value_dim, BT=plan.chunk, BK=key_block, BV=value_block,
+        LEVELS=plan.levels, HEAD_DECAY=plan.head_decay, PRECISION=plan.precision,
+        num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return Operands(d_q, d_a, d_b, d_z, d_g, d_state)
+
+
+def _prepare(launch: Launch, plan: Plan, operands: Operands) -> Chunks:
+    from jaxlab_kernels.delta_rule import triton_forward
+
+    K, V, C = plan.key_dim, plan.value_dim, plan.chunk
+    shapes = [(C, K), (C, V), (C, K), (C, K), (C, C), (C, C)]
+    outputs = [(plan.by_chunk(*shape), plan.dtype) for shape in shapes]
+    outputs.append((plan.by_chunk(K), "float32"))
+    return Chunks(*launch(
+        triton_forward.prepare, plan.sequences * plan.chunks,
+        (*operands[:5], plan.length, plan.heads), outputs,
+        K=K, V=V, BT=C, BK=min(K, 32), BV=min(V, 64), LEVELS=plan.levels,
+        HEAD_DECAY=plan.head_decay, PRECISION=plan.precision, num_warps=4, num_stages=1,
+    ))  # fmt: skip
+
+
+def _states(launch: Launch, plan: Plan, chunks: Chunks, operands: Operands) -> list[Any]:
+    from jaxlab_kernels.delta_rule import triton_forward
+
+    arguments = (chunks.w, chunks.u, chunks.columns, chunks.total, operands.state,
+                 plan.length, plan.heads)  # fmt: skip
+    outputs = [(plan.by_chunk(plan.chunk, plan.value_dim), plan.dtype),
+               (plan.by_chunk(plan.key_dim, plan.value_dim), plan.dtype)]  # fmt: skip
+    return _scan(launch, plan, triton_forward.scan_states, arguments, outputs)
+
+
+def _scan(launch: Launch, plan: Plan, kernel: Any, arguments, outputs) -> list[Any]:
+    """A kernel over the chunks of a sequence; its last output is a state."""
+    state = ((plan.batch, plan.heads, plan.key_dim, plan.value_dim), "float32")
+    return launch(
+        kernel, plan.sequences * (plan.value_dim // plan.value_block), arguments,
+        [*outputs, state], K=plan.key_dim, V=plan.value_dim, BT=plan.chunk,
+        BV=plan.value_block, PRECISION=plan.precision, num_warps=4, num_stages=2,
+    )  # fmt: skip
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
