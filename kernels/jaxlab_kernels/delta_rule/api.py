@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule.checks import check, check_values
 from jaxlab_kernels.delta_rule.chunked import chunked
+from jaxlab_kernels.delta_rule.gpu import triton
 from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype
 from jaxlab_kernels.delta_rule.segments import unpack
@@ -21,6 +22,7 @@ IMPLEMENTATIONS: dict[str, Callable] = {
     "chunked": chunked,
     "recurrent": functools.partial(chunked, forward_by_tokens=True),
     "reference": recurrence,
+    "triton": triton,
 }
 
 # Below this many numbers in a head's state, or with no more than so many tokens, a CPU runs the
@@ -34,7 +36,7 @@ def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[st
     small = key_dim * value_dim < SMALL_STATE or length <= SHORT
     return {
         "cpu": ("recurrent",) if small else ("chunked",),
-        "gpu": ("chunked",),
+        "gpu": ("triton", "chunked"),
         "tpu": ("chunked",),
     }
 
@@ -84,8 +86,8 @@ def gated_delta(
             state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
         chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
         implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
-            "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
-            size.
+            "reference" (the plain recurrence and its autodiff); "triton" (NVIDIA GPUs, with
+            jax-triton); None: the fastest for platform and size.
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,

@@ -1,0 +1,187 @@
+"""The gated delta rule on NVIDIA GPUs: Triton kernels, called through jax-triton.
+
+XLA makes q, a, b, z and g of the arguments (`rule.operands`, one fused elementwise pass) and
+differentiates that; the kernels see nothing else. jax-triton and Triton are imported when the
+implementation is called: neither is needed to import this package.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlab_kernels.delta_rule import launches
+from jaxlab_kernels.delta_rule.launches import Launch, Operands, Spec
+from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
+from jaxlab_kernels.delta_rule.triton_versions import check_triton
+
+
+def triton(
+    rule: Rule,
+    inputs: Inputs,
+    *,
+    scale: float,
+    chunk_size: int | None = None,
+    launch: Launch | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Gated delta rule by Triton kernels; see `reference.recurrence`.
+
+    16-bit values are multiplied as 16-bit numbers with float32 sums, and the state is carried in
+    float32; float32 is multiplied as three TF32 products, which keeps float32's accuracy.
+
+    Args:
+        rule: gives a, b and z.
+        inputs: see `Inputs`; Dk and Dv up to 256, not float64.
+        scale: factor of the output.
+        chunk_size: 16, 32 or 64; None: 64, and 32 for heads above 128.
+        launch: runs a kernel; None: `jax_launch` on the GPU at hand.
+
+    Returns:
+        out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
+
+    Raises:
+        NotImplementedError: the kernels do not take the call, or cannot run here.
+    """
+    if inputs.initial_state.dtype == jnp.float64:
+        raise NotImplementedError("float64; the kernels take float32, bfloat16 and float16")
+    key_dim, value_dim = inputs.initial_state.shape[2:]
+    if max(key_dim, value_dim) > launches.DIMS[-1]:
+        raise NotImplementedError(
+            f"head sizes {key_dim} and {value_dim}; the kernels take up to {launches.DIMS[-1]}"
+        )
+    options: dict[str, Any] = {"chunk": chunk_size}
+    if launch is None:
+        launch = gpu_launch()
+        options["processors"] = jax.devices()[0].core_count
+    if inputs.v.shape[1] == 0:
+        return jnp.zeros_like(inputs.v), inputs.initial_state
+    out, state = _core(_Call(launch, options), prologue(rule, inputs, scale))
+    return out[..., :value_dim].astype(inputs.v.dtype), state[:, :, :key_dim, :value_dim]
+
+
+def prologue(rule: Rule, inputs: Inputs, scale: float) -> Operands:
+    """What the kernels take: head sizes padded with zeros to the next of `launches.DIMS`."""
+    narrow = inputs.v.dtype in (jnp.bfloat16, jnp.float16)
+    q, a, b, z = operands(
+        rule, jnp.float32, inputs.q, inputs.k, inputs.v, inputs.erase, inputs.write
+    )
+    g = inputs.log_decay
+    per_head = g.ndim == 3
+    g = log_decays(jnp.float32, g, inputs.v)
+    g = g[..., 0] if per_head else _padded(g)
+    q, a, b, z = (
+        _padded(x).astype(inputs.v.dtype if narrow else jnp.float32) for x in (q * scale, a, b, z)
+    )
+    return Operands(q, a, b, z, g, _padded(jnp.swapaxes(_padded(inputs.initial_state), 2, 3)
+                                           ).swapaxes(2, 3))  # fmt: skip
+
+
+def gpu_launch() -> Launch:
+    """`jax_launch`, where it can run.
+
+    Raises:
+        NotImplementedError: with what is missing.
+    """
+    platform = jax.default_backend()
+    if platform != "gpu":
+        raise NotImplementedError(f"needs an NVIDIA GPU; jax runs on {platform}")
+    device = jax.devices()[0]
+    if "rocm" in device.client.platform_version.lower():
+        raise NotImplementedError("needs an NVIDIA GPU; jax runs on ROCm")
+    for name in ("triton", "jax_triton"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            package = name.replace("_", "-")
+            raise NotImplementedError(f"needs {package} (pip install {package}): {error}") from None
+    major, minor = device.compute_capability.split(".")
+    check_triton(importlib.import_module("triton").__version__, 10 * int(major) + int(minor))
+    return jax_launch
+
+
+def jax_launch(
+    kernel: Any,
+    grid: int,
+    arguments: Sequence[Any],
+    outputs: Sequence[Spec],
+    *,
+    compute_capability: int | None = None,
+    **meta: Any,
+) -> list[jax.Array]:
+    """See `launches.Launch`; compute_capability (such as 90) allows lowering without a GPU."""
+    import jax_triton
+
+    results = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs]
+    # jax-triton 0.4 renamed the argument.
+    renamed = "out_type" in inspect.signature(jax_triton.triton_call).parameters
+    meta["out_type" if renamed else "out_shape"] = results
+    if compute_capability is not None:
+        meta["compute_capability"] = compute_capability
+    return jax_triton.triton_call(*arguments, kernel=kernel, grid=(grid,), **meta)
+
+
+class _Call:
+    """Forward and backward on JAX arrays, with batches of `jax.vmap` folded into B."""
+
+    def __init__(self, launch: Launch, options: dict[str, Any]):
+        self.forward = _folding(functools.partial(self._forward, launch, options))
+        self.backward = _folding(functools.partial(self._backward, launch, options))
+
+    @staticmethod
+    def _forward(launch, options, *arrays):
+        given = Operands(*arrays)
+        return launches.forward(launch, launches.plan_of(given, **options), given)
+
+    @staticmethod
+    def _backward(launch, options, *arrays):
+        *given, d_out, d_last = arrays
+        plan = launches.plan_of(Operands(*given), **options)
+        gradients = launches.backward(launch, plan, Operands(*given), d_out, d_last)
+        if plan.head_decay:
+            gradients = gradients._replace(g=jnp.sum(gradients.g, axis=-1))
+        return tuple(gradients)
+
+
+def _folding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays [B, ...] whose batches become part of B."""
+    folding = jax.custom_batching.custom_vmap(function)
+
+    @folding.def_vmap
+    def rule(size, batched, *arrays):
+        joined = [
+            (x if is_batched else jnp.broadcast_to(x, (size, *x.shape))).reshape(
+                -1, *x.shape[1 + is_batched :]
+            )
+            for x, is_batched in zip(arrays, batched, strict=True)
+        ]
+        results = folding(*joined)
+        split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return split, jax.tree.map(lambda _: True, results)
+
+    return folding
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _core(call, given):
+    return call.forward(*given)
+
+
+def _core_fwd(call, given):
+    return call.forward(*given), given
+
+
+def _core_bwd(call, given, cotangents):
+    return (Operands(*call.backward(*given, *cotangents)),)
+
+
+_core.defvjp(_core_fwd, _core_bwd)
+
+
+def _padded(x: jax.Array) -> jax.Array:
+    """The last axis filled up with zeros to the next of `launches.DIMS`."""
+    size = next(n for n in launches.DIMS if n >= x.shape[-1])
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
