@@ -9,6 +9,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# Triton reads this when it is imported, which any test that imports transformers may do first.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session")
 def door():

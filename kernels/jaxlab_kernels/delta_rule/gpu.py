@@ -19,6 +19,8 @@ from jaxlab_kernels.delta_rule.launches import Launch, Operands, Spec
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 from jaxlab_kernels.delta_rule.triton_versions import check_triton
 
+H200_PROCESSORS = 132
+
 
 def triton(
     rule: Rule,
@@ -27,6 +29,7 @@ def triton(
     scale: float,
     chunk_size: int | None = None,
     launch: Launch | None = None,
+    processors: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Gated delta rule by Triton kernels; see `reference.recurrence`.
 
@@ -39,6 +42,7 @@ def triton(
         scale: factor of the output.
         chunk_size: 16, 32 or 64; None: 64, and 32 for heads above 128.
         launch: runs a kernel; None: `jax_launch` on the GPU at hand.
+        processors: of the GPU, see `launches.plan_of`; None: the GPU at hand's, or an H200's.
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
@@ -53,14 +57,63 @@ def triton(
         raise NotImplementedError(
             f"head sizes {key_dim} and {value_dim}; the kernels take up to {launches.DIMS[-1]}"
         )
-    options: dict[str, Any] = {"chunk": chunk_size}
     if launch is None:
         launch = gpu_launch()
-        options["processors"] = jax.devices()[0].core_count
+        processors = processors or jax.devices()[0].core_count
+    options = {"chunk": chunk_size, "processors": processors or H200_PROCESSORS}
     if inputs.v.shape[1] == 0:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     out, state = _core(_Call(launch, options), prologue(rule, inputs, scale))
     return out[..., :value_dim].astype(inputs.v.dtype), state[:, :, :key_dim, :value_dim]
+
+
+def triton_step(
+    rule: Rule,
+    *arrays: jax.Array | None,
+    scale: float,
+    plain: Callable[..., tuple[jax.Array, jax.Array]],
+    launch: Launch | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """One decoding step in one launch.
+
+    Args:
+        rule: see `Rule`.
+        *arrays: q, k, v, log_decay, erase, write, state of `step.gated_delta_step`.
+        scale: factor of the output.
+        plain: the same step in XLA, whose gradient is taken.
+        launch: see `triton`.
+
+    Returns:
+        out [B, HV, Dv] in the dtype of v, and the new state, float32.
+
+    Raises:
+        NotImplementedError: the kernel does not take the call, or cannot run here.
+    """
+    if any(x is not None and x.dtype == jnp.float64 for x in arrays):
+        raise NotImplementedError("float64; the kernel takes float32, bfloat16 and float16")
+    launch = gpu_launch() if launch is None else launch
+    calls = (
+        _folding(functools.partial(launches.step, launch, rule, scale)),
+        functools.partial(plain, rule, scale=scale),
+    )
+    return _step(calls, arrays)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _step(calls, arrays):
+    return calls[0](*arrays)
+
+
+def _step_fwd(calls, arrays):
+    return calls[0](*arrays), arrays
+
+
+def _step_bwd(calls, arrays, cotangents):
+    _, pull = jax.vjp(lambda arrays: calls[1](*arrays), arrays)
+    return pull(cotangents)
+
+
+_step.defvjp(_step_fwd, _step_bwd)
 
 
 def prologue(rule: Rule, inputs: Inputs, scale: float) -> Operands:
@@ -152,13 +205,11 @@ def _folding(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @folding.def_vmap
     def rule(size, batched, *arrays):
-        joined = [
-            (x if is_batched else jnp.broadcast_to(x, (size, *x.shape))).reshape(
-                -1, *x.shape[1 + is_batched :]
-            )
-            for x, is_batched in zip(arrays, batched, strict=True)
-        ]
-        results = folding(*joined)
+        def joined(x, is_batched):
+            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        results = folding(*jax.tree.map(joined, arrays, tuple(batched)))
         split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
         return split, jax.tree.map(lambda _: True, results)
 

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from jaxlab_kernels.delta_rule.rule import Rule
+
 DIMS = (16, 32, 64, 128, 256)
 
 Spec = tuple[tuple[int, ...], str]
@@ -106,7 +108,7 @@ def plan_of(
     operands: Operands,
     *,
     chunk: int | None = None,
-    processors: int = 132,
+    processors: int,
     precision: str | None = None,
 ) -> Plan:
     """The plan for these shapes.
@@ -169,20 +171,19 @@ def forward(launch: Launch, plan: Plan, operands: Operands) -> tuple[Any, Any]:
         read, last = _scan(launch, plan, triton_forward.scan_outputs, arguments, [out])
         return read, last
     edits, states, last = _states(launch, plan, chunks, operands)
-    arguments = (chunks.rows, chunks.outer, edits, states, plan.length, plan.heads)
     block = min(plan.value_dim, 64)
+    arrays = (chunks.rows, chunks.outer, edits, states)
     (read,) = launch(
         triton_forward.outputs, plan.sequences * plan.chunks * (plan.value_dim // block),
-        arguments, [out], K=plan.key_dim, V=plan.value_dim, BT=plan.chunk, BV=block,
+        (*arrays, plan.length, plan.heads), [out],
+        K=plan.key_dim, V=plan.value_dim, BT=plan.chunk, BV=block,
         PRECISION=plan.precision, num_warps=4, num_stages=2,
     )  # fmt: skip
     return read, last
 
 
-def backward(
-    launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last: Any
-) -> tuple[Operands, Any]:
-    """Gradients of the operands, and that of g's channels or blocks of them, unsummed.
+def backward(launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last: Any) -> Operands:
+    """Gradients of the operands.
 
     Chunks and states are computed again: between forward and backward only the operands live.
 
@@ -264,3 +265,44 @@ def _scan(launch: Launch, plan: Plan, kernel: Any, arguments, outputs) -> list[A
 
 def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def step(
+    launch: Launch,
+    rule: Rule,
+    scale: float,
+    q: Any,
+    k: Any,
+    v: Any,
+    log_decay: Any,
+    erase: Any,
+    write: Any,
+    state: Any,
+) -> tuple[Any, Any]:
+    """One token in one launch; arguments as in `step.gated_delta_step`, the state float32.
+
+    Returns:
+        out [B, HV, Dv] in the dtype of v, and the new state.
+    """
+    from jaxlab_kernels.delta_rule import triton_step
+
+    batch, heads, value_dim = v.shape
+    key_dim = k.shape[-1]
+    block = min(32, _power_of_two(value_dim))
+    one_gate = write is None
+    write = erase if one_gate else write
+    out, state = launch(
+        triton_step.step, batch * heads * -(-value_dim // block),
+        (q, k, v, log_decay, erase, write, state),
+        [(v.shape, _name(v.dtype)), (state.shape, "float32")],
+        K=key_dim, V=value_dim, BK=_power_of_two(key_dim), BV=block, GROUPS=heads // k.shape[1],
+        FORM=rule.form, LOGITS=rule.logits, GATE_SCALE=rule.gate_scale,
+        NORM_EPS=rule.norm_eps or 0.0, DECAY_PER_HEAD=len(log_decay.shape) == 2,
+        ERASE_PER_HEAD=len(erase.shape) == 2, WRITE_PER_HEAD=len(write.shape) == 2,
+        ONE_GATE=one_gate, SCALE=scale, num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return out, state
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()

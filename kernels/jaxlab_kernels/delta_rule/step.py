@@ -5,12 +5,16 @@ Dk Dv numbers; the edit of a token is decay, b and u, which are 2 Dk + Dv. So th
 behind by R tokens, whose edits wait in a ring; taking n of them back forgets the last n edits.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule.checks import check
+from jaxlab_kernels.delta_rule.gpu import triton_step
 from jaxlab_kernels.delta_rule.rule import Rule, compute_dtype, log_decays, operands
 
 
@@ -41,6 +45,7 @@ def gated_delta_step(
     state: jax.Array,
     rule: Rule = Rule(),  # noqa: B008 - frozen
     scale: float | None = None,
+    implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One token of `gated_delta` (of `gated_delta_from_logits`, with a rule that has logits).
 
@@ -54,6 +59,8 @@ def gated_delta_step(
         state: [B, HV, Dk, Dv].
         rule: the form, and what is done to gates and keys.
         scale: factor of the output; None: Dk ** -0.5.
+        implementation: "xla"; "triton" (NVIDIA GPUs, with jax-triton: one launch); None: the
+            fastest for the platform.
 
     Returns:
         out [B, HV, Dv] in the dtype of v, and the state after the token, float32 (float64 where an
@@ -61,13 +68,28 @@ def gated_delta_step(
 
     Raises:
         ValueError: an argument has the wrong shape or dtype.
+        NotImplementedError: the named implementation does not take the call.
     """
     check(rule, q, k, v, log_decay, erase, write, state, lead="B", state_name="state")
+    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    state = state.astype(compute_dtype(q, k, v, log_decay, erase, write, state))
+    return dispatch.call("gated_delta_step", STEPS, PREFERENCES, implementation,
+                         rule, q, k, v, log_decay, erase, write, state, scale=scale)  # fmt: skip
+
+
+def _plain_step(rule, q, k, v, log_decay, erase, write, state, *, scale):
     q, a, b, z, log_decay, state = _prepared(rule, q, k, v, log_decay, erase, write, state, scale)
     state = jnp.exp(log_decay)[..., None] * state
     u = z - _read(a, state)
     state = state + b[..., None] * u[..., None, :]
     return _read(q, state).astype(v.dtype), state
+
+
+STEPS: dict[str, Callable] = {
+    "xla": _plain_step,
+    "triton": functools.partial(triton_step, plain=_plain_step),
+}
+PREFERENCES = {"cpu": ("xla",), "gpu": ("triton", "xla"), "tpu": ("xla",)}
 
 
 def ring(state: jax.Array, capacity: int) -> Ring:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlab_kernels.delta_rule import launches
-from jaxlab_kernels.delta_rule.launches import Operands, Spec
+from jaxlab_kernels.delta_rule.launches import Operands, Plan, Spec
 
 
 def launch(
@@ -23,13 +23,12 @@ def launch(
     return results
 
 
-def forward(operands: Operands, **options: Any) -> tuple[Any, Any]:
-    """`launches.forward` on tensors; options of `launches.plan_of`."""
-    return launches.forward(launch, launches.plan_of(operands, **options), operands)
+def forward(plan: Plan, operands: Operands) -> tuple[Any, Any]:
+    """`launches.forward` on tensors."""
+    return launches.forward(launch, plan, operands)
 
 
-def backward(operands: Operands, d_out: Any, d_last: Any, **options: Any) -> Operands:
+def backward(plan: Plan, operands: Operands, d_out: Any, d_last: Any) -> Operands:
     """`launches.backward` on tensors, each gradient shaped as its operand."""
-    plan = launches.plan_of(operands, **options)
     gradients = launches.backward(launch, plan, operands, d_out, d_last)
     return gradients._replace(g=gradients.g.sum(-1)) if plan.head_decay else gradients

@@ -24,6 +24,6 @@ def check_triton(version: str, capability: int, *, unchecked: bool | None = None
     numbers = tuple(int(x) for x in re.findall(r"\d+", version)[:3])
     if not unchecked and capability == 90 and (3, 4, 0) <= numbers < (3, 7, 1):
         raise NotImplementedError(
-            f"Triton {version} miscompiles gated chunks on Hopper (compute capability 9.0); install "
-            f"triton>=3.7.1, or set JAXLAB_TRITON_UNCHECKED=1 and compare results yourself"
+            f"Triton {version} miscompiles gated chunks on Hopper (compute capability 9.0); "
+            f"install triton>=3.7.1, or set JAXLAB_TRITON_UNCHECKED=1 and compare results yourself"
         )
