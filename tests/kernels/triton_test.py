@@ -303,7 +303,7 @@ def test_every_kernel_compiles_and_fits_the_chip(capability):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(done.stdout)
-    kernels = {"prepare", "scan_outputs", "scan_states", "outputs", "scan_gradients",
+    kernels = {"pair_products", "solve", "scan_outputs", "scan_states", "outputs", "scan_gradients",
                "pair_gradients", "operand_gradients", "step"}  # fmt: skip
     assert {row["kernel"] for row in rows} == kernels
     # Opted-in shared memory of one thread block: CUDA C++ Programming Guide, compute capabilities.

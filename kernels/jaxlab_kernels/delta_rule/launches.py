@@ -149,14 +149,14 @@ def plan_of(
 
 
 class Chunks(NamedTuple):
-    """What `triton_forward.prepare` writes."""
+    """What `triton_forward.pair_products` and `solve` write, but for L."""
 
+    outer: Any
+    x: Any
     w: Any
     u: Any
     rows: Any
     columns: Any
-    outer: Any
-    solve: Any
     total: Any
 
 
@@ -167,7 +167,8 @@ def forward(launch: Launch, plan: Plan, operands: Operands) -> tuple[Any, Any]:
     chunks = _prepare(launch, plan, operands)
     out = ((plan.batch, plan.length, plan.heads, plan.value_dim), plan.dtype)
     if plan.fused_outputs:
-        arguments = (*chunks[:5], chunks.total, operands.state, plan.length, plan.heads)
+        arguments = (chunks.w, chunks.u, chunks.rows, chunks.columns, chunks.outer, chunks.total,
+                     operands.state, plan.length, plan.heads)  # fmt: skip
         read, last = _scan(launch, plan, triton_forward.scan_outputs, arguments, [out])
         return read, last
     edits, states, last = _states(launch, plan, chunks, operands)
@@ -207,12 +208,12 @@ def backward(launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last:
     pairs = (plan.by_chunk(plan.chunk, plan.chunk), plan.dtype)
     d_z, d_inner, d_outer = launch(
         triton_backward.pair_gradients, plan.sequences * plan.chunks,
-        (chunks.solve, edits, d_edits, d_out, *sizes),
+        (chunks.x, edits, d_edits, d_out, *sizes),
         [((*front, plan.value_dim), plan.dtype), pairs, pairs],
         V=plan.value_dim, BT=plan.chunk, BV=value_block, PRECISION=plan.precision,
         num_warps=4, num_stages=2,
     )  # fmt: skip
-    key_block = min(plan.key_dim, 32)
+    key_block = 16  # of 16 channels, all that the levels need fits into registers
     blocks = plan.key_dim // key_block
     by_key = ((*front, plan.key_dim), plan.dtype)
     by_decay = ((*front, blocks if plan.head_decay else plan.key_dim), "float32")
@@ -223,7 +224,7 @@ def backward(launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last:
         [by_key, by_key, by_key, by_decay],
         K=plan.key_dim, V=plan.value_dim, BT=plan.chunk, BK=key_block, BV=value_block,
         LEVELS=plan.levels, HEAD_DECAY=plan.head_decay, PRECISION=plan.precision,
-        num_warps=4, num_stages=1,
+        num_warps=8, num_stages=1,
     )  # fmt: skip
     return Operands(d_q, d_a, d_b, d_z, d_g, d_state)
 
@@ -231,15 +232,25 @@ def backward(launch: Launch, plan: Plan, operands: Operands, d_out: Any, d_last:
 def _prepare(launch: Launch, plan: Plan, operands: Operands) -> Chunks:
     from jaxlab_kernels.delta_rule import triton_forward
 
+    q, a, b, z, g, _ = operands
     K, V, C = plan.key_dim, plan.value_dim, plan.chunk
-    shapes = [(C, K), (C, V), (C, K), (C, K), (C, C), (C, C)]
+    pairs = plan.by_chunk(C, C)
+    programs = plan.sequences * plan.chunks
+    meta: dict[str, Any] = {
+        "K": K, "BT": C, "LEVELS": plan.levels, "HEAD_DECAY": plan.head_decay,
+        "PRECISION": plan.precision,
+    }  # fmt: skip
+    inner, outer = launch(
+        triton_forward.pair_products, programs, (q, a, b, g, plan.length, plan.heads),
+        [(pairs, "float32"), (pairs, plan.dtype)],
+        BK=min(K, 64), num_warps=4, num_stages=1, **meta,
+    )  # fmt: skip
+    shapes = [(C, C), (C, K), (C, V), (C, K), (C, K)]
     outputs = [(plan.by_chunk(*shape), plan.dtype) for shape in shapes]
     outputs.append((plan.by_chunk(K), "float32"))
-    return Chunks(*launch(
-        triton_forward.prepare, plan.sequences * plan.chunks,
-        (*operands[:5], plan.length, plan.heads), outputs,
-        K=K, V=V, BT=C, BK=min(K, 32), BV=min(V, 64), LEVELS=plan.levels,
-        HEAD_DECAY=plan.head_decay, PRECISION=plan.precision, num_warps=4, num_stages=1,
+    return Chunks(outer, *launch(
+        triton_forward.solve, programs, (inner, q, a, b, z, g, plan.length, plan.heads), outputs,
+        V=V, BK=min(K, 32), BV=min(V, 64), num_warps=4, num_stages=1, **meta,
     ))  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def scan_gradients(
 
 @triton.jit
 def pair_gradients(
-    solve, edits, d_edits, d_out, T, H,
+    x, edits, d_edits, d_out, T, H,
     d_z, d_inner, d_outer,
     V: tl.constexpr, BT: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -73,15 +73,15 @@ def pair_gradients(
     index = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(T, BT)
     token, valid = tokens_of(index // chunks, index % chunks, T, H, BT)
-    dtype = solve.dtype.element_ty
-    x = tl.trans(tl.load(tile(solve, index, 0, BT, BT, BT)))
+    dtype = x.dtype.element_ty
+    solve = tl.trans(tl.load(tile(x, index, 0, BT, BT, BT)))
     of_inner = tl.zeros((BT, BT), tl.float32)
     of_outer = tl.zeros((BT, BT), tl.float32)
     for v in range(0, V, BV):
         d_edit = tl.load(tile(d_edits, index, v, BT, V, BV))
         edit = tl.trans(tl.load(tile(edits, index, v, BT, V, BV)))
         d_out_v = load_tokens(d_out, token, valid, v, V, BV).to(dtype)
-        y = product(x, d_edit, PRECISION).to(dtype)
+        y = product(solve, d_edit, PRECISION).to(dtype)
         store_tokens(d_z, y, token, valid, v, V)
         of_inner -= product(y, edit, PRECISION)
         of_outer += product(d_out_v, edit, PRECISION)
@@ -104,13 +104,14 @@ def level_gradients(
     is that over the narrow one, plus its neighbour's total: hence the first line.
     """
     BT: tl.constexpr = q.shape[0]
-    dtype = d_inner.dtype
+    dtype = d_inner.dtype.element_ty
     row = is_row(LEVEL, BT)
     of_totals += sibling_sums(tl.where(row, of_rows, of_columns), LEVEL)
     pairs = level_pairs(LEVEL, BT)
     weight = tl.exp(exponent)
-    inner = tl.where(pairs, d_inner, 0.0).to(dtype)
-    outer = tl.where(pairs, d_outer, 0.0).to(dtype)
+    # Loaded anew, not masked in registers: there the masks of all levels would be kept at once.
+    inner = tl.load(d_inner, mask=pairs, other=0.0)
+    outer = tl.load(d_outer, mask=pairs, other=0.0)
     column = (b * weight).to(dtype)
     of_a = product(inner, column, PRECISION) * weight
     of_q = product(outer, column, PRECISION) * weight
@@ -187,8 +188,8 @@ def operand_gradients(
     columns = of_b * b_k
     of_total *= tl.load(total + index * K + k + tl.arange(0, BK))
     totals = tl.zeros((BT, BK), tl.float32) + of_total[None, :]
-    inner = tl.load(tile(d_inner, index, 0, BT, BT, BT))
-    outer = tl.load(tile(d_outer, index, 0, BT, BT, BT))
+    inner = tile(d_inner, index, 0, BT, BT, BT)
+    outer = tile(d_outer, index, 0, BT, BT, BT)
     if LEVELS > 5:
         of_q, of_a, of_b, rows, columns, totals = level_gradients(
             q_k, a_k, b_k, inner, outer, e5, of_q, of_a, of_b, rows, columns, totals, 5, PRECISION
@@ -210,8 +211,7 @@ def operand_gradients(
         q_k, a_k, b_k, inner, outer, e0, of_q, of_a, of_b, rows, columns, totals, 0, PRECISION
     )
     # A token's product with itself has no decay.
-    diagonal = tl.where(i[:, None] == i[None, :], outer.to(tl.float32), 0.0)
-    same = tl.sum(diagonal, axis=1)[:, None]
+    same = tl.load(d_outer + index * (BT * BT) + i * (BT + 1)).to(tl.float32)[:, None]
     store_tokens(d_q, of_q + same * b_k, token, valid, k, K)
     store_tokens(d_a, of_a, token, valid, k, K)
     store_tokens(d_b, of_b + same * q_k, token, valid, k, K)

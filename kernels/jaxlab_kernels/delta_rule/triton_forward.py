@@ -1,7 +1,7 @@
 """Triton kernels of the gated delta rule, forwards; see README.md for the equations.
 
-First every chunk by itself (`prepare`), then one pass over the chunks that carries the state
-(`scan_outputs`, or `scan_states` followed by `outputs` over all chunks at once).
+First every chunk by itself (`pair_products`, `solve`), then one pass over the chunks that carries
+the state (`scan_outputs`, or `scan_states` followed by `outputs` over all chunks at once).
 
 Arguments are pointers to contiguous arrays: q, a, b [B, T, H, K], z and out [B, T, H, V],
 g [B, T, H, K] float32 (HEAD_DECAY: [B, T, H]), states [B, H, K, V] float32. What passes between
@@ -15,11 +15,10 @@ import triton
 import triton.language as tl
 
 from jaxlab_kernels.delta_rule.triton_spans import (
-    exponents,
     level_pairs,
+    prefix_sums,
     product,
-    whole_spans,
-    widened,
+    suffix_sums,
 )
 
 
@@ -69,82 +68,116 @@ def tile(pointer, index, first, ROWS: tl.constexpr, D: tl.constexpr, BD: tl.cons
 
 
 @triton.jit
-def inverse(inner, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
-    """(I + L)^-1 of a strictly lower triangular L [BT, BT], by blocks that double.
+def pair_products(
+    q, a, b, g, T, H,
+    inner, outer,
+    K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, LEVELS: tl.constexpr,
+    HEAD_DECAY: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """L and P of a chunk; a program per (sequence and head, chunk).
+
+    A level at a time, its rows and columns packed into BT / 2 of each, and its pairs written where
+    they belong: no tile has the size of the chunk, and no mask waits in registers.
+    """
+    HALF: tl.constexpr = BT // 2
+    chunks = tl.cdiv(T, BT)
+    index = tl.program_id(0).to(tl.int64)
+    sequence = index // chunks
+    start = index % chunks * BT
+    first = (sequence // H * T + start) * H + sequence % H
+    matrix = index * (BT * BT)
+    r = tl.arange(0, HALF)
+    for level in tl.static_range(LEVELS):
+        column = ((r >> level) << (level + 1)) + (r & ((1 << level) - 1))
+        row = column + (1 << level)
+        is_last = (r & ((1 << level) - 1)) == (1 << level) - 1
+        of_a = tl.zeros((HALF, HALF), tl.float32)
+        of_q = tl.zeros((HALF, HALF), tl.float32)
+        for k in range(0, K, BK):
+            valid = start + row < T
+            token = first + row * H
+            q_k = load_tokens(q, token, valid, k, K, BK).to(tl.float32)
+            a_k = load_tokens(a, token, valid, k, K, BK).to(tl.float32)
+            since = load_decay(g, token, valid, k, K, BK, HEAD_DECAY)
+            since = tl.exp(prefix_sums(since, 1 << level))
+            b_k = load_tokens(b, first + column * H, start + column < T, k, K, BK).to(tl.float32)
+            follows = (start + column + 1 < T) & (is_last == 0)
+            until = load_decay(g, first + (column + 1) * H, follows, k, K, BK, HEAD_DECAY)
+            until = tl.exp(suffix_sums(until, 1 << level))
+            decayed = tl.trans((b_k * until).to(b.dtype.element_ty))
+            of_a += product((a_k * since).to(a.dtype.element_ty), decayed, PRECISION)
+            of_q += product((q_k * since).to(q.dtype.element_ty), decayed, PRECISION)
+        place = matrix + row[:, None] * BT + column[None, :]
+        same = (r >> level)[:, None] == (r >> level)[None, :]
+        tl.store(inner + place, of_a, mask=same)
+        tl.store(outer + place, of_q.to(outer.dtype.element_ty), mask=same)
+
+    i = tl.arange(0, BT)
+    diagonal = tl.zeros((BT,), tl.float32)
+    for k in range(0, K, BK):
+        valid = start + i < T
+        q_k = load_tokens(q, first + i * H, valid, k, K, BK).to(tl.float32)
+        b_k = load_tokens(b, first + i * H, valid, k, K, BK).to(tl.float32)
+        diagonal += tl.sum(q_k * b_k, axis=1)
+    zero = tl.zeros((BT, BT), tl.float32).to(outer.dtype.element_ty)
+    above = i[:, None] < i[None, :]
+    tl.store(outer + matrix + i * (BT + 1), diagonal.to(outer.dtype.element_ty))
+    tl.store(outer + matrix + i[:, None] * BT + i[None, :], zero, mask=above)
+
+
+@triton.jit
+def inverse(inner, BT: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
+    """(I + L)^-1 by blocks that double, of pointers [BT, BT] to L below the diagonal.
 
     [[A, 0], [C, B]]^-1 has the corner -B^-1 C A^-1. Powers of L would lose every digit.
     """
-    BT: tl.constexpr = inner.shape[0]
     i = tl.arange(0, BT)
-    x = tl.where(i[:, None] == i[None, :], 1.0, tl.where(level_pairs(0, BT), -inner, 0.0))
+    identity = tl.where(i[:, None] == i[None, :], 1.0, 0.0)
+    x = identity - tl.load(inner, mask=level_pairs(0, BT), other=0.0)
     for level in tl.static_range(1, LEVELS):
-        corner = tl.where(level_pairs(level, BT), inner, 0.0)
-        right = product(corner, x, PRECISION)
-        x -= product(x, right, PRECISION)
+        corner = tl.load(inner, mask=level_pairs(level, BT), other=0.0)
+        x -= product(x, product(corner, x, PRECISION), PRECISION)
     return x
 
 
 @triton.jit
-def prepare(
-    q, a, b, z, g, T, H,
-    w, u, rows, columns, outer, solve, total,
+def solve(
+    inner, q, a, b, z, g, T, H,
+    x, w, u, rows, columns, total,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     LEVELS: tl.constexpr, HEAD_DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Everything of a chunk that needs no state; a program per (sequence and head, chunk).
+    """What else of a chunk needs no state; a program per (sequence and head, chunk).
 
-    With G the sum of g from the chunk's start and X = (I + L)^-1, it writes w = X (a e^G),
-    u = X z, rows = q e^G, columns = b e^(G_end - G), outer = P, solve = X, total = e^G_end.
+    With G the sum of g from the chunk's start it writes x = (I + L)^-1, w = x (a e^G), u = x z,
+    rows = q e^G, columns = b e^(G_end - G), total = e^G_end.
     """
     chunks = tl.cdiv(T, BT)
-    program = tl.program_id(0)
-    sequence = (program // chunks).to(tl.int64)
-    chunk = program % chunks
-    index = sequence * chunks + chunk
-    token, valid = tokens_of(sequence, chunk, T, H, BT)
+    index = tl.program_id(0).to(tl.int64)
+    chunk = index % chunks
+    token, valid = tokens_of(index // chunks, chunk, T, H, BT)
     i = tl.arange(0, BT)
+    follows = (chunk * BT + i + 1 < T) & (i < BT - 1)
     dtype = q.dtype.element_ty
-
-    inner = tl.zeros((BT, BT), tl.float32)
-    scores = tl.zeros((BT, BT), tl.float32)
-    for k in range(0, K, BK):
-        q_k = load_tokens(q, token, valid, k, K, BK).to(tl.float32)
-        a_k = load_tokens(a, token, valid, k, K, BK).to(tl.float32)
-        b_k = load_tokens(b, token, valid, k, K, BK).to(tl.float32)
-        g_k = load_decay(g, token, valid, k, K, BK, HEAD_DECAY)
-        diagonal = tl.sum(q_k * b_k, axis=1)
-        scores += tl.where(i[:, None] == i[None, :], diagonal[:, None], 0.0)
-        prefix = g_k
-        suffix = tl.zeros_like(g_k)
-        for level in tl.static_range(LEVELS):
-            weight = tl.exp(exponents(prefix, suffix, level))
-            column = tl.trans((b_k * weight).to(dtype))
-            pairs = level_pairs(level, BT)
-            pair = product((a_k * weight).to(dtype), column, PRECISION)
-            inner += tl.where(pairs, pair, 0.0)
-            pair = product((q_k * weight).to(dtype), column, PRECISION)
-            scores += tl.where(pairs, pair, 0.0)
-            prefix, suffix = widened(prefix, suffix, g_k, level)
-    tl.store(tile(outer, index, 0, BT, BT, BT), scores.to(dtype))
-    x = inverse(inner, LEVELS, PRECISION).to(dtype)
-    tl.store(tile(solve, index, 0, BT, BT, BT), x)
-
-    for k in range(0, K, BK):
-        q_k = load_tokens(q, token, valid, k, K, BK).to(tl.float32)
-        a_k = load_tokens(a, token, valid, k, K, BK).to(tl.float32)
-        b_k = load_tokens(b, token, valid, k, K, BK).to(tl.float32)
-        g_k = load_decay(g, token, valid, k, K, BK, HEAD_DECAY)
-        prefix, suffix = whole_spans(g_k, LEVELS)
-        since = tl.exp(prefix)
-        read = product(x, (a_k * since).to(dtype), PRECISION)
-        tl.store(tile(w, index, k, BT, K, BK), read.to(dtype))
-        tl.store(tile(rows, index, k, BT, K, BK), (q_k * since).to(dtype))
-        tl.store(tile(columns, index, k, BT, K, BK), (b_k * tl.exp(suffix)).to(dtype))
-        tl.store(total + index * K + k + tl.arange(0, BK), tl.exp(tl.sum(g_k, axis=0)))
+    inverted = inverse(tile(inner, index, 0, BT, BT, BT), BT, LEVELS, PRECISION).to(dtype)
+    tl.store(tile(x, index, 0, BT, BT, BT), inverted)
     for v in range(0, V, BV):
-        z_v = load_tokens(z, token, valid, v, V, BV).to(dtype)
-        target = product(x, z_v, PRECISION)
+        z_v = load_tokens(z, token, valid, v, V, BV)
+        target = product(inverted, z_v, PRECISION)
         tl.store(tile(u, index, v, BT, V, BV), target.to(dtype))
+    for k in range(0, K, BK):
+        a_k = load_tokens(a, token, valid, k, K, BK).to(tl.float32)
+        g_k = load_decay(g, token, valid, k, K, BK, HEAD_DECAY)
+        since = tl.exp(prefix_sums(g_k, BT))
+        read = product(inverted, (a_k * since).to(dtype), PRECISION)
+        tl.store(tile(w, index, k, BT, K, BK), read.to(dtype))
+        q_k = load_tokens(q, token, valid, k, K, BK).to(tl.float32)
+        tl.store(tile(rows, index, k, BT, K, BK), (q_k * since).to(dtype))
+        tl.store(total + index * K + k + tl.arange(0, BK), tl.exp(tl.sum(g_k, axis=0)))
+        b_k = load_tokens(b, token, valid, k, K, BK).to(tl.float32)
+        after = load_decay(g, token + H, follows, k, K, BK, HEAD_DECAY)
+        until = tl.exp(suffix_sums(after, BT))
+        tl.store(tile(columns, index, k, BT, K, BK), (b_k * until).to(dtype))
 
 
 @triton.jit

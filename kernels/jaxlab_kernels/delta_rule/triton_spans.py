@@ -69,13 +69,21 @@ def widened(prefix, suffix, g, LEVEL: tl.constexpr):
 
 
 @triton.jit
-def whole_spans(g, LEVELS: tl.constexpr):
-    """Sums from the chunk's start up to and with a token, and after it up to the chunk's end."""
-    prefix = g
-    suffix = tl.zeros_like(g)
-    for level in tl.static_range(LEVELS):
-        prefix, suffix = widened(prefix, suffix, g, level)
-    return prefix, suffix
+def prefix_sums(x, SIZE: tl.constexpr):
+    """[BT, D]: sums from the start of a row's block of SIZE rows up to and with the row."""
+    if SIZE > 1:
+        blocks = tl.reshape(x, (x.shape[0] // SIZE, SIZE, x.shape[1]))
+        x = tl.reshape(tl.cumsum(blocks, axis=1), x.shape)
+    return x
+
+
+@triton.jit
+def suffix_sums(x, SIZE: tl.constexpr):
+    """[BT, D]: sums from the row on up to the end of its block of SIZE rows."""
+    if SIZE > 1:
+        blocks = tl.reshape(x, (x.shape[0] // SIZE, SIZE, x.shape[1]))
+        x = tl.reshape(tl.cumsum(blocks, axis=1, reverse=True), x.shape)
+    return x
 
 
 @triton.jit
