@@ -55,7 +55,8 @@ bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/kernels.py
 
 gpu-check:  ## check and time the accelerator at hand beside the CPU; PYTHON= chooses the interpreter
-	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py
+	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py; status=$$?; \
+	  $(PYTHON) benchmarks/delta_rule_gpu.py && exit $$status
 
 lint: setup  ## ruff and the type checker
 	@$(BIN)/ruff check .

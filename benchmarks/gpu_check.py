@@ -1,14 +1,16 @@
-"""Compare this machine's accelerator with its CPU, and time it: decoder, sampling, losses.
+"""Compare this machine's accelerator with its CPU, and time it: decoder, sampling, losses, kernels.
 
     make gpu-check                      # PYTHON=... chooses the interpreter
     python benchmarks/gpu_check.py --json benchmarks/results/DATE-CHIP.json
 
 Every part is computed on the accelerator and on the CPU of the same process, in float32 with the
-highest matmul precision, and must agree before it is timed. Exit code 1: something differs, or
-there is no accelerator.
+highest matmul precision, and must agree before it is timed. `make gpu-check` goes on with
+`delta_rule_gpu.py`, which takes the Triton kernels alone, at full size and beside their peers. Exit
+code 1: something differs, or there is no accelerator.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -20,6 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxlab_kernels import gated_delta
+from jaxlab_kernels.delta_rule import cases
 
 from jaxlab.losses import chunked_vocab, distillation
 from jaxlab.models import presets
@@ -66,6 +70,21 @@ def parts() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     }
 
 
+def gated_delta_part(implementation: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """FG2-GDN+ with all its gradients, heads of 128, an odd length."""
+    case = dataclasses.replace(
+        cases.MEMBERS["fg2_plus"], length=200, heads=4, value_heads=4, key_dim=128, value_dim=128
+    )
+    arguments = cases.make(case, "mixed", dtype=np.float32)
+    form = arguments.pop("form")
+
+    def total(arguments: dict[str, jax.Array]) -> jax.Array:
+        out, state = gated_delta(**arguments, form=form, implementation=implementation)
+        return jnp.mean(out**2) + jnp.mean(state**2), (out, state)
+
+    return jax.jit(jax.grad(total, has_aux=True)), (arguments,)
+
+
 def measure(call: Callable[..., Any], arguments: Any, device: jax.Device) -> tuple[Any, float]:
     """The result as NumPy arrays, and the median of five timed calls in seconds."""
     with jax.default_device(device):
@@ -93,9 +112,18 @@ def main() -> int:
         return 1
     host = jax.devices("cpu")[0]
     rows, failed = [], False
-    for name, (call, arguments) in parts().items():
-        (theirs, cpu_seconds) = measure(call, arguments, host)
-        (ours, seconds) = measure(call, arguments, device)
+    both = {name: (call, call, arguments) for name, (call, arguments) in parts().items()}
+    on_host, arguments = gated_delta_part("chunked")
+    for implementation in ("chunked", "triton"):
+        call, _ = gated_delta_part(implementation)
+        both[f"gated delta, {implementation}"] = (call, on_host, arguments)
+    for name, (call, on_host, arguments) in both.items():
+        (theirs, cpu_seconds) = measure(on_host, arguments, host)
+        try:
+            (ours, seconds) = measure(call, arguments, device)
+        except NotImplementedError as reason:
+            print(f"     {name:20} not run: {reason}")
+            continue
         error = max(
             float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
@@ -106,7 +134,7 @@ def main() -> int:
         timing = (
             f"{seconds * 1e3:9.3f} ms, CPU {cpu_seconds * 1e3:9.3f} ms" if good else "not timed"
         )
-        print(f"{'ok  ' if good else 'FAIL'} {name:16} largest difference {error:.2e}  {timing}")
+        print(f"{'ok  ' if good else 'FAIL'} {name:20} largest difference {error:.2e}  {timing}")
     if args.json:
         record = {
             "date": datetime.date.today().isoformat(),

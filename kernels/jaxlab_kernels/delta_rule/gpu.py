@@ -40,7 +40,7 @@ def triton(
         rule: gives a, b and z.
         inputs: see `Inputs`; Dk and Dv up to 256, not float64.
         scale: factor of the output.
-        chunk_size: 16, 32 or 64; None: 64, and 32 for heads above 128.
+        chunk_size: 16, 32 or 64; None: 64, and 32 for float32 and for heads above 128.
         launch: runs a kernel; None: `jax_launch` on the GPU at hand.
         processors: of the GPU, see `launches.plan_of`; None: the GPU at hand's, or an H200's.
 

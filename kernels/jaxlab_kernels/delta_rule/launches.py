@@ -115,7 +115,8 @@ def plan_of(
 
     Args:
         operands: arrays or anything with shape and dtype.
-        chunk: tokens per chunk; None: 64, and 32 for heads of 256.
+        chunk: tokens per chunk; None: 64, and 32 for heads of 256 and for float32, whose products
+            take three times the registers.
         processors: of the chip; with fewer heads the state's channels are split into more blocks.
         precision: see `Plan`; None: "tf32x3" for float32, "tf32" for 16 bits.
 
@@ -134,14 +135,14 @@ def plan_of(
     if chunk not in (None, 16, 32, 64):
         raise NotImplementedError(f"chunks of {chunk} tokens; the kernels take 16, 32 and 64")
     wide = key_dim > 128 or value_dim > 128
-    most = 32 if wide or (key_dim > 64 and dtype == "float32") else 64
+    most = 16 if key_dim > 64 and dtype == "float32" else 32 if wide else 64
     value_block = min(most, value_dim)
     while value_block > 16 and batch * heads * (value_dim // value_block) < processors:
         value_block //= 2
     return Plan(
         batch, length, heads, key_dim, value_dim, dtype,
         head_decay=len(operands.g.shape) == 3,
-        chunk=chunk or (32 if wide else 64),
+        chunk=chunk or (32 if wide or dtype == "float32" else 64),
         value_block=value_block,
         fused_outputs=batch * heads * (value_dim // value_block) >= processors,
         precision=precision or ("tf32x3" if dtype == "float32" else "tf32"),
@@ -270,7 +271,8 @@ def _scan(launch: Launch, plan: Plan, kernel: Any, arguments, outputs) -> list[A
     return launch(
         kernel, plan.sequences * (plan.value_dim // plan.value_block), arguments,
         [*outputs, state], K=plan.key_dim, V=plan.value_dim, BT=plan.chunk,
-        BV=plan.value_block, PRECISION=plan.precision, num_warps=4, num_stages=2,
+        BV=plan.value_block, PRECISION=plan.precision,
+        num_warps=8 if plan.dtype == "float32" else 4, num_stages=2,
     )  # fmt: skip
 
 
