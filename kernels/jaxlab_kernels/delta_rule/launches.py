@@ -68,8 +68,8 @@ class Plan:
         value_block: channels of the state that one program carries over the chunks.
         fused_outputs: the pass over chunks writes the outputs; else a second kernel does so for
             all chunks at once, which shortens the serial part.
-        precision: of the matrix products: "ieee", "tf32x3", "tf32"; no meaning for 16 bits except
-            in the inverse.
+        precision: of products of float32: "tf32x3", "tf32" or "ieee", which also multiplies
+            16-bit numbers as float32. With 16 bits only the inverse is a product of float32.
     """
 
     batch: int
