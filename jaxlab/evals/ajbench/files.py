@@ -88,7 +88,7 @@ class Tree:
         folder = os.dup(self._root)
         try:
             for name in self.parts(path):
-                with contextlib.suppress(FileExistsError):
+                with _refusing(path), contextlib.suppress(FileExistsError):
                     os.mkdir(name, dir_fd=folder)
                 inner = self._open(name, _FOLDER, folder, path)
                 os.close(folder)
@@ -110,7 +110,7 @@ class Tree:
 
     def entries(self, path: object = "") -> list[tuple[str, os.stat_result]]:
         """Names in a folder with what they are, in order; `Limits.entries` at most."""
-        with self._folder(self.parts(path), path) as folder:
+        with self._folder(self.parts(path), path) as folder, _refusing(path):
             names = sorted(os.listdir(folder))[: self._limits.entries]
             return [(name, os.stat(name, dir_fd=folder, follow_symlinks=False)) for name in names]
 

@@ -130,6 +130,11 @@ def test_refusals_say_why(box, path, cause):
     assert cause in reply.text
 
 
+@pytest.mark.parametrize("tool", ["create_directory", "read_file", "list_directory"])
+def test_a_name_that_the_system_refuses(box, tool):
+    assert box.call(tool, {"path": "n" * 300}).failed
+
+
 def test_a_folder_that_turns_into_a_link_and_back(tmp_path):
     """The race between check and use: a reader never comes out where the link leads."""
     (tmp_path / "outside").mkdir()
