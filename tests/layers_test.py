@@ -61,6 +61,7 @@ ALLOWED = {
     "evals.tables": {"evals.metrics"},
     "evals.math": PLAIN_BENCHMARK,
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
+    "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
     "evals.compare": {"evals.metrics", "evals.results", "evals.tables"},
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
@@ -134,6 +135,7 @@ WITHOUT_JAX = (
     "evals.benchmark_report",
     "evals.math",
     "evals.general365",
+    "evals.ajbench",
     "config",
 )
 ARRAY_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}

@@ -1,0 +1,236 @@
+"""A folder that its tools cannot leave.
+
+Every path is walked from the root's descriptor, one name at a time and without following links
+(openat with O_NOFOLLOW), so that no "..", absolute path or link leads out, also not one that
+somebody puts there between a check and its use.
+"""
+
+import contextlib
+import errno
+import fnmatch
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Tree:
+    """The files below a root, by paths that are relative to it or begin with one of its names."""
+
+    def __init__(self, root: Path, names: tuple[str, ...] = ("/",), limits: Limits = DEFAULT):
+        """Opens the root.
+
+        Args:
+            root: the folder.
+            names: absolute paths that mean the root, such as the place where the judged agent
+                saw it; the longest that fits is taken off.
+            limits: on sizes and counts.
+        """
+        self._root = os.open(root, _FOLDER)
+        self._names = sorted(names, key=len, reverse=True)
+        self._limits = limits
+
+    def close(self) -> None:
+        """Gives the root's descriptor back."""
+        os.close(self._root)
+
+    def parts(self, path: object) -> tuple[str, ...]:
+        """The names on the way from the root.
+
+        Raises:
+            ToolError: the path is no text, or leads out.
+        """
+        if not isinstance(path, str) or "\0" in path or len(path) > 4096:
+            raise ToolError("a path must be a string of at most 4096 characters without NUL")
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ToolError("a path must be valid Unicode") from None
+        if path.startswith("/"):
+            path = self._relative(path)
+        found: list[str] = []
+        for name in PurePosixPath(path).parts:
+            if name == "..":
+                if not found:
+                    raise ToolError(f"{path!r:.200} leads out of the folder")
+                found.pop()
+            else:
+                found.append(name)
+        return tuple(found)
+
+    def read(self, path: object) -> bytes:
+        """The content of a file, at most `Limits.write_bytes` of it."""
+        with self._parent(path) as (folder, name):
+            # A pipe would block without O_NONBLOCK.
+            descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK, folder, path)
+        with _file(descriptor, "rb", path) as file:
+            return file.read(self._limits.write_bytes)
+
+    def write(self, path: object, content: bytes) -> None:
+        """Make a file or replace its content."""
+        if len(content) > self._limits.write_bytes:
+            raise ToolError(f"{len(content)} bytes are more than {self._limits.write_bytes}")
+        with self._parent(path) as (folder, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+            descriptor = self._open(name, flags, folder, path)
+        with _file(descriptor, "wb", path) as file:
+            file.truncate(0)
+            file.write(content)
+
+    def make_folder(self, path: object) -> None:
+        """Make a folder and those above it; it may exist."""
+        folder = os.dup(self._root)
+        try:
+            for name in self.parts(path):
+                with _refusing(path), contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+                inner = self._open(name, _FOLDER, folder, path)
+                os.close(folder)
+                folder = inner
+        finally:
+            os.close(folder)
+
+    def move(self, source: object, target: object) -> None:
+        """Rename a file or folder; the target must not exist."""
+        with self._parent(source) as (a, old), self._parent(target) as (b, new):
+            try:
+                os.stat(new, dir_fd=b, follow_symlinks=False)
+            except FileNotFoundError:
+                pass
+            else:
+                raise ToolError(f"{target!r:.200} exists")
+            with _refusing(source):
+                os.rename(old, new, src_dir_fd=a, dst_dir_fd=b)
+
+    def entries(self, path: object = "") -> list[tuple[str, os.stat_result]]:
+        """Names in a folder with what they are, in order; `Limits.entries` at most."""
+        with self._folder(self.parts(path), path) as folder, _refusing(path):
+            names = sorted(os.listdir(folder))[: self._limits.entries]
+            return [(name, os.stat(name, dir_fd=folder, follow_symlinks=False)) for name in names]
+
+    def stat(self, path: object) -> os.stat_result:
+        """Size, times and kind of a file or folder."""
+        if not self.parts(path):
+            return os.fstat(self._root)
+        with self._parent(path) as (folder, name), _refusing(path):
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+    def walk(self, path: object = "") -> Iterator[tuple[str, os.stat_result]]:
+        """Everything below a folder, depth first, `Limits.entries` at most; links are not taken."""
+        base = "/".join(self.parts(path))
+        stack, seen = [base], 0
+        while stack:
+            here = stack.pop()
+            entries = self.entries(here)
+            for name, info in entries:
+                if seen == self._limits.entries:
+                    return
+                seen += 1
+                yield f"{here}/{name}".lstrip("/"), info
+            stack += [
+                f"{here}/{name}".lstrip("/")
+                for name, info in reversed(entries)
+                if stat.S_ISDIR(info.st_mode)
+            ]
+
+    def search(self, path: object, pattern: object) -> list[str]:
+        """Paths below a folder whose name, or whole path, matches a shell pattern."""
+        if not isinstance(pattern, str) or len(pattern) > 200:
+            raise ToolError("a pattern must be a string of at most 200 characters")
+        return [
+            found
+            for found, _ in self.walk(path)
+            if fnmatch.fnmatchcase(found, pattern)
+            or fnmatch.fnmatchcase(found.rpartition("/")[2], pattern)
+            or pattern.lower() in found.rpartition("/")[2].lower()
+        ]
+
+    def digest(self) -> str:
+        """SHA-256 over paths, kinds, modes and contents, without any limit."""
+        total = hashlib.sha256()
+        self._digest((), total)
+        return total.hexdigest()
+
+    def _digest(self, parts: tuple[str, ...], total: "hashlib._Hash") -> None:
+        with self._folder(parts, "/".join(parts)) as folder:
+            for name in sorted(os.listdir(folder)):
+                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                total.update(f"{'/'.join((*parts, name))}\0{info.st_mode:o}\0".encode())
+                if stat.S_ISDIR(info.st_mode):
+                    self._digest((*parts, name), total)
+                elif stat.S_ISREG(info.st_mode):
+                    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+                    with os.fdopen(descriptor, "rb") as file:
+                        total.update(hashlib.file_digest(file, "sha256").digest())
+
+    def _relative(self, path: str) -> str:
+        for name in self._names:
+            base = name.rstrip("/")
+            if path == base or path.startswith(f"{base}/"):
+                return path[len(base) :].lstrip("/")
+        raise ToolError(f"{path!r:.200} is outside the folder")
+
+    @contextlib.contextmanager
+    def _parent(self, path: object) -> Iterator[tuple[int, str]]:
+        """The open folder that holds the path's last name, and that name."""
+        parts = self.parts(path)
+        if not parts:
+            raise ToolError("that is the folder itself")
+        with self._folder(parts[:-1], path) as folder:
+            yield folder, parts[-1]
+
+    @contextlib.contextmanager
+    def _folder(self, parts: tuple[str, ...], path: object) -> Iterator[int]:
+        folder = os.dup(self._root)
+        try:
+            for name in parts:
+                inner = self._open(name, _FOLDER, folder, path)
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _open(self, name: str, flags: int, folder: int, path: object) -> int:
+        with _refusing(path):
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+
+
+def _file(descriptor: int, mode: str, path: object) -> BinaryIO:
+    """The open file of a descriptor, which is closed if it is a folder, a pipe or a device."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ToolError(f"{path!r:.200} is no file")
+    return cast(BinaryIO, os.fdopen(descriptor, mode))
+
+
+@contextlib.contextmanager
+def _refusing(path: object) -> Iterator[None]:
+    """Errors of the system as errors of the tool, without telling what lies outside."""
+    try:
+        yield
+    except OSError as error:
+        link = error.errno in (errno.ELOOP, errno.EMLINK)
+        cause = "leads through a link" if link else os.strerror(error.errno or 0)
+        raise ToolError(f"{path!r:.200}: {cause}") from None
+
+
+def copy(source: Path, target: Path) -> list[str]:
+    """Copy folders and files; returns what was left out: links, pipes, sockets, devices."""
+    left_out = []
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            inner = copy(Path(entry.path), target / entry.name)
+            left_out += [f"{entry.name}/{name}" for name in inner]
+        elif entry.is_file(follow_symlinks=False):
+            (target / entry.name).write_bytes(Path(entry.path).read_bytes())
+        else:
+            left_out.append(entry.name)
+    return left_out

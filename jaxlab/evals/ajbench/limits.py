@@ -1,0 +1,27 @@
+"""What a tool may cost, and the error that a judge is told."""
+
+from dataclasses import dataclass
+
+
+class ToolError(Exception):
+    """A tool refuses or fails; the message goes to whoever called it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one tool call.
+
+    Attributes:
+        seconds: of a database statement.
+        characters: of a result; the rest is cut off and said to be.
+        entries: files or rows that a listing, a search or a query reads.
+        write_bytes: largest file that a tool writes.
+    """
+
+    seconds: float = 5.0
+    characters: int = 20_000
+    entries: int = 2_000
+    write_bytes: int = 4 << 20
+
+
+DEFAULT = Limits()

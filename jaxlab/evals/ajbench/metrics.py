@@ -1,0 +1,219 @@
+"""What is reported of judges: F1 of the positive class per sub-domain, always beside the constants.
+
+On a balanced set "always right" has F1 = 2/3, more than many a judge; F1 alone says little, so
+accuracy, balanced accuracy, Matthews' correlation and both recalls stand beside it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxlab.evals.ajbench.types import SUBDOMAINS
+from jaxlab.evals.results import Result
+from jaxlab.evals.tables import Cell, Table
+
+OnParseFail = Literal["wrong", "drop"]
+CONSTANTS = ("always right", "always wrong")
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of verdicts against labels; positive is "right".
+
+    Attributes:
+        tp: right ones judged right.
+        fp: wrong ones judged right.
+        tn: wrong ones judged wrong.
+        fn: right ones judged wrong.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    tn: int = 0
+    fn: int = 0
+
+    @property
+    def f1(self) -> float:
+        """2 tp / (2 tp + fp + fn), 0 where nothing is positive."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn, empty=0.0)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of verdicts that agree with the label."""
+        return _ratio(self.tp + self.tn, self.tp + self.fp + self.tn + self.fn)
+
+    @property
+    def recall_right(self) -> float:
+        """Share of the right ones that were judged right."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def recall_wrong(self) -> float:
+        """Share of the wrong ones that were judged wrong."""
+        return _ratio(self.tn, self.tn + self.fp)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of both recalls; NaN where one class is absent."""
+        return (self.recall_right + self.recall_wrong) / 2
+
+    @property
+    def mcc(self) -> float:
+        """Matthews' correlation (1975), 0 where labels or verdicts do not vary."""
+        product = (
+            (self.tp + self.fp) * (self.tp + self.fn) * (self.tn + self.fp) * (self.tn + self.fn)
+        )
+        return _ratio(self.tp * self.tn - self.fp * self.fn, math.sqrt(product), empty=0.0)
+
+
+def confusion(labels: Iterable[bool], verdicts: Iterable[bool]) -> Confusion:
+    """The counts of pairs."""
+    counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
+    for label, verdict in zip(labels, verdicts, strict=True):
+        counts[label, verdict] += 1
+    return Confusion(
+        tp=counts[True, True],
+        fp=counts[False, True],
+        tn=counts[False, False],
+        fn=counts[True, False],
+    )
+
+
+def verdict_of(result: Result, on_parse_fail: OnParseFail) -> bool | None:
+    """The verdict of a sample; one that could not be read is the opposite of the label, or None."""
+    if result.answer in ("0", "1"):
+        return result.answer == "1"
+    return None if on_parse_fail == "drop" else result.target != "1"
+
+
+def macro_f1(by_subdomain: Mapping[str, float]) -> float:
+    """The leaderboard's Overall: the plain mean over sub-domains.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not by_subdomain:
+        raise ValueError("no sub-domain to average over")
+    return float(np.mean(list(by_subdomain.values())))
+
+
+def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> list[Table]:
+    """Scores, sub-domains, abilities, and kinds where the set has kinds.
+
+    F1 is that of each run (sample number), averaged over runs as the paper does; "std" is the
+    standard deviation over runs. The other columns pool the runs.
+
+    Args:
+        results: with `answer` "0", "1" or None and `target` "0" or "1".
+        on_parse_fail: whether a verdict that could not be read counts as wrong or is left out.
+    """
+    found = [_scores(results, on_parse_fail)]
+    for title, key, order in (
+        ("By sub-domain", "subdomain", SUBDOMAINS),
+        ("By ability", "ability", ()),
+        ("By kind of trajectory", "kind", ()),
+    ):
+        if all(key in result.meta for result in results):
+            found.append(_grouped(title, key, order, results, on_parse_fail))
+    return found
+
+
+def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
+    judges: dict[str, Callable[[Result], bool | None]] = {
+        "the judge": lambda result: verdict_of(result, on_parse_fail),
+        CONSTANTS[0]: lambda result: True,
+        CONSTANTS[1]: lambda result: False,
+    }
+    rows: list[dict[str, Cell]] = []
+    for name, judge in judges.items():
+        overall = []
+        for run in _runs(results):
+            groups = _groups(run, "subdomain", SUBDOMAINS)
+            overall.append(macro_f1({k: _confusion(g, judge).f1 for k, g in groups.items()}))
+        rows.append(
+            {
+                "judge": name,
+                "macro F1": float(np.mean(overall)),
+                "std": float(np.std(overall, ddof=1)) if len(overall) > 1 else None,
+                **_columns(results, judge),
+                "unread": _unread(results) if name == "the judge" else 0,
+            }
+        )
+    note = (
+        "Macro F1 is the mean over sub-domains of the F1 of right trajectories. A verdict that "
+        f"could not be read {'is left out' if on_parse_fail == 'drop' else 'counts as wrong'}."
+    )
+    return Table("Scores", rows, note)
+
+
+def _grouped(
+    title: str,
+    key: str,
+    order: Sequence[str],
+    results: Sequence[Result],
+    on_parse_fail: OnParseFail,
+) -> Table:
+    rows: list[dict[str, Cell]] = []
+    for name, group in _groups(results, key, order).items():
+        f1 = [
+            _confusion(run, lambda result: verdict_of(result, on_parse_fail)).f1
+            for run in _runs(group)
+        ]
+        always = _confusion(group, lambda result: True)
+        rows.append(
+            {
+                key: name,
+                "units": len({result.id for result in group}),
+                "F1": float(np.mean(f1)),
+                "std": float(np.std(f1, ddof=1)) if len(f1) > 1 else None,
+                **_columns(group, lambda result: verdict_of(result, on_parse_fail)),
+                "F1 of always right": always.f1,
+                "unread": _unread(group),
+            }
+        )
+    return Table(title, rows)
+
+
+def _columns(results: Sequence[Result], judge: Callable[[Result], bool | None]) -> dict[str, Cell]:
+    counts = _confusion(results, judge)
+    return {
+        "accuracy": counts.accuracy,
+        "balanced accuracy": counts.balanced_accuracy,
+        "MCC": counts.mcc,
+        "recall of right": counts.recall_right,
+        "recall of wrong": counts.recall_wrong,
+        "TP": counts.tp,
+        "FP": counts.fp,
+        "TN": counts.tn,
+        "FN": counts.fn,
+    }
+
+
+def _confusion(results: Sequence[Result], judge: Callable[[Result], bool | None]) -> Confusion:
+    pairs = [(result.target == "1", judge(result)) for result in results]
+    kept = [(label, verdict) for label, verdict in pairs if verdict is not None]
+    return confusion([label for label, _ in kept], [verdict for _, verdict in kept])
+
+
+def _groups(results: Sequence[Result], key: str, order: Sequence[str]) -> dict[str, list[Result]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(str(result.meta[key]), []).append(result)
+    first = [name for name in order if name in groups]
+    return {name: groups[name] for name in [*first, *sorted(groups.keys() - set(first))]}
+
+
+def _runs(results: Sequence[Result]) -> list[list[Result]]:
+    numbers = sorted({result.sample for result in results})
+    return [[result for result in results if result.sample == number] for number in numbers]
+
+
+def _unread(results: Sequence[Result]) -> int:
+    return sum(result.answer not in ("0", "1") for result in results)
+
+
+def _ratio(top: float, bottom: float, empty: float = math.nan) -> float:
+    return top / bottom if bottom else empty

@@ -1,0 +1,168 @@
+"""SQLite databases as an environment: reading without writing, replay without leaving the file."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+
+_READ = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_FUNCTION,
+}
+_WRITE = _READ | {
+    sqlite3.SQLITE_INSERT,
+    sqlite3.SQLITE_UPDATE,
+    sqlite3.SQLITE_DELETE,
+    sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_SAVEPOINT,
+    sqlite3.SQLITE_CREATE_INDEX,
+    sqlite3.SQLITE_CREATE_TABLE,
+    sqlite3.SQLITE_CREATE_TRIGGER,
+    sqlite3.SQLITE_CREATE_VIEW,
+    sqlite3.SQLITE_DROP_INDEX,
+    sqlite3.SQLITE_DROP_TABLE,
+    sqlite3.SQLITE_DROP_TRIGGER,
+    sqlite3.SQLITE_DROP_VIEW,
+    sqlite3.SQLITE_ALTER_TABLE,
+    sqlite3.SQLITE_REINDEX,
+    sqlite3.SQLITE_ANALYZE,
+}
+# Schema questions that change nothing, whatever their argument.
+_PRAGMAS = {
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "index_xinfo",
+    "foreign_key_list",
+}
+# Of files, memory and the interpreter; a build may have more of them than this one.
+_FUNCTIONS = {
+    "load_extension",
+    "readfile",
+    "writefile",
+    "edit",
+    "fts3_tokenizer",
+    "zeroblob",
+    "randomblob",
+}
+
+
+class Database:
+    """One connection to a database file.
+
+    The authorizer decides on every statement while it is compiled: ATTACH, VACUUM INTO, extensions
+    and settings are refused in either mode, and writes in reading mode, whose connection is
+    read-only besides.
+    """
+
+    def __init__(self, path: Path, read_only: bool = True, limits: Limits = DEFAULT):
+        """Opens an existing file."""
+        mode = "ro" if read_only else "rw"
+        self._connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._limits = limits
+        self._deadline = 0.0
+        connection = self._connection
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4 << 20)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 18)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.execute("PRAGMA temp_store = memory")
+        if read_only:
+            connection.execute("PRAGMA query_only = on")
+        allowed = _READ if read_only else _WRITE
+
+        def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+            if action == sqlite3.SQLITE_PRAGMA:
+                return _verdict((first or "").lower() in _PRAGMAS)
+            if action == sqlite3.SQLITE_FUNCTION:
+                return _verdict((second or "").lower() not in _FUNCTIONS)
+            return _verdict(action in allowed)
+
+        connection.set_authorizer(authorize)
+        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, 1000)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def query(self, sql: object) -> str:
+        """The rows of one statement as JSON, cut to the limits.
+
+        Raises:
+            ToolError: the statement is refused, wrong, several, or takes too long.
+        """
+        if not isinstance(sql, str):
+            raise ToolError("sql must be a string")
+        self._deadline = time.monotonic() + self._limits.seconds
+        try:
+            cursor = self._connection.execute(sql)
+            columns = [entry[0] for entry in cursor.description or ()]
+            return rows_as_json(columns, cursor, self._limits)
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
+            late = time.monotonic() > self._deadline
+            cause = f"took more than {self._limits.seconds:g} s" if late else str(error)
+            raise ToolError(f"sqlite: {cause}") from None
+
+    def script(self, sql: object) -> str:
+        """Several statements, each as in `query`; the rows of the last."""
+        if not isinstance(sql, str):
+            raise ToolError("sql must be a string")
+        result = "[]"
+        for statement in split(sql):
+            result = self.query(statement)
+        return result
+
+
+def split(sql: str) -> Iterable[str]:
+    """The statements of a script."""
+    start = 0
+    for i, character in enumerate(sql):
+        if character == ";" and sqlite3.complete_statement(sql[start : i + 1]):
+            yield sql[start : i + 1]
+            start = i + 1
+    if sql[start:].strip():
+        yield sql[start:]
+
+
+def rows_as_json(columns: list[str], cursor: Iterable[Any], limits: Limits) -> str:
+    """Rows as a JSON array of objects; what is beyond the limits is left out and said to be."""
+    lines: list[str] = []
+    size = 0
+    for row in cursor:
+        line = json.dumps(dict(zip(columns, row, strict=False)), default=str)
+        size += len(line) + 2
+        if len(lines) == limits.entries or size > limits.characters:
+            lines.append('"more rows were left out"')
+            break
+        lines.append(line)
+    return f"[{', '.join(lines)}]"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the schema and every row, whatever the layout of the file."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        total = hashlib.sha256()
+        for line in connection.iterdump():
+            total.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        return total.hexdigest()
+    finally:
+        connection.close()
+
+
+def _verdict(allowed: bool) -> int:
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY

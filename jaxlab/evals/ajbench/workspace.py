@@ -1,0 +1,82 @@
+"""Folders of a run that do not outlive it, even if it is killed with -9.
+
+A run holds a lock on a file beside its folder; the kernel drops the lock when the process ends, in
+whatever way. The next run removes the folders of all whose lock it can take.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX = "run-"
+
+
+def default_base() -> Path:
+    """Where runs of this user keep their folders."""
+    return Path(tempfile.gettempdir()) / f"jaxlab-ajbench-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def run_folder(base: Path | None = None) -> Iterator[Path]:
+    """A folder of this run alone; leftovers of dead runs below `base` are removed first.
+
+    Raises:
+        PermissionError: `base` belongs to somebody else.
+    """
+    base = default_base() if base is None else base
+    base.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if base.lstat().st_uid != os.getuid() or base.is_symlink():
+        raise PermissionError(f"{base} belongs to another user: set TMPDIR to a folder of yours")
+    sweep(base)
+    token = secrets.token_hex(8)
+    lock_path, folder = base / f"{_PREFIX}{token}.lock", base / f"{_PREFIX}{token}"
+    with _locked(lock_path):
+        # A database server of another user has to reach its folder, and nothing else.
+        folder.mkdir(mode=0o711)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock_path.unlink(missing_ok=True)
+
+
+def sweep(base: Path) -> list[Path]:
+    """Remove what dead runs have left below `base`; returns the folders that were removed."""
+    removed = []
+    for lock_path in base.glob(f"{_PREFIX}*.lock"):
+        try:
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = lock_path.with_suffix("")
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder)
+            lock_path.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # that run lives
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            break
+        # A sweep took the new file for a leftover between the two calls.
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)

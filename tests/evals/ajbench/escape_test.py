@@ -1,0 +1,304 @@
+"""Attempts to reach beyond a sample through its tools, none of which may succeed."""
+
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from jaxlab.evals.ajbench import files, sqlite, workspace
+from jaxlab.evals.ajbench.limits import Limits, ToolError
+from jaxlab.evals.ajbench.tools import Toolbox, querying, reading_files, writing_files
+
+SECRET = "the label is 1"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A sample's folder with every kind of trap in it, and a secret beside it."""
+    base = tmp_path_factory.mktemp("base")
+    (base / "secret.txt").write_text(SECRET)
+    (base / "outside").mkdir()
+    (base / "outside" / "secret.txt").write_text(SECRET)
+    root = base / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "x.txt").write_text("inside")
+    (root / "link").symlink_to(base / "secret.txt")
+    (root / "up").symlink_to("..")
+    (root / "a" / "away").symlink_to(base / "outside")
+    (root / "a" / "slash").symlink_to("/")
+    os.mkfifo(root / "pipe")
+    return base
+
+
+@pytest.fixture(scope="module")
+def box(place):
+    tree = files.Tree(place / "root", names=("/", "/data/work"))
+    yield Toolbox([*reading_files(tree), *writing_files(tree)])
+    tree.close()
+
+
+@pytest.fixture(scope="module")
+def outside(place):
+    """State of everything but the sample's folder."""
+    return lambda: sorted(
+        (str(p), p.read_bytes())
+        for p in place.rglob("*")
+        if p.is_file() and not p.is_symlink() and (place / "root") not in p.parents
+    )
+
+
+PIECES = [
+    "..",
+    ".",
+    "",
+    "a",
+    "b",
+    "up",
+    "link",
+    "away",
+    "slash",
+    "root",
+    "secret.txt",
+    "outside",
+    "x.txt",
+    "etc",
+    "passwd",
+    "proc",
+    "self",
+    "environ",
+    "data",
+    "work",
+    "~",
+    "%2e%2e",
+    "..\\..",
+]
+PATHS = st.builds(
+    lambda lead, parts: lead + "/".join(parts),
+    st.sampled_from(["", "/", "//", "./", "/data/work/", "/data/work/../", "file://"]),
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=7),
+)
+
+
+@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.given(PATHS, st.sampled_from(PIECES), st.integers(0, 7))
+def test_five_hundred_paths(place, box, outside, path, other, which):
+    before = outside()
+    for path_ in (path, f"{place}/{path}", f"{path}/{place}/secret.txt"):
+        calls = [
+            ("read_file", {"path": path_}),
+            ("list_directory", {"path": path_}),
+            ("directory_tree", {"path": path_}),
+            ("search_files", {"path": path_, "pattern": "*"}),
+            ("get_file_info", {"path": path_}),
+            ("write_file", {"path": path_, "content": "pwned"}),
+            ("create_directory", {"path": path_}),
+            ("move_file", {"source": path_, "destination": f"../{other}"}),
+        ]
+        reply = box.call(*calls[which])
+        assert SECRET not in reply.text
+        assert "root:x:0" not in reply.text
+    assert outside() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("../secret.txt", "leads out"),
+        ("a/../../secret.txt", "leads out"),
+        ("up/secret.txt", "Not a directory"),
+        ("link", "leads through a link"),
+        ("a/away/secret.txt", "Not a directory"),
+        ("a/slash/etc/passwd", "Not a directory"),
+        ("/nowhere/passwd", "No such file"),
+        ("pipe", "no file"),
+        ("a/x.txt\0", "NUL"),
+        ("\ud800", "Unicode"),
+        ("x" * 5000, "4096"),
+    ],
+)
+def test_refusals_say_why(box, path, cause):
+    reply = box.call("read_file", {"path": path})
+    assert reply.failed
+    assert cause in reply.text
+
+
+@pytest.mark.parametrize("tool", ["create_directory", "read_file", "list_directory"])
+def test_a_name_that_the_system_refuses(box, tool):
+    assert box.call(tool, {"path": "n" * 300}).failed
+
+
+def test_a_folder_that_turns_into_a_link_and_back(tmp_path):
+    """The race between check and use: a reader never comes out where the link leads."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_text(SECRET)
+    root = tmp_path / "root"
+    (root / "real").mkdir(parents=True)
+    (root / "real" / "x").write_text("inside")
+    (root / "trap").symlink_to(tmp_path / "outside")
+    tree, stop, seen = files.Tree(root), threading.Event(), set()
+
+    def flip():
+        while not stop.is_set():
+            os.rename(root / "real", root / "spare")
+            os.rename(root / "trap", root / "real")
+            os.rename(root / "real", root / "trap")
+            os.rename(root / "spare", root / "real")
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            try:
+                seen.add(tree.read("real/x"))
+            except ToolError:
+                seen.add(None)
+    finally:
+        stop.set()
+        thread.join()
+    assert seen == {b"inside", None}
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "d.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE t (a, b); CREATE INDEX i ON t (a); INSERT INTO t VALUES (1, 'x'), (2, 'y');"
+    )
+    connection.commit()
+    connection.close()
+    (tmp_path / "other.sqlite").write_bytes(path.read_bytes())
+    return path
+
+
+HOSTILE = [
+    "INSERT INTO t VALUES (3, 'z')",
+    "UPDATE t SET a = 0",
+    "DELETE FROM t",
+    "DROP TABLE t",
+    "CREATE TABLE u (a)",
+    "CREATE TEMP TABLE u (a)",
+    "WITH x AS (SELECT 1) INSERT INTO t SELECT 1, 2 FROM x",
+    "REPLACE INTO t VALUES (1, 1)",
+    "ATTACH 'other.sqlite' AS o",
+    "ATTACH ':memory:' AS o",
+    "VACUUM",
+    "VACUUM INTO 'stolen.sqlite'",
+    "PRAGMA query_only = off",
+    "PRAGMA writable_schema = on",
+    "PRAGMA journal_mode = wal",
+    "PRAGMA temp_store_directory = '/'",
+    "SELECT load_extension('x')",
+    "SELECT writefile('x', 'y')",
+    "SELECT readfile('/etc/passwd')",
+    "SELECT zeroblob(1000000000)",
+    "SELECT 1; DELETE FROM t",
+    "BEGIN IMMEDIATE",
+    "CREATE VIRTUAL TABLE v USING fts5(a)",
+    "REINDEX",
+    "SELECT hex(printf('%4000000d', 1))",
+]
+
+
+@pytest.mark.parametrize("sql", [form(sql) for sql in HOSTILE for form in (str, str.lower)])
+def test_a_judge_cannot_write_or_leave(database, sql):
+    before, names = sqlite.digest(database), set(os.listdir(database.parent))
+    raw = database.read_bytes()
+    connection = sqlite.Database(database)
+    for text in (sql, f"/* */ {sql}", f" {sql} ;"):
+        assert Toolbox(querying(connection)).call("execute_sql", {"sql": text}).failed
+    connection.close()
+    assert (sqlite.digest(database), database.read_bytes()) == (before, raw)
+    assert set(os.listdir(database.parent)) == names
+
+
+@pytest.mark.parametrize("sql", HOSTILE[8:20])
+def test_replay_cannot_leave_either(database, sql):
+    names = set(os.listdir(database.parent))
+    connection = sqlite.Database(database, read_only=False)
+    with pytest.raises(ToolError):
+        connection.query(sql)
+    connection.close()
+    assert set(os.listdir(database.parent)) == names
+
+
+def test_reading_and_replay_do_work(database):
+    writer = sqlite.Database(database, read_only=False)
+    writer.script("BEGIN; UPDATE t SET b = 'a;b' WHERE a = 1; COMMIT;")
+    writer.close()
+    reader = sqlite.Database(database)
+    assert reader.query("SELECT b FROM t ORDER BY a") == '[{"b": "a;b"}, {"b": "y"}]'
+    assert '"name": "a"' in reader.query("PRAGMA table_info(t)")
+    reader.close()
+
+
+def test_a_query_without_end_is_stopped(database):
+    reader = sqlite.Database(database, limits=Limits(seconds=0.2))
+    endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
+    start = time.monotonic()
+    with pytest.raises(ToolError, match="took more than"):
+        reader.query(endless)
+    assert time.monotonic() - start < 5
+    assert reader.query("SELECT 1 AS one") == '[{"one": 1}]'
+    reader.close()
+
+
+def test_results_are_cut(database):
+    reader = sqlite.Database(database, limits=Limits(entries=3))
+    rows = reader.query("SELECT x.a FROM t x, t y, t z")
+    assert rows.count('"a"') == 3
+    assert "left out" in rows
+    reader.close()
+
+
+ARGUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["path", "content", "sql", "x"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@hypothesis.settings(max_examples=1500, deadline=None)
+@hypothesis.given(st.sampled_from(["read_file", "directory_tree", "sh", "", None]), ARGUMENTS)
+def test_malformed_arguments_are_answered(box, name, arguments):
+    assert isinstance(box.call(name, arguments).text, str)
+
+
+def test_a_killed_run_leaves_nothing_after_the_next(tmp_path):
+    program = (
+        "import pathlib, sys, time\n"
+        "from jaxlab.evals.ajbench import workspace\n"
+        "with workspace.run_folder(pathlib.Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'x').write_text('y'); print(folder, flush=True); time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    folder = pathlib.Path(child.stdout.readline().strip())
+    with workspace.run_folder(tmp_path):
+        assert (folder / "x").exists()  # it lives, so its folder stays
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert folder.exists()
+    with workspace.run_folder(tmp_path) as mine:
+        assert not folder.exists()
+        assert mine.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_takes_no_links(place, tmp_path):
+    left_out = files.copy(place / "root", tmp_path / "copy")
+    assert {"link", "pipe", "a/away"} <= set(left_out)
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))

@@ -1,0 +1,106 @@
+import json
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from jaxlab.evals.ajbench import metrics, verdicts
+from jaxlab.evals.ajbench.types import SUBDOMAINS
+from jaxlab.evals.results import Result
+from jaxlab.evals.tables import find
+
+
+def result(target, answer, sample=1, subdomain="DS-FileSystem", id="a"):
+    meta = {"subdomain": subdomain, "ability": "state verification"}
+    correct = target == answer
+    return Result(id, sample, correct, answer, "match", "judge", id, meta, target=target)
+
+
+def test_macro_f1_reproduces_every_published_row(real_data):
+    rows = json.loads(real_data("ajbench/leaderboard.json").read_text())
+    assert len(rows) == 15
+    for row in rows:
+        mean = metrics.macro_f1({name: row[name] for name in SUBDOMAINS})
+        # Columns and Overall are each rounded to two decimals.
+        assert mean == pytest.approx(row["Overall"], abs=0.01), row["model"]
+
+
+def test_counts_by_hand():
+    counts = metrics.Confusion(tp=6, fp=2, tn=3, fn=1)
+    assert counts.f1 == pytest.approx(12 / 15)
+    assert counts.accuracy == pytest.approx(9 / 12)
+    assert counts.recall_right == pytest.approx(6 / 7)
+    assert counts.recall_wrong == pytest.approx(3 / 5)
+    assert counts.balanced_accuracy == pytest.approx((6 / 7 + 3 / 5) / 2)
+    assert counts.mcc == pytest.approx((18 - 2) / math.sqrt(8 * 7 * 5 * 4))
+
+
+def test_constant_judges_of_a_balanced_set():
+    labels = [True, False] * 21
+    always = metrics.confusion(labels, [True] * 42)
+    assert always.f1 == pytest.approx(2 / 3)
+    assert (always.mcc, always.balanced_accuracy) == (0.0, 0.5)
+    never = metrics.confusion(labels, [False] * 42)
+    assert (never.f1, never.mcc, never.accuracy) == (0.0, 0.0, 0.5)
+
+
+def test_constants_stand_beside_the_judge():
+    results = [result("1", "1", id="a"), result("0", "0", id="b")]
+    scores = find(metrics.tables(results), "Scores")
+    assert [row["judge"] for row in scores.rows] == ["the judge", *metrics.CONSTANTS]
+    assert scores.rows[0]["macro F1"] == 1.0
+    assert scores.rows[1]["macro F1"] == pytest.approx(2 / 3)
+    assert {"MCC", "balanced accuracy", "recall of right", "recall of wrong"} <= set(scores.rows[0])
+
+
+@pytest.mark.parametrize(("switch", "tp", "fn"), [("wrong", 1, 1), ("drop", 1, 0)])
+def test_what_an_unread_verdict_costs(switch, tp, fn):
+    results = [result("1", "1", id="a"), result("1", None, id="b"), result("0", "0", id="c")]
+    row = find(metrics.tables(results, switch), "Scores").rows[0]
+    assert (row["TP"], row["FN"], row["unread"]) == (tp, fn, 1)
+
+
+def test_f1_is_the_mean_of_the_runs_and_not_of_the_pool():
+    # Run 1: tp 1, fp 1 -> F1 2/3. Run 2: fn 1, tn 1 -> F1 0. Pooled it would be 2/4.
+    results = [
+        result("1", "1", 1, id="a"),
+        result("0", "1", 1, id="b"),
+        result("1", "0", 2, id="a"),
+        result("0", "0", 2, id="b"),
+    ]
+    row = find(metrics.tables(results), "Scores").rows[0]
+    assert row["macro F1"] == pytest.approx(1 / 3)
+    assert row["std"] == pytest.approx(math.sqrt(2) / 3)
+
+
+def test_every_subdomain_has_the_same_weight():
+    many = [result("1", "1", subdomain="Search-Deep", id=f"d{i}") for i in range(9)]
+    one = [result("1", "0", subdomain="GUI-Word", id="w")]
+    row = find(metrics.tables([*many, *one]), "Scores").rows[0]
+    assert row["macro F1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Response: [1]", True),
+        ("I looked at it.\nresponse:  [ 0 ]", False),
+        ("Response: [1] ... so Response: [1]", True),
+        ("Response: [0] or Response: [1]", None),
+        ("Response: [0/1]", None),
+        ("Response: [1] (not Response: [maybe])", None),
+        ("Response: [١]", None),
+        ("Response: 1", None),
+        ("[1]", None),
+        ("", None),
+    ],
+)
+def test_verdicts(text, verdict):
+    assert verdicts.parse(text) is verdict
+
+
+@hypothesis.settings(max_examples=2000, deadline=None)
+@hypothesis.given(st.text() | st.text(alphabet="Response: [01]\n", max_size=40))
+def test_any_reply_is_a_verdict_or_none(text):
+    assert verdicts.parse(text) in (True, False, None)
