@@ -17,9 +17,11 @@ from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype, empty_state
 from jaxlab_kernels.delta_rule.segments import unpack
 from jaxlab_kernels.delta_rule.sequence_parallel import across_shards, id_before
+from jaxlab_kernels.delta_rule.tpu import pallas
 
 IMPLEMENTATIONS: dict[str, Callable] = {
     "chunked": chunked,
+    "pallas": pallas,
     "recurrent": functools.partial(chunked, forward_by_tokens=True),
     "reference": recurrence,
 }
@@ -36,7 +38,7 @@ def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[st
     return {
         "cpu": ("recurrent",) if small else ("chunked",),
         "gpu": ("chunked",),
-        "tpu": ("chunked",),
+        "tpu": ("pallas", "chunked"),
     }
 
 
@@ -86,8 +88,8 @@ def gated_delta(
             state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
         chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
         implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
-            "reference" (the plain recurrence and its autodiff); None: the fastest for platform and
-            size.
+            "reference" (the plain recurrence and its autodiff); "pallas" (TPU, forwards); None:
+            the fastest for platform and size.
         axis_name: inside `jax.shard_map`, the mesh axis along which the sequence is cut into equal
             shards, first tokens first; T is then a shard's. The state, given and returned, is the
             whole sequence's, the same on every shard, and segments go on across borders. Costs a

@@ -52,22 +52,29 @@ def chunked(
     # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
     default = 32 if inputs.k.shape[-1] >= 128 else 16
     size = chunk_size or min(default, 1 << (length - 1).bit_length())
-    *arrays, state = inputs
-    padding = -length % size
-    if padding:
-        arrays = jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
-        )
-    plan = _Plan(rule, scale, size, forward_by_tokens)
-    out, state = _scan_chunks(plan, tuple(arrays), state)
+    plan = Plan(rule, scale, size, forward_by_tokens)
+    out, state = _scan_chunks(plan, whole_chunks(inputs, size), inputs.initial_state)
     return out[:, :length], state
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """What does not depend on the arrays: see `chunked`, and size for its chunk_size."""
+
     rule: Rule
     scale: float
     size: int
-    forward_by_tokens: bool
+    forward_by_tokens: bool = False
+
+
+def whole_chunks(inputs: Inputs, size: int) -> tuple[jax.Array | None, ...]:
+    """All but the initial state, with tokens of zeros after the last up to a multiple of size."""
+    padding = -inputs.v.shape[1] % size
+    arrays = tuple(inputs)[:-1]
+    if not padding:
+        return arrays
+    return jax.tree.map(
+        lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -91,7 +98,22 @@ def _save(plan, arrays, state):
     return result, (arrays, states)
 
 
-def _backward(plan, saved, cotangents):
+def backward(
+    plan: Plan,
+    saved: tuple[tuple[jax.Array | None, ...], jax.Array],
+    cotangents: tuple[jax.Array, jax.Array],
+) -> tuple[tuple[jax.Array | None, ...], jax.Array]:
+    """Gradients by chunks, the last one first, whatever computed the states.
+
+    Args:
+        plan: see `Plan`.
+        saved: the arrays of `whole_chunks`, N chunks of them; the state before each,
+            [N, B, HV, Dk, Dv].
+        cotangents: of out [B, T, HV, Dv] and of the last state.
+
+    Returns:
+        Gradients of the arrays and of the initial state.
+    """
     arrays, states = saved
     d_out, d_state = cotangents
 
@@ -106,7 +128,7 @@ def _backward(plan, saved, cotangents):
     return jax.tree.map(_join, d_arrays), d_state
 
 
-_scan_chunks.defvjp(_save, _backward)
+_scan_chunks.defvjp(_save, backward)
 
 
 def _chunk_ids(plan, arrays) -> jax.Array:
@@ -169,14 +191,14 @@ def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
         up to and with the token; then after the token up to the chunk's end.
     """
     *front, size, _ = log_decay.shape
-    spans = jnp.asarray(_spans(size).reshape(-1, size), log_decay.dtype)
+    spans = jnp.asarray(span_table(size).reshape(-1, size), log_decay.dtype)
     # With the batch axes of the other operand the product needs no transposition.
     sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
     return list(jax.lax.split(jnp.exp(sums), [size] * (len(spans) // size), axis=sums.ndim - 2))
 
 
 @functools.cache
-def _spans(size: int) -> np.ndarray:
+def span_table(size: int) -> np.ndarray:
     """Bool [log2(size) + 2, size, size]: the tokens m that the exponent (level, i) sums."""
     i, m = np.indices((size, size))
     levels = []
