@@ -28,7 +28,7 @@ def _interpreted(monkeypatch, request):
 
 
 def make(name, decays="mild", gates="inside", **sizes):
-    """A member with head sizes that the kernel takes."""
+    """A member with head sizes that the kernels take."""
     case = dataclasses.replace(
         cases.MEMBERS[name], **{"batch": 1, "length": LENGTH, "key_dim": 8,
                                 "value_dim": 8 if name == "fg2" else 16} | sizes
@@ -161,10 +161,10 @@ def test_refusals_name_the_reason():
     arguments = rounded(make("fg2_plus"))
     refused("pallas: float64", make("fg2_plus"))
     refused(
-        "head sizes 8 and 12; the kernel takes multiples of 8", rounded(make("kda", value_dim=12))
+        "head sizes 8 and 12; the kernels take multiples of 8", rounded(make("kda", value_dim=12))
     )
     refused("head sizes 8 and 264", rounded(make("kda", value_dim=264)))
-    refused(r"chunk_size=8; the kernel takes \(16, 32, 64, 128\)", arguments, 8)
+    refused(r"chunk_size=8; the kernels take \(16, 32, 64, 128\)", arguments, 8)
 
 
 def structures(dim=128, dtype=jnp.float32, length=200):

@@ -88,7 +88,7 @@ def gated_delta(
             state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
         chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
         implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
-            "reference" (the plain recurrence and its autodiff); "pallas" (TPU, forwards); None:
+            "reference" (the plain recurrence and its autodiff); "pallas" (TPU); None:
             the fastest for platform and size.
         axis_name: inside `jax.shard_map`, the mesh axis along which the sequence is cut into equal
             shards, first tokens first; T is then a shard's. The state, given and returned, is the
@@ -232,7 +232,8 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
     scale = k.shape[-1] ** -0.5 if scale is None else scale
 
     def local(inputs):
-        order = preferences(*inputs.initial_state.shape[2:], inputs.v.shape[1])
+        key_dim, value_dim = inputs.initial_state.shape[2:]
+        order = preferences(key_dim, value_dim, inputs.v.shape[1])
         return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
                              rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip
 

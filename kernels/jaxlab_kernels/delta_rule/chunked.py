@@ -52,18 +52,9 @@ def chunked(
     # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
     default = 32 if inputs.k.shape[-1] >= 128 else 16
     size = chunk_size or min(default, 1 << (length - 1).bit_length())
-    plan = Plan(rule, scale, size, forward_by_tokens)
+    plan = _Plan(rule, scale, size, forward_by_tokens)
     out, state = _scan_chunks(plan, whole_chunks(inputs, size), inputs.initial_state)
     return out[:, :length], state
-
-
-class Plan(NamedTuple):
-    """What does not depend on the arrays: see `chunked`, and size for its chunk_size."""
-
-    rule: Rule
-    scale: float
-    size: int
-    forward_by_tokens: bool = False
 
 
 def whole_chunks(inputs: Inputs, size: int) -> tuple[jax.Array | None, ...]:
@@ -75,6 +66,13 @@ def whole_chunks(inputs: Inputs, size: int) -> tuple[jax.Array | None, ...]:
     return jax.tree.map(
         lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
     )
+
+
+class _Plan(NamedTuple):
+    rule: Rule
+    scale: float
+    size: int
+    forward_by_tokens: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -98,22 +96,7 @@ def _save(plan, arrays, state):
     return result, (arrays, states)
 
 
-def backward(
-    plan: Plan,
-    saved: tuple[tuple[jax.Array | None, ...], jax.Array],
-    cotangents: tuple[jax.Array, jax.Array],
-) -> tuple[tuple[jax.Array | None, ...], jax.Array]:
-    """Gradients by chunks, the last one first, whatever computed the states.
-
-    Args:
-        plan: see `Plan`.
-        saved: the arrays of `whole_chunks`, N chunks of them; the state before each,
-            [N, B, HV, Dk, Dv].
-        cotangents: of out [B, T, HV, Dv] and of the last state.
-
-    Returns:
-        Gradients of the arrays and of the initial state.
-    """
+def _backward(plan, saved, cotangents):
     arrays, states = saved
     d_out, d_state = cotangents
 
@@ -128,7 +111,7 @@ def backward(
     return jax.tree.map(_join, d_arrays), d_state
 
 
-_scan_chunks.defvjp(_save, backward)
+_scan_chunks.defvjp(_save, _backward)
 
 
 def _chunk_ids(plan, arrays) -> jax.Array:
