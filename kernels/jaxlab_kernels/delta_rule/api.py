@@ -15,11 +15,14 @@ from jaxlab_kernels.delta_rule.checks import check, check_values
 from jaxlab_kernels.delta_rule.chunked import chunked
 from jaxlab_kernels.delta_rule.gpu import triton
 from jaxlab_kernels.delta_rule.reference import recurrence
-from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype
+from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype, empty_state
 from jaxlab_kernels.delta_rule.segments import unpack
+from jaxlab_kernels.delta_rule.sequence_parallel import across_shards, id_before
+from jaxlab_kernels.delta_rule.tpu import pallas
 
 IMPLEMENTATIONS: dict[str, Callable] = {
     "chunked": chunked,
+    "pallas": pallas,
     "recurrent": functools.partial(chunked, forward_by_tokens=True),
     "reference": recurrence,
     "triton": triton,
@@ -37,7 +40,7 @@ def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[st
     return {
         "cpu": ("recurrent",) if small else ("chunked",),
         "gpu": ("triton", "chunked"),
-        "tpu": ("chunked",),
+        "tpu": ("pallas", "chunked"),
     }
 
 
@@ -55,6 +58,7 @@ def gated_delta(
     segment_ids: jax.Array | None = None,
     chunk_size: int | None = None,
     implementation: str | None = None,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Gated delta rule over whole sequences, with gradients of every floating argument.
 
@@ -87,7 +91,11 @@ def gated_delta(
         chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
         implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
             "reference" (the plain recurrence and its autodiff); "triton" (NVIDIA GPUs, with
-            jax-triton); None: the fastest for platform and size.
+            jax-triton); "pallas" (TPU); None: the fastest for platform and size.
+        axis_name: inside `jax.shard_map`, the mesh axis along which the sequence is cut into equal
+            shards, first tokens first; T is then a shard's. The state, given and returned, is the
+            whole sequence's, the same on every shard, and segments go on across borders. Costs a
+            pass with Dk more columns of values (`sequence_parallel`). None: T is all there is.
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
@@ -104,7 +112,7 @@ def gated_delta(
     FG2-GDN, Eqs 8-14; Gated DeltaNet-2, arXiv 2605.22791.
     """
     return _run(Rule(form=form), q, k, v, log_decay, erase, write, scale, initial_state,
-                segment_ids, chunk_size, implementation)  # fmt: skip
+                segment_ids, chunk_size, implementation, axis_name)  # fmt: skip
 
 
 def gated_delta_from_logits(
@@ -123,6 +131,7 @@ def gated_delta_from_logits(
     segment_ids: jax.Array | None = None,
     chunk_size: int | None = None,
     implementation: str | None = None,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`gated_delta` with gates gate_scale * sigmoid(logits) and normalised queries and keys.
 
@@ -144,6 +153,7 @@ def gated_delta_from_logits(
         segment_ids: see `gated_delta`.
         chunk_size: see `gated_delta`.
         implementation: see `gated_delta`.
+        axis_name: see `gated_delta`.
 
     Returns:
         See `gated_delta`.
@@ -158,7 +168,7 @@ def gated_delta_from_logits(
         raise ValueError(f"norm_eps={norm_eps} is not positive, as padding (all 0) needs")
     rule = Rule(form=form, logits=True, gate_scale=gate_scale, norm_eps=norm_eps)
     return _run(rule, q, k, v, log_decay, erase_logits, write_logits, scale, initial_state,
-                segment_ids, chunk_size, implementation)  # fmt: skip
+                segment_ids, chunk_size, implementation, axis_name)  # fmt: skip
 
 
 def delta_net(q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array, **options):
@@ -204,7 +214,7 @@ def _check_gates(name: str, v: jax.Array, **gates: tuple[jax.Array, bool]) -> No
 
 
 def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_ids, chunk_size,
-         implementation):  # fmt: skip
+         implementation, axis_name):  # fmt: skip
     check(rule, q, k, v, log_decay, erase, write, initial_state, segment_ids)
     if chunk_size is not None and (chunk_size < 1 or chunk_size & (chunk_size - 1)):
         raise ValueError(f"chunk_size={chunk_size} is not a power of two")
@@ -214,15 +224,21 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
     )  # fmt: skip
     dtype = compute_dtype(q, k, v, log_decay, erase, write, initial_state)
     if segment_ids is not None:
+        before = None if axis_name is None else id_before(segment_ids, axis_name)
         q, k, v, log_decay, erase, write = unpack(
-            segment_ids, dtype, q, k, v, log_decay, erase, write
+            segment_ids, dtype, q, k, v, log_decay, erase, write, before
         )
     if initial_state is None:
-        # From v, so that the scan's carry has v's sharding over batch and heads.
-        zeros = jnp.sum(jnp.zeros_like(v[:, :1]), axis=1).astype(dtype)[:, :, None]
-        initial_state = jnp.broadcast_to(zeros, (*zeros.shape[:2], k.shape[-1], v.shape[-1]))
+        initial_state = empty_state(v, k.shape[-1], dtype)
     inputs = Inputs(q, k, v, log_decay, erase, write, initial_state.astype(dtype))
     scale = k.shape[-1] ** -0.5 if scale is None else scale
-    order = preferences(k.shape[-1], v.shape[-1], v.shape[1])
-    return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
-                         rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip
+
+    def local(inputs):
+        key_dim, value_dim = inputs.initial_state.shape[2:]
+        order = preferences(key_dim, value_dim, inputs.v.shape[1])
+        return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
+                             rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip
+
+    if axis_name is None:
+        return local(inputs)
+    return across_shards(local, rule, inputs, axis_name)

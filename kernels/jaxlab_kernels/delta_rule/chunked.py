@@ -52,15 +52,20 @@ def chunked(
     # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
     default = 32 if inputs.k.shape[-1] >= 128 else 16
     size = chunk_size or min(default, 1 << (length - 1).bit_length())
-    *arrays, state = inputs
-    padding = -length % size
-    if padding:
-        arrays = jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
-        )
     plan = _Plan(rule, scale, size, forward_by_tokens)
-    out, state = _scan_chunks(plan, tuple(arrays), state)
+    out, state = _scan_chunks(plan, whole_chunks(inputs, size), inputs.initial_state)
     return out[:, :length], state
+
+
+def whole_chunks(inputs: Inputs, size: int) -> tuple[jax.Array | None, ...]:
+    """All but the initial state, with tokens of zeros after the last up to a multiple of size."""
+    padding = -inputs.v.shape[1] % size
+    arrays = tuple(inputs)[:-1]
+    if not padding:
+        return arrays
+    return jax.tree.map(
+        lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
+    )
 
 
 class _Plan(NamedTuple):
@@ -169,14 +174,14 @@ def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
         up to and with the token; then after the token up to the chunk's end.
     """
     *front, size, _ = log_decay.shape
-    spans = jnp.asarray(_spans(size).reshape(-1, size), log_decay.dtype)
+    spans = jnp.asarray(span_table(size).reshape(-1, size), log_decay.dtype)
     # With the batch axes of the other operand the product needs no transposition.
     sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
     return list(jax.lax.split(jnp.exp(sums), [size] * (len(spans) // size), axis=sums.ndim - 2))
 
 
 @functools.cache
-def _spans(size: int) -> np.ndarray:
+def span_table(size: int) -> np.ndarray:
     """Bool [log2(size) + 2, size, size]: the tokens m that the exponent (level, i) sums."""
     i, m = np.indices((size, size))
     levels = []

@@ -116,6 +116,15 @@ def log_decays(dtype: jnp.dtype, log_decay: jax.Array, v: jax.Array) -> jax.Arra
     return log_decay[..., None] if log_decay.ndim == v.ndim - 1 else log_decay
 
 
+def empty_state(v: jax.Array, key_dim: int, dtype: jnp.dtype) -> jax.Array:
+    """Zeros [B, HV, Dk, Dv] for values [B, T, HV, Dv].
+
+    Made from v, so that as a scan's carry they have v's sharding over batch and heads.
+    """
+    zeros = jnp.sum(jnp.zeros_like(v[:, :1]), axis=1).astype(dtype)[:, :, None]
+    return jnp.broadcast_to(zeros, (*zeros.shape[:2], key_dim, v.shape[-1]))
+
+
 def _normalised(x: jax.Array, eps: float) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + eps)
 
