@@ -137,6 +137,24 @@ class DeltaConfig:
             )
         return Sizes(heads, value_heads, self.head_dim, round(self.expand_value * self.head_dim))
 
+    def resolved(self, hidden_size: int) -> "DeltaConfig":
+        """The same layer with every None written out; of decay_lower_bound None is a value.
+
+        Raises:
+            ValueError: as `sizes` does.
+        """
+        heads, value_heads, _, value_dim = self.sizes(hidden_size)
+        switches = self.switches
+        ranks = {
+            "decay_rank": value_dim if switches.decay == "channel" else 0,
+            "output_gate_rank": value_dim if switches.output_gate == "sigmoid" else 0,
+        }
+        given = {name: getattr(self, name) for name in ranks}
+        ranks |= {name: rank for name, rank in given.items() if rank is not None}
+        return dataclasses.replace(
+            self, num_heads=heads, num_value_heads=value_heads, **switches._asdict(), **ranks
+        )
+
 
 def _contradictions(c: DeltaConfig, s: Switches) -> list[str]:
     """What is wrong, one line each: the field, the cause and the cure."""
