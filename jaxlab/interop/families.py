@@ -148,9 +148,7 @@ def family_of_json(data: Mapping[str, Any]) -> Family:
 
 def _refuse(data: Mapping[str, Any], family: Family) -> None:
     layer_types = data.get("layer_types") or []
-    other_layers = sorted(set(layer_types) - {"full_attention"})
-    if family == delta_json.MODEL_TYPE:
-        other_layers = []  # its own reader looks at them
+    other_layers = family != delta_json.MODEL_TYPE and set(layer_types) - {"full_attention"}
     sliding = family != "llama" and data.get("use_sliding_window")
     refusals = [
         ("hidden_act", data.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
@@ -169,7 +167,6 @@ def _refuse(data: Mapping[str, Any], family: Family) -> None:
 def _rope_of(config: DecoderConfig) -> Rope:
     """The model's rotary part, after a look at the parts that no family goes without."""
     others = [
-        (set(config.pattern) != {"attention"}, f"pattern={config.pattern!r}"),
         (config.intermediate_size == 0, "intermediate_size=0"),
         (config.rope is None, "rope=None"),
     ]

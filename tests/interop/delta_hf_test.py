@@ -19,8 +19,8 @@ from jaxlab.nn.rope import Rope
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.decode import generate
 
-# Largest difference of a float32 logit of size 1 to 10.
-TOLERANCE = 5e-5
+# Differences of float32 logits of size 1 to 10.
+LARGEST, MEAN = 5e-5, 3e-6
 
 SIZES = {
     "vocab_size": 48,
@@ -31,6 +31,9 @@ SIZES = {
     "num_kv_heads": 2,
     "head_dim": 6,
     "max_position": 128,
+    # Where a head's output is nearly 0, the norm behind the rule magnifies rounding by up to
+    # 1 / sqrt(eps).
+    "norm_eps": 1e-3,
 }
 HYBRID = ("delta", "attention")
 LINEAR = {"pattern": ("delta",), "num_heads": 0, "num_kv_heads": 0, "head_dim": None}
@@ -80,7 +83,7 @@ CASES = {rule: {"pattern": HYBRID, "delta": delta(rule)} for rule in RULES} | {
         "output_bias": True,
         "mlp_bias": True,
         "qk_norm": True,
-        "norm_eps": 1e-3,
+        "norm_eps": 1e-6,
         "rope": Rope(1e4, "yarn", 4.0, 64),
     },
     "llama3": {
@@ -327,7 +330,10 @@ class TestTorch:
         with torch.no_grad():
             actual = theirs(torch.from_numpy(tokens).long()).logits.numpy()
         assert np.abs(expected).max() > 1
-        assert np.abs(actual - expected).max() < TOLERANCE
+        difference = np.abs(actual - expected)
+        print(f"{name}: largest {difference.max():.1e}, mean {difference.mean():.1e}")
+        assert difference.max() < LARGEST
+        assert difference.mean() < MEAN
 
         prompt = tokens[:, :7]
         greedy = SamplingConfig(temperature=0.0, max_new_tokens=12)
@@ -335,6 +341,8 @@ class TestTorch:
         for use_cache in (True, False):
             completed = theirs.generate(
                 torch.from_numpy(prompt).long(),
+                # Else transformers takes every token 0 for padding.
+                attention_mask=torch.ones(2, 7),
                 max_new_tokens=12,
                 do_sample=False,
                 use_cache=use_cache,
@@ -354,13 +362,14 @@ class TestTorch:
         assert (padded - alone).abs().max() < 1e-5
         options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
         both = theirs.generate(tokens, attention_mask=mask, **options)
-        one = theirs.generate(tokens[1:, 4:], **options)
+        one = theirs.generate(tokens[1:, 4:], attention_mask=mask[1:, 4:], **options)
         assert torch.equal(both[1, 9:], one[0, 5:])
 
     def test_beams_carry_their_caches(self, torch, tmp_path):
         theirs = read(hf.save(tmp_path / "out", *model("fg2")))
         tokens = torch.from_numpy(prompts(model("fg2")[0], 5)).long()
         options = {"max_new_tokens": 8, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+        options["attention_mask"] = torch.ones_like(tokens)
         cached = theirs.generate(tokens, use_cache=True, **options)
         assert torch.equal(cached, theirs.generate(tokens, use_cache=False, **options))
 
@@ -373,7 +382,7 @@ class TestTorch:
         logits = Decoder(config).apply({"params": params}, tokens.numpy())
         logprobs = jax.nn.log_softmax(logits[:, :-1])
         expected = -jnp.take_along_axis(logprobs, tokens.numpy()[:, 1:, None], axis=-1).mean()
-        assert abs(float(loss) - float(expected)) < 1e-5
+        assert abs(loss.item() - float(expected)) < 1e-5
         loss.backward()
         for name, parameter in theirs.named_parameters():
             assert parameter.grad is not None, name

@@ -22,7 +22,8 @@ class FG2GDNConfig(PretrainedConfig):
         num_attention_heads: query heads of the full-attention layers.
         num_key_value_heads: their key and value heads.
         head_dim: the size of these heads.
-        use_rope: whether they have rotary positions; `rope_parameters` says which.
+        use_rope: whether they have rotary positions.
+        rope_parameters: which, as `transformers.modeling_rope_utils` has them.
         attention_bias: whether their query, key and value projections have biases.
         attention_output_bias: whether their output projection has one.
         qk_norm: RMSNorm on their query and key heads.
@@ -46,6 +47,7 @@ class FG2GDNConfig(PretrainedConfig):
         num_key_value_heads: int = 0,
         head_dim: int | None = None,
         use_rope: bool = True,
+        rope_parameters: dict[str, Any] | None = None,
         attention_bias: bool = False,
         attention_output_bias: bool = False,
         qk_norm: bool = False,
@@ -65,6 +67,7 @@ class FG2GDNConfig(PretrainedConfig):
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.use_rope = use_rope
+        self.rope_parameters = rope_parameters or {"rope_type": "default", "rope_theta": 10_000.0}
         self.attention_bias = attention_bias
         self.attention_output_bias = attention_output_bias
         self.qk_norm = qk_norm
