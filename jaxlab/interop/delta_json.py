@@ -122,13 +122,18 @@ def _read_delta(data: Any, hidden_size: int) -> DeltaConfig:
     config = DeltaConfig(**data)
     for name, field in known.items():
         if field.default is None and _is_implied(config, name, hidden_size):
-            config = dataclasses.replace(config, **{name: None})
+            config = _without(config, name)
     return config
 
 
 def _is_implied(config: DeltaConfig, name: str, hidden_size: int) -> bool:
     try:
-        without = dataclasses.replace(config, **{name: None}).resolved(hidden_size)
+        without = _without(config, name).resolved(hidden_size)
     except ValueError:
         return False
     return without == config.resolved(hidden_size)
+
+
+def _without(config: DeltaConfig, name: str) -> DeltaConfig:
+    left_out: dict[str, Any] = {name: None}
+    return dataclasses.replace(config, **left_out)

@@ -96,7 +96,8 @@ def table_of(config: DecoderConfig) -> dict[str, str]:
     return tables[family_of(config)]
 
 
-_LAYOUTS: dict[str, Literal["linear", "conv"]] = {"kernel": "linear", "taps": "conv"}
+Layout = Literal["own", "linear", "conv"]
+_LAYOUTS: dict[str, Layout] = {"kernel": "linear", "taps": "conv"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Leaf:
     shape: tuple[int, ...]
     names: tuple[str, ...]
     stacked: bool
-    layout: Literal["own", "linear", "conv"]
+    layout: Layout
     keeps_float32: bool
 
     @property
@@ -156,7 +157,10 @@ def leaves(config: DecoderConfig) -> list[Leaf]:
     found = []
     for path, leaf in shapes.items():
         shape = tuple(leaf.shape)
-        kind = (_LAYOUTS.get(path.rpartition("/")[2], "own"), leaf.dtype == jnp.float32)
+        kind: tuple[Layout, bool] = (
+            _LAYOUTS.get(path.rpartition("/")[2], "own"),
+            leaf.dtype == jnp.float32,
+        )
         top, _, rest = path.partition("/")
         if not top.startswith("layer_"):
             found.append(Leaf(path, shape, (table[path],), False, *kind))
