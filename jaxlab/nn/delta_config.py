@@ -1,7 +1,7 @@
 """Sizes and switches of a gated-delta layer, and the published members of the family by name."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Form = Literal["symmetric", "left", "gdn2"]
 Decay = Literal["none", "head", "channel"]
@@ -145,7 +145,7 @@ class DeltaConfig:
         """
         heads, value_heads, _, value_dim = self.sizes(hidden_size)
         switches = self.switches
-        ranks = {
+        ranks: dict[str, Any] = {
             "decay_rank": value_dim if switches.decay == "channel" else 0,
             "output_gate_rank": value_dim if switches.output_gate == "sigmoid" else 0,
         }
