@@ -146,7 +146,9 @@ OUTSIDE = {"configs", "launch", "tests", "kernels", "benchmarks", "colabs"}
 
 def _sources():
     packages = (ROOT / "jaxlab", ROOT / "kernels" / "jaxlab_kernels")
-    return sorted(path for package in packages for path in package.rglob("*.py"))
+    files = sorted(path for package in packages for path in package.rglob("*.py"))
+    # What is written into checkpoint directories is data here.
+    return [path for path in files if path.parent.name != "remote_code"]
 
 
 def _module(path):

@@ -27,7 +27,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     GENERATION_CONFIG,
 )
-_OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES}
+CODE_FILES = tuple(sorted((Path(__file__).parent / "remote_code").glob("*.py")))
+_OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES, *(file.name for file in CODE_FILES)}
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -113,6 +114,12 @@ def tokenizer_files(path: Path) -> dict[str, Path]:
     if not found:
         raise CheckpointFormatError(f"{path}: no tokenizer files ({few(list(TOKENIZER_FILES))})")
     return found
+
+
+def carries_our_code(path: Path) -> bool:
+    """Whether the directory's Python files are, byte for byte, those that go with a checkpoint."""
+    found = {file.name: file.read_bytes() for file in path.glob("*.py")}
+    return found == {file.name: file.read_bytes() for file in CODE_FILES}
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:

@@ -4,22 +4,24 @@ family   biases on                                  QK-norm
 llama    query, key, value and output, or nothing   no       and on the MLP where asked
 qwen2    query, key and value                       no
 qwen3    query, key, value and output, or nothing   yes
+fg2_gdn  any; with gated-delta layers, in a format of its own: see jaxlab.interop.delta_json
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from jaxlab.interop import rope_json
+from jaxlab.interop import delta_json, rope_json
 from jaxlab.interop.safetensors_io import CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.rope import Rope
 
-Family = Literal["llama", "qwen2", "qwen3"]
+Family = Literal["llama", "qwen2", "qwen3", "fg2_gdn"]
 ARCHITECTURES: dict[Family, str] = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "fg2_gdn": delta_json.ARCHITECTURE,
 }
 
 # config.json key -> DecoderConfig field, where both hold the same number.
@@ -36,6 +38,7 @@ OWNED = frozenset(
     {*_SIZES, *rope_json.KEYS, "num_key_value_heads", "head_dim", "rms_norm_eps", "attention_bias"}
     | {"mlp_bias", "tie_word_embeddings", "model_type", "architectures", "hidden_act"}
     | {"dtype", "torch_dtype", "layer_types", "use_sliding_window", "quantization_config"}
+    | delta_json.KEYS
 )
 # How the model is run or stored, which no checkpoint records.
 _RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
@@ -50,6 +53,8 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     """
     family = family_of_json(data)
     _refuse(data, family)
+    if family == delta_json.MODEL_TYPE:
+        return delta_json.from_json(data)
     missing = [key for key in _SIZES if data.get(key) is None]
     # Llama's readers take a missing key for the number of heads, Qwen's for 32.
     if family != "llama" and "num_key_value_heads" not in data:
@@ -85,8 +90,10 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     Raises:
         CheckpointFormatError: no family has this model's combination of parts.
     """
-    rope = _rope_of(config)
     family = family_of(config)
+    if family == delta_json.MODEL_TYPE:
+        return delta_json.to_json(config)
+    rope = _rope_of(config)
     data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
     data |= {key: getattr(config, field) for key, field in _SIZES.items()}
     data |= {
@@ -109,6 +116,8 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
 
 def family_of(config: DecoderConfig) -> Family:
     """The family whose checkpoints have these parts; `to_json` checks that it has all of them."""
+    if "delta" in config.pattern:
+        return "fg2_gdn"
     if config.qk_norm:
         return "qwen3"
     return "qwen2" if config.qkv_bias and not config.output_bias else "llama"
@@ -139,7 +148,7 @@ def family_of_json(data: Mapping[str, Any]) -> Family:
 
 def _refuse(data: Mapping[str, Any], family: Family) -> None:
     layer_types = data.get("layer_types") or []
-    other_layers = sorted(set(layer_types) - {"full_attention"})
+    other_layers = family != delta_json.MODEL_TYPE and set(layer_types) - {"full_attention"}
     sliding = family != "llama" and data.get("use_sliding_window")
     refusals = [
         ("hidden_act", data.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
@@ -158,7 +167,6 @@ def _refuse(data: Mapping[str, Any], family: Family) -> None:
 def _rope_of(config: DecoderConfig) -> Rope:
     """The model's rotary part, after a look at the parts that no family goes without."""
     others = [
-        (set(config.pattern) != {"attention"}, f"pattern={config.pattern!r}"),
         (config.intermediate_size == 0, "intermediate_size=0"),
         (config.rope is None, "rope=None"),
     ]

@@ -4,7 +4,8 @@
     logits = Decoder(config).apply({"params": params}, tokens)
     hf.save(out, config, params, like=path)
 
-Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense. Nothing here needs PyTorch.
+Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense; and fg2_gdn, decoders with gated-delta
+layers, whose directories carry their PyTorch code. Nothing here needs PyTorch.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlab.interop import directory, families, safetensors_io
-from jaxlab.interop.names import EMBEDDING, UNEMBEDDING, Leaf, flatten, leaves, nest
+from jaxlab.interop import delta_json, directory, families, safetensors_io
+from jaxlab.interop.names import UNEMBEDDING, Leaf, flatten, leaves, nest, table_of
 from jaxlab.interop.safetensors_io import DTYPES, CheckpointFormatError, Stored
 from jaxlab.models.decoder import DecoderConfig, Params
 
@@ -100,7 +101,8 @@ def load(
     params = {}
     for leaf in leaves(config) if scan_layers else plain:
         place = sharding(leaf.path, leaf.shape) if sharding else None
-        value = _put(_read(leaf, stored, np.dtype(param_dtype)), place)
+        stored_as = np.dtype(np.float32 if leaf.keeps_float32 else param_dtype)
+        value = _put(_read(leaf, stored, stored_as), place)
         # Transfers run behind the program: without a wait the host would hold many sources.
         params[leaf.path] = value.block_until_ready()
     return config, nest(params)
@@ -122,6 +124,8 @@ def save(
 ) -> Path:
     """Write a checkpoint directory that transformers' AutoModelForCausalLM reads.
 
+    One of a model with gated-delta layers needs trust_remote_code=True there: it carries the code.
+
     The directory appears whole or not at all. The same params and arguments give the same bytes.
     On several hosts every process calls it and process 0 writes.
 
@@ -133,7 +137,8 @@ def save(
         like: a checkpoint directory: keys of its config.json that the model does not determine
             (token ids, initializer_range, ...) and its generation_config.json are carried over.
         tokenizer_from: a directory whose tokenizer files are copied.
-        dtype: of the tensors; None keeps that of the params.
+        dtype: of the tensors; None keeps that of the params. Rates and biases of the decays of
+            gated-delta layers stay float32.
         max_shard_bytes: files grow to this many bytes of tensors.
         overwrite: replace the directory whatever it holds.
         bos_token_id: written to config.json; as are the next two.
@@ -153,10 +158,14 @@ def save(
     data = _config_json(config, like)
     plan, flat = leaves(config), flatten(params)
     _check_params(plan, flat)
-    dtypes = {leaf.path: np.dtype(dtype or flat[leaf.path].dtype) for leaf in plan}
+    dtypes = {
+        leaf.path: np.dtype(np.float32 if leaf.keeps_float32 else dtype or flat[leaf.path].dtype)
+        for leaf in plan
+    }
     # Wider dtypes come first: see safetensors_io.write.
     plan.sort(key=lambda leaf: -dtypes[leaf.path].itemsize)
-    data |= {"dtype": str(dtypes[plan[0].path]), "torch_dtype": str(dtypes[plan[0].path])}
+    widest = next(str(dtypes[leaf.path]) for leaf in plan if not leaf.keeps_float32)
+    data |= {"dtype": widest, "torch_dtype": widest}
     given = {
         "bos_token_id": bos_token_id,
         "eos_token_id": eos_token_id,
@@ -168,6 +177,8 @@ def save(
     copies = directory.tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
     if like is not None and (Path(like) / directory.GENERATION_CONFIG).is_file():
         copies[directory.GENERATION_CONFIG] = Path(like) / directory.GENERATION_CONFIG
+    if data["model_type"] == delta_json.MODEL_TYPE:
+        copies |= {file.name: file for file in directory.CODE_FILES}
 
     arrays = (_stored_arrays(leaf, flat[leaf.path], dtypes[leaf.path]) for leaf in plan)
     values = itertools.chain.from_iterable(arrays)
@@ -218,7 +229,7 @@ def _stored_arrays(leaf: Leaf, value: jax.Array, dtype: np.dtype) -> Iterator[np
     else:
         host = np.asarray(value)
     for layer in host if leaf.stacked else [host]:
-        yield np.asarray(layer.T if leaf.transposed else layer, dtype=dtype, order="C")
+        yield np.asarray(leaf.to_stored(layer), dtype=dtype, order="C")
 
 
 def _read(leaf: Leaf, stored: Mapping[str, Stored], dtype: np.dtype) -> np.ndarray:
@@ -227,7 +238,7 @@ def _read(leaf: Leaf, stored: Mapping[str, Stored], dtype: np.dtype) -> np.ndarr
     value = np.empty(leaf.shape, dtype)
     for row, name in zip(value if leaf.stacked else [value], leaf.names, strict=True):
         tensor = stored[name].open()
-        row[...] = tensor.T if leaf.transposed else tensor
+        row[...] = leaf.from_stored(tensor)
     return value
 
 
@@ -272,20 +283,23 @@ def _check_names_and_shapes(path: Path, plan: list[Leaf], stored: Mapping[str, S
 def _check_tied(path: Path, config: DecoderConfig, stored: Mapping[str, Stored]) -> None:
     if not config.tie_embeddings or UNEMBEDDING not in stored:
         return
-    embed, unembed = stored[EMBEDDING].open(), stored[UNEMBEDDING].open()
+    embedding = table_of(config)["embed/embedding"]
+    embed, unembed = stored[embedding].open(), stored[UNEMBEDDING].open()
     rows = range(0, config.vocab_size, _ROWS_AT_ONCE)
     same = embed.shape == unembed.shape and all(
         np.array_equal(embed[i : i + _ROWS_AT_ONCE], unembed[i : i + _ROWS_AT_ONCE]) for i in rows
     )
     if not same:
         raise CheckpointFormatError(
-            f"{path}: tie_word_embeddings is true, but {UNEMBEDDING} differs from {EMBEDDING}: "
+            f"{path}: tie_word_embeddings is true, but {UNEMBEDDING} differs from {embedding}: "
             "set it to false in config.json, or remove the tensor"
         )
 
 
 def _common_dtype(path: Path, plan: list[Leaf], stored: Mapping[str, Stored]) -> str:
-    names = sorted({stored[name].dtype for leaf in plan for name in leaf.names})
+    names = sorted(
+        {stored[name].dtype for leaf in plan if not leaf.keeps_float32 for name in leaf.names}
+    )
     if len(names) > 1 or names[0] not in ("F32", "BF16"):
         raise CheckpointFormatError(
             f"{path}: tensors are {' and '.join(names)}: give dtype='float32' or 'bfloat16'"

@@ -4,10 +4,11 @@ PyTorch stores a linear layer as [out, in], the decoder as [in, out]: kernels ar
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.interop.families import Family, family_of
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
@@ -38,9 +39,65 @@ _QWEN3 = _LLAMA | {
     "layer/mixer/query_norm/scale": "model.layers.{}.self_attn.q_norm.weight",
     "layer/mixer/key_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
 }
-TABLES: dict[Family, dict[str, str]] = {"llama": _LLAMA, "qwen2": _QWEN2, "qwen3": _QWEN3}
 
-EMBEDDING, UNEMBEDDING = _LLAMA["embed/embedding"], _LLAMA["unembed/embedding"]
+# The names of flash-linear-attention, whose attention and delta layers are both "attn".
+_FLA = {
+    path: name.replace("embed_tokens", "embeddings")
+    .replace("input_layernorm", "attn_norm")
+    .replace("post_attention_layernorm", "mlp_norm")
+    .replace("self_attn", "attn")
+    for path, name in _QWEN3.items()
+}
+_LOW_RANK = {
+    "/kernel": ".weight",
+    "/reduce/kernel": ".0.weight",
+    "/expand/kernel": ".1.weight",
+    "/expand/bias": ".1.bias",
+}
+_FG2_GDN = (
+    _FLA
+    | {
+        "layer/mixer/query_conv/taps": "model.layers.{}.attn.q_conv1d.weight",
+        "layer/mixer/key_conv/taps": "model.layers.{}.attn.k_conv1d.weight",
+        "layer/mixer/value_conv/taps": "model.layers.{}.attn.v_conv1d.weight",
+        "layer/mixer/decay/A_log": "model.layers.{}.attn.A_log",
+        "layer/mixer/decay/dt_bias": "model.layers.{}.attn.dt_bias",
+        "layer/mixer/output_norm/scale": "model.layers.{}.attn.o_norm.weight",
+    }
+    | {
+        f"layer/mixer/{part}{path}": f"model.layers.{{}}.attn.{name}{suffix}"
+        for part, name in {
+            "decay/project": "f_proj",
+            "erase": "b_proj",
+            "write": "w_proj",
+            "gate": "g_proj",
+        }.items()
+        for path, suffix in _LOW_RANK.items()
+    }
+)
+# The decay of Gated DeltaNet, one per head, has another name than that of Kimi Delta Attention.
+_FG2_GDN_PER_HEAD = _FG2_GDN | {
+    "layer/mixer/decay/project/kernel": "model.layers.{}.attn.a_proj.weight"
+}
+
+UNEMBEDDING = _LLAMA["unembed/embedding"]
+
+
+def table_of(config: DecoderConfig) -> dict[str, str]:
+    """Path of a parameter -> name of its tensor, {} for the layer; "layer" is any of them."""
+    if config.delta is not None and config.delta.switches.decay == "head":
+        return _FG2_GDN_PER_HEAD
+    tables: dict[Family, dict[str, str]] = {
+        "llama": _LLAMA,
+        "qwen2": _QWEN2,
+        "qwen3": _QWEN3,
+        "fg2_gdn": _FG2_GDN,
+    }
+    return tables[family_of(config)]
+
+
+Layout = Literal["own", "linear", "conv"]
+_LAYOUTS: dict[str, Layout] = {"kernel": "linear", "taps": "conv"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +109,35 @@ class Leaf:
         shape: of the array; with a leading axis over layers where they are stacked.
         names: of the tensors, one per layer where layers are stacked, otherwise one.
         stacked: whether the leading axis runs over `names`.
-        transposed: whether the checkpoint has a tensor's two axes in the other order.
+        layout: of a tensor in the checkpoint: the array's own; that of a "linear" layer, the two
+            axes in the other order; or that of a "conv", [W, C] as [C, 1, W].
+        keeps_float32: whether it is float32 whatever dtype the rest is stored in.
     """
 
     path: str
     shape: tuple[int, ...]
     names: tuple[str, ...]
     stacked: bool
-    transposed: bool
+    layout: Layout
+    keeps_float32: bool
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """Shape of each of the tensors in the checkpoint."""
         shape = self.shape[1:] if self.stacked else self.shape
-        return shape[::-1] if self.transposed else shape
+        if self.layout == "conv":
+            return (shape[1], 1, shape[0])
+        return shape[::-1] if self.layout == "linear" else shape
+
+    def to_stored(self, value: np.ndarray) -> np.ndarray:
+        """One layer's array as the checkpoint has it."""
+        return (value if self.layout == "own" else value.T).reshape(self.stored_shape)
+
+    def from_stored(self, tensor: np.ndarray) -> np.ndarray:
+        """The inverse of `to_stored`."""
+        if self.layout == "conv":
+            return tensor[:, 0].T
+        return tensor.T if self.layout == "linear" else tensor
 
 
 def leaves(config: DecoderConfig) -> list[Leaf]:
@@ -74,25 +146,35 @@ def leaves(config: DecoderConfig) -> list[Leaf]:
     The order is that of the kinds of parameter, then of the layers, and so does not depend on
     whether layers are stacked.
     """
-    table = TABLES[family_of(config)]
-    one = dataclasses.replace(config, num_layers=1, scan_layers=False, remat=False)
+    table, period = table_of(config), len(config.pattern)
+    # Stored in bfloat16, what is float32 all the same shows.
+    one = dataclasses.replace(
+        config, num_layers=period, param_dtype="bfloat16", scan_layers=False, remat=False
+    )
     shapes = flatten(
         jax.eval_shape(Decoder(one).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     )
-    layers, found = range(config.num_layers), []
+    found = []
     for path, leaf in shapes.items():
-        shape, transposed = tuple(leaf.shape), path.endswith("/kernel")
+        shape = tuple(leaf.shape)
+        kind: tuple[Layout, bool] = (
+            _LAYOUTS.get(path.rpartition("/")[2], "own"),
+            leaf.dtype == jnp.float32,
+        )
         top, _, rest = path.partition("/")
-        if top != "layer_0":
-            found.append(Leaf(path, shape, (table[path],), False, transposed))
+        if not top.startswith("layer_"):
+            found.append(Leaf(path, shape, (table[path],), False, *kind))
             continue
+        first = int(top.removeprefix("layer_"))
+        layers = range(first, config.num_layers, period)
         names = tuple(table[f"layer/{rest}"].format(i) for i in layers)
         if config.scan_layers:
-            stacked = (config.num_layers, *shape)
-            found.append(Leaf(f"layers/block_0/{rest}", stacked, names, True, transposed))
+            stacked = (len(layers), *shape)
+            found.append(Leaf(f"layers/block_{first}/{rest}", stacked, names, True, *kind))
         else:
             found += [
-                Leaf(f"layer_{i}/{rest}", shape, (names[i],), False, transposed) for i in layers
+                Leaf(f"layer_{i}/{rest}", shape, (name,), False, *kind)
+                for i, name in zip(layers, names, strict=True)
             ]
     return found
 

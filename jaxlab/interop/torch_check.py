@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.interop.directory import PARITY
+from jaxlab.interop import directory
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 
 
@@ -28,6 +28,7 @@ def compare(
     """Run both models on the same tokens and write the difference beside the weights.
 
     Both run in float32 on what is stored: transformers on the CPU, the decoder where params are.
+    Python code in the directory is run where it is the code that `hf.save` writes, and only then.
 
     Args:
         hf_dir: checkpoint directory, as `hf.save` writes it.
@@ -61,7 +62,9 @@ def compare(
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(decoder.apply)({"params": params}, jnp.asarray(tokens)))[valid]
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        hf_dir, dtype=torch.float32, trust_remote_code=directory.carries_our_code(Path(hf_dir))
+    )
     with torch.no_grad():
         theirs = model.eval()(torch.from_numpy(tokens).long()).logits.numpy()[valid]
 
@@ -81,7 +84,9 @@ def compare(
             "transformers": transformers.__version__,
         },
     }
-    (Path(hf_dir) / PARITY).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (Path(hf_dir) / directory.PARITY).write_text(
+        json.dumps(report, indent=2) + "\n", encoding="utf-8"
+    )
     return report
 
 

@@ -11,7 +11,7 @@ grows. Parameters, [in, out], with H Dk and HV Dv as in `DeltaConfig`:
 where "..." is kernel, or reduce/kernel [d, rank] and expand/kernel [rank, out] (and expand/bias).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -68,7 +68,7 @@ class GatedDelta(nn.Module):
     def setup(self) -> None:
         """Create the parts that the config asks for."""
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        c, s = self.config, self.config.switches
+        c, s = self.config.resolved(self.model_dim), self.config.switches
         self.switches, self.sizes = s, c.sizes(self.model_dim)
         heads, value_heads, key_dim, value_dim = self.sizes
         key_width, value_width = heads * key_dim, value_heads * value_dim
@@ -80,8 +80,7 @@ class GatedDelta(nn.Module):
         self.value_conv = ShortConv(value_width, c.conv_size, self.param_dtype)
         if s.decay != "none":
             channels = key_dim if s.decay == "channel" else 1
-            usual = value_dim if s.decay == "channel" else 0
-            rank = usual if c.decay_rank is None else c.decay_rank
+            rank = cast(int, c.decay_rank)
             self.decay = LogDecay(value_heads, channels, rank, c.decay_lower_bound, **types)
         channels = key_dim if s.erase == "channel" else 1
         self.erase = projection(value_heads * channels, c.erase_rank, **types)
@@ -89,8 +88,7 @@ class GatedDelta(nn.Module):
             channels = value_dim if s.write == "channel" else 1
             self.write = projection(value_heads * channels, c.write_rank, **types)
         if s.output_gate != "none":
-            usual = value_dim if s.output_gate == "sigmoid" else 0
-            rank = usual if c.output_gate_rank is None else c.output_gate_rank
+            rank = cast(int, c.output_gate_rank)
             self.gate = projection(value_width, rank, use_bias=rank > 0, **types)
         self.output_norm = RMSNorm(self.norm_eps, self.param_dtype)
         self.output = Linear(self.model_dim, False, self.output_init_scale, **types)

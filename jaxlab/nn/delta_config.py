@@ -1,7 +1,7 @@
 """Sizes and switches of a gated-delta layer, and the published members of the family by name."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Form = Literal["symmetric", "left", "gdn2"]
 Decay = Literal["none", "head", "channel"]
@@ -136,6 +136,24 @@ class DeltaConfig:
                 f"delta.num_value_heads {value_heads} is no multiple of the {heads} heads of keys"
             )
         return Sizes(heads, value_heads, self.head_dim, round(self.expand_value * self.head_dim))
+
+    def resolved(self, hidden_size: int) -> "DeltaConfig":
+        """The same layer with every None written out; of decay_lower_bound None is a value.
+
+        Raises:
+            ValueError: as `sizes` does.
+        """
+        heads, value_heads, _, value_dim = self.sizes(hidden_size)
+        switches = self.switches
+        ranks: dict[str, Any] = {
+            "decay_rank": value_dim if switches.decay == "channel" else 0,
+            "output_gate_rank": value_dim if switches.output_gate == "sigmoid" else 0,
+        }
+        given = {name: getattr(self, name) for name in ranks}
+        ranks |= {name: rank for name, rank in given.items() if rank is not None}
+        return dataclasses.replace(
+            self, num_heads=heads, num_value_heads=value_heads, **switches._asdict(), **ranks
+        )
 
 
 def _contradictions(c: DeltaConfig, s: Switches) -> list[str]:

@@ -242,7 +242,10 @@ class TestConfig:
             ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
             ({"hidden_act": "gelu"}, "hidden_act 'gelu' .* supported: silu"),
             ({"quantization_config": {"bits": 4}}, "quantization_config"),
-            ({"model_type": "mamba"}, "model_type 'mamba' .* supported: llama, qwen2, qwen3"),
+            (
+                {"model_type": "mamba"},
+                "model_type 'mamba' .* supported: llama, qwen2, qwen3, fg2_gdn",
+            ),
             ({"model_type": None}, "model_type None"),
             ({"architectures": ["Qwen2ForSequenceClassification"]}, "supported .*Qwen2ForCausalLM"),
             ({"is_encoder_decoder": True}, "is_encoder_decoder"),
@@ -273,7 +276,6 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("name", "parts", "message"),
         [
-            ("fg2-tiny", {}, r"written has pattern=\('delta', .*, 'attention'\)$"),
             ("tiny", {"intermediate_size": 0}, "written has intermediate_size=0$"),
             ("tiny", {"rope": None}, "written has rope=None$"),
         ],

@@ -1,16 +1,18 @@
 """Models with gated-delta layers through the doors: fine-tuned, distilled, read again, refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlab import train
-from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.interop import hf
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.trainers import models
-from jaxlab.trainers.exporting import export
+from jaxlab.trainers.exporting import MAX_DIFFERENCE, export
 from jaxlab.trainers.settings import Model
 
 SIZES = {
@@ -63,10 +65,26 @@ def test_a_run_is_read_in_another_dtype_and_layout(tuned):
     )
 
 
-def test_export_says_that_no_family_has_it(tuned, tmp_path):
-    with pytest.raises(
-        CheckpointFormatError, match="no HuggingFace family has this model"
-    ) as error:
-        export(tuned, tmp_path / "out")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+def test_an_export_is_the_trained_model_and_can_be_built_upon(tuned, tmp_path):
+    out = export(tuned, tmp_path / "out")
+    with Checkpointer(tuned / "checkpoints") as checkpointer:
+        trained = checkpointer.restore_params()
+    config, exported = hf.load(out)
+    assert config.delta.rule == "fg2_plus"
+    jax.tree.map(np.testing.assert_array_equal, exported, trained)
+    spec = Model(path=str(out), sizes={"param_dtype": "bfloat16", "scan_layers": True})
+    source = models.find(spec, "model", vocab_size=None, seed=0)
+    params = source.load(make_mesh({"data": 1}), ((".*", ()),))
+    kinds = [
+        jax.tree.map(lambda x: (x.dtype, x.shape), tree)
+        for tree in (params, source.abstract_params())
+    ]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.interop
+def test_an_export_is_compared_with_pytorch(tuned, tmp_path):
+    export(tuned, tmp_path / "out", check=True)
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report["passed"]
+    assert 0 < report["max_abs_difference"] < MAX_DIFFERENCE
