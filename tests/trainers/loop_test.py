@@ -31,10 +31,10 @@ class Killed(BaseException):
 class Fake:
     """Pulls w towards the number of the step. `events` is what happened, in order."""
 
-    def __init__(self, *, die_at=None, signal_at=None, nan_at=None, skip=False, signal_in_eval=None):
+    def __init__(self, *, die_at=None, signal_at=None, evaluation=None, nan_at=None, skip=False):
         self.events: list[Any] = []
-        self._signal_in_eval = signal_in_eval
         self._die_at, self._signal_at, self._nan_at = die_at, signal_at, nan_at
+        self._signal_in_evaluation = evaluation
 
         def update(state, target):
             loss, grads = jax.value_and_grad(lambda p: jnp.sum((p["w"] - target) ** 2))(
@@ -75,7 +75,7 @@ class Fake:
     def _evaluate(self, state, index):
         self.events.append(("evaluate", index))
         assert int(state.step) == index
-        if index == self._signal_in_eval:
+        if index == self._signal_in_evaluation:
             os.kill(os.getpid(), signal.SIGTERM)
             self.events.append("went on evaluating")
         samples = [{"completion": STRANGE}, {"completion": str(index)}]
@@ -231,7 +231,7 @@ def test_preemption_saves_and_leaves(tmp_path, reference):
 
 @pytest.mark.parametrize(("signal_at", "in_evaluation"), [(None, 4), (3, None)])
 def test_an_evaluation_gives_way_and_is_made_up_for(tmp_path, reference, signal_at, in_evaluation):
-    first = Fake(signal_at=signal_at, signal_in_eval=in_evaluation)
+    first = Fake(signal_at=signal_at, evaluation=in_evaluation)
     with pytest.raises(SystemExit) as leaving:
         loop.run(first.program(), _train(), tmp_path)
     assert leaving.value.code == 143
