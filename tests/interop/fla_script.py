@@ -2,7 +2,9 @@
 
     python fla_script.py build DIR CASES     models of the package with random weights, in DIR/NAME:
                                              a checkpoint, its names.json, and logits.npz
-    python fla_script.py read DIR TOKENS     DIR/NAME/ours as the package reads it: again.npz
+    python fla_script.py read DIR            DIR/NAME/ours as the package reads it: again.npz
+    python fla_script.py own DIR             DIR/NAME, directories with our own code, by that code
+                                             as it is and with the package's kernel: own.npz
 
 CASES is a JSON object, name -> {class, config, dtype}. The package's layers run on Triton kernels,
 which want a GPU. On a CPU each kernel that they call is replaced here by the package's own naive
@@ -10,6 +12,7 @@ form of it in PyTorch or, where it has none, by PyTorch's operation; the rest of
 the package's.
 """
 
+import inspect
 import json
 import pathlib
 import sys
@@ -17,6 +20,7 @@ import sys
 import fla.layers.attn
 import fla.layers.gated_deltanet
 import fla.layers.kda
+import fla.ops.kda
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -156,6 +160,35 @@ def read(out):
         np.savez(folder / "again.npz", logits=logits(model, tokens), name=type(model).__name__)
 
 
+def own(out):
+    """The code of our own directories, with what it would hand to the package's kernel."""
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=True
+        )
+        code = sys.modules[type(model).__module__]
+        assert code.chunk_kda is fla.ops.kda.chunk_kda
+        signature = inspect.signature(fla.ops.kda.chunk_kda)
+        tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 70))
+        plain = logits(model, tokens)
+        calls = []
+
+        def kernel(*, use_qk_l2norm_in_kernel, signature=signature, calls=calls, **arguments):
+            assert not use_qk_l2norm_in_kernel
+            bound = signature.bind(use_qk_l2norm_in_kernel=False, **arguments)
+            bound.apply_defaults()
+            off = ("use_gate_in_kernel", "use_beta_sigmoid_in_kernel", "state_v_first")
+            assert not any(bound.arguments[name] for name in off)
+            calls.append(arguments["q"].shape)
+            return naive_recurrent_kda(**arguments)
+
+        code.chunk_kda = kernel
+        code.GatedDelta.runs_on_fla = lambda self, x: True
+        by_kernel = logits(model, tokens)
+        assert calls
+        np.savez(folder / "own.npz", tokens=tokens, plain=plain, kernel=by_kernel)
+
+
 def main():
     command, out = sys.argv[1], pathlib.Path(sys.argv[2])
     replace_kernels()
@@ -163,7 +196,7 @@ def main():
     if command == "build":
         build(out, json.loads(sys.argv[3]))
     else:
-        read(out)
+        {"read": read, "own": own}[command](out)
 
 
 if __name__ == "__main__":

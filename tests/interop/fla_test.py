@@ -549,3 +549,23 @@ class TestPackage:
         assert {k for k in names if "layers.0." in k} == {
             f"model.layers.0.{key}" for key in LAYER_0["kda"]
         }
+
+    def test_the_code_of_our_own_directories_beside_the_package(self, fla, tmp_path):
+        """Plain PyTorch on a CPU; and its kernel's naive form, given what the kernel would be."""
+        configs = {
+            rule: presets.decoder(
+                "fg2-tiny", delta=DeltaConfig(rule=rule, head_dim=8), norm_eps=1e-3
+            )
+            for rule in ("gdn", "kda", "fg2", "fg2_plus")
+        }
+        params = {}
+        for rule, config in configs.items():
+            tokens = jnp.zeros((1, 1), jnp.int32)
+            params[rule] = Decoder(config).init(jax.random.key(0), tokens)["params"]
+            hf.save(tmp_path / rule, config, params[rule])
+        fla("own", tmp_path)
+        for rule, config in configs.items():
+            theirs = np.load(tmp_path / rule / "own.npz")
+            ours = np.asarray(Decoder(config).apply({"params": params[rule]}, theirs["tokens"]))
+            for path in ("plain", "kernel"):
+                assert np.abs(theirs[path] - ours).max() < MAX_DIFFERENCE, (rule, path)
