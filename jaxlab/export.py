@@ -1,6 +1,6 @@
 """Write a run's model as a HuggingFace directory. The third door.
 
-    python -m jaxlab.export --workdir=DIR --out=DIR [--step=N] [--dtype=bfloat16]
+    python -m jaxlab.export --workdir=DIR --out=DIR [--step=N] [--dtype=bfloat16] [--family=kda]
 
 Where the torch extra is installed, the logits of the written directory are compared with ours on
 fixed prompts, and the difference is put beside the weights as parity.json.
@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from jaxlab import doors
+from jaxlab.interop.families import DELTA_FAMILIES
 from jaxlab.trainers.exporting import ParityError, export
 
 flags.declare_key_flag("workdir")
@@ -21,6 +22,13 @@ OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to take; the newest good one by default.")
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the written tensors; the params' own by default."
+)
+FAMILY = flags.DEFINE_enum(
+    "family",
+    None,
+    list(DELTA_FAMILIES),
+    "Layout of a model with gated-delta layers: our own (fg2_gdn), or flash-linear-attention's. By "
+    "default that of the directory from which the run started, or our own.",
 )
 CHECK = flags.DEFINE_bool(
     "check", None, "Compare logits with PyTorch; by default where torch and transformers are."
@@ -38,10 +46,12 @@ def main(argv: list[str]) -> None:
         if not check:
             logger.info("not compared with PyTorch: pip install 'jaxlab[torch]' to do so")
     workdir, out = pathlib.Path(doors.WORKDIR.value or ""), pathlib.Path(OUT.value or "")
-    dtype: Any = DTYPE.value  # the flag takes no other than those of export
+    # The flags take no other values than those of export.
+    dtype: Any = DTYPE.value
+    family: Any = FAMILY.value
     with doors.reading_input():
         try:
-            export(workdir, out, STEP.value, dtype, check)
+            export(workdir, out, STEP.value, dtype, check, family)
         except ParityError as error:
             doors.failed(error)
     logger.info("wrote %s", out)

@@ -5,23 +5,31 @@ llama    query, key, value and output, or nothing   no       and on the MLP wher
 qwen2    query, key and value                       no
 qwen3    query, key, value and output, or nothing   yes
 fg2_gdn  any; with gated-delta layers, in a format of its own: see jaxlab.interop.delta_json
+
+and, of flash-linear-attention (jaxlab.interop.fla_json), kda and gated_deltanet. A model with delta
+layers is written as fg2_gdn, which has them all, unless one of those two is asked for by name.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
-from jaxlab.interop import delta_json, rope_json
+from jaxlab.interop import delta_json, fla_json, rope_json
+from jaxlab.interop.fla_json import FlaFamily
 from jaxlab.interop.safetensors_io import CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.rope import Rope
 
-Family = Literal["llama", "qwen2", "qwen3", "fg2_gdn"]
+Family = Literal["llama", "qwen2", "qwen3", "fg2_gdn", "kda", "gated_deltanet"]
+DeltaFamily = Literal["fg2_gdn", "kda", "gated_deltanet"]
+DELTA_FAMILIES: tuple[DeltaFamily, ...] = get_args(DeltaFamily)
 ARCHITECTURES: dict[Family, str] = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "fg2_gdn": delta_json.ARCHITECTURE,
+    "kda": fla_json.ARCHITECTURES["kda"],
+    "gated_deltanet": fla_json.ARCHITECTURES["gated_deltanet"],
 }
 
 # config.json key -> DecoderConfig field, where both hold the same number.
@@ -39,6 +47,7 @@ OWNED = frozenset(
     | {"mlp_bias", "tie_word_embeddings", "model_type", "architectures", "hidden_act"}
     | {"dtype", "torch_dtype", "layer_types", "use_sliding_window", "quantization_config"}
     | delta_json.KEYS
+    | fla_json.KEYS
 )
 # How the model is run or stored, which no checkpoint records.
 _RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
@@ -55,6 +64,8 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     _refuse(data, family)
     if family == delta_json.MODEL_TYPE:
         return delta_json.from_json(data)
+    if family in fla_json.ARCHITECTURES:
+        return fla_json.from_json(data, cast(FlaFamily, family))
     missing = [key for key in _SIZES if data.get(key) is None]
     # Llama's readers take a missing key for the number of heads, Qwen's for 32.
     if family != "llama" and "num_key_value_heads" not in data:
@@ -84,15 +95,27 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         raise CheckpointFormatError(f"config.json: {error}") from error
 
 
-def to_json(config: DecoderConfig) -> dict[str, Any]:
+def to_json(config: DecoderConfig, family: DeltaFamily | None = None) -> dict[str, Any]:
     """config.json of this model, with the keys of transformers 4 and 5, without token ids or dtype.
 
+    Args:
+        config: of the decoder.
+        family: which of those with delta layers, for a model that has some; None is `family_of`.
+
     Raises:
-        CheckpointFormatError: no family has this model's combination of parts.
+        CheckpointFormatError: no family, or not the one that is asked for, has this model's
+            combination of parts.
     """
-    family = family_of(config)
-    if family == delta_json.MODEL_TYPE:
+    if family is not None and config.delta is None:
+        raise CheckpointFormatError(f"{family} has no such model: none without delta layers")
+    if family in fla_json.ARCHITECTURES:
+        return fla_json.to_json(config, cast(FlaFamily, family))
+    if config.delta is not None:
         return delta_json.to_json(config)
+    return _attention_json(config, family_of(config))
+
+
+def _attention_json(config: DecoderConfig, family: Family) -> dict[str, Any]:
     rope = _rope_of(config)
     data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
     data |= {key: getattr(config, field) for key, field in _SIZES.items()}
@@ -115,7 +138,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
 
 
 def family_of(config: DecoderConfig) -> Family:
-    """The family whose checkpoints have these parts; `to_json` checks that it has all of them."""
+    """The family that is written by itself; `to_json` checks that it has all of these parts."""
     if "delta" in config.pattern:
         return "fg2_gdn"
     if config.qk_norm:
@@ -148,7 +171,7 @@ def family_of_json(data: Mapping[str, Any]) -> Family:
 
 def _refuse(data: Mapping[str, Any], family: Family) -> None:
     layer_types = data.get("layer_types") or []
-    other_layers = family != delta_json.MODEL_TYPE and set(layer_types) - {"full_attention"}
+    other_layers = family not in DELTA_FAMILIES and set(layer_types) - {"full_attention"}
     sliding = family != "llama" and data.get("use_sliding_window")
     refusals = [
         ("hidden_act", data.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),

@@ -4,8 +4,9 @@
     logits = Decoder(config).apply({"params": params}, tokens)
     hf.save(out, config, params, like=path)
 
-Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense; and fg2_gdn, decoders with gated-delta
-layers, whose directories carry their PyTorch code. Nothing here needs PyTorch.
+Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense; fg2_gdn, decoders with gated-delta layers,
+whose directories carry their PyTorch code; and flash-linear-attention's kda and gated_deltanet.
+Nothing here needs PyTorch.
 """
 
 import dataclasses
@@ -14,13 +15,14 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxlab.interop import delta_json, directory, families, safetensors_io
+from jaxlab.interop.families import DELTA_FAMILIES, DeltaFamily
 from jaxlab.interop.names import UNEMBEDDING, Leaf, flatten, leaves, nest, table_of
 from jaxlab.interop.safetensors_io import DTYPES, CheckpointFormatError, Stored
 from jaxlab.models.decoder import DecoderConfig, Params
@@ -30,6 +32,7 @@ __all__ = ["CheckpointFormatError", "load", "read_config", "save"]
 DType = Literal["float32", "bfloat16"]
 ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
 _ROWS_AT_ONCE = 4096
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read_config(path: str | Path) -> DecoderConfig:
@@ -113,6 +116,7 @@ def save(
     config: DecoderConfig,
     params: Params,
     *,
+    family: DeltaFamily | None = None,
     like: str | Path | None = None,
     tokenizer_from: str | Path | None = None,
     dtype: DType | None = None,
@@ -124,7 +128,9 @@ def save(
 ) -> Path:
     """Write a checkpoint directory that transformers' AutoModelForCausalLM reads.
 
-    One of a model with gated-delta layers needs trust_remote_code=True there: it carries the code.
+    A model with gated-delta layers is written in our own layout, fg2_gdn, which carries its code
+    and needs trust_remote_code=True there, unless `family` or else `like` asks for that of
+    flash-linear-attention, which `import fla` makes known there.
 
     The directory appears whole or not at all. The same params and arguments give the same bytes.
     On several hosts every process calls it and process 0 writes.
@@ -134,8 +140,11 @@ def save(
             checkpoint's files, its tokenizer and its parity report.
         config: of the model; the family follows from its parts.
         params: of `Decoder(config)`, on any devices; gathered one parameter at a time.
+        family: of a model with gated-delta layers: fg2_gdn, or kda or gated_deltanet where it is
+            one. None is that of `like`, or fg2_gdn without one.
         like: a checkpoint directory: keys of its config.json that the model does not determine
-            (token ids, initializer_range, ...) and its generation_config.json are carried over.
+            (token ids, initializer_range, ...) and its generation_config.json are carried over;
+            of the config.json of another family with gated-delta layers, token ids alone.
         tokenizer_from: a directory whose tokenizer files are copied.
         dtype: of the tensors; None keeps that of the params. Rates and biases of the decays of
             gated-delta layers stay float32.
@@ -149,13 +158,13 @@ def save(
         The directory.
 
     Raises:
-        CheckpointFormatError: no family has this model, the params are not this config's, `like` is
-            of another family, or `tokenizer_from` has no tokenizer.
+        CheckpointFormatError: no family, or not that one, has this model, the params are not this
+            config's, `like` is of another family, or `tokenizer_from` has no tokenizer.
         FileExistsError: `out` holds other files and `overwrite` is not given.
     """
     out = Path(out).absolute()
     directory.check_replaceable(out, overwrite)
-    data = _config_json(config, like)
+    data = _config_json(config, family, like)
     plan, flat = leaves(config), flatten(params)
     _check_params(plan, flat)
     dtypes = {
@@ -248,18 +257,25 @@ def _put(value: np.ndarray, place: jax.sharding.Sharding | None) -> jax.Array:
     return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
 
 
-def _config_json(config: DecoderConfig, like: str | Path | None) -> dict[str, Any]:
-    data = families.to_json(config)
+def _config_json(
+    config: DecoderConfig, family: DeltaFamily | None, like: str | Path | None
+) -> dict[str, Any]:
     if like is None:
-        return data
+        return families.to_json(config, family)
     other = directory.read_json(Path(like) / directory.CONFIG)
-    family = families.family_of_json(other)
-    if family != data["model_type"]:
+    likes = families.family_of_json(other)
+    both_delta = config.delta is not None and likes in DELTA_FAMILIES
+    if both_delta and family is None:
+        family = cast(DeltaFamily, likes)
+    data = families.to_json(config, family)
+    if likes == data["model_type"]:
+        return {key: value for key, value in other.items() if key not in families.OWNED} | data
+    if not both_delta:
         raise CheckpointFormatError(
-            f"like={like} is a {family} checkpoint and the model a {data['model_type']}: "
+            f"like={like} is a {likes} checkpoint and the model a {data['model_type']}: "
             "give a checkpoint of the same family"
         )
-    return {key: value for key, value in other.items() if key not in families.OWNED} | data
+    return {key: other[key] for key in _TOKEN_IDS if key in other} | data
 
 
 def _check_names_and_shapes(path: Path, plan: list[Leaf], stored: Mapping[str, Stored]) -> None:

@@ -40,7 +40,8 @@ _QWEN3 = _LLAMA | {
     "layer/mixer/key_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
 }
 
-# The names of flash-linear-attention, whose attention and delta layers are both "attn".
+# The names of flash-linear-attention, whose attention and delta layers are both "attn". They serve
+# its own two families and fg2_gdn, which adds the write gate and norms of queries and keys.
 _FLA = {
     path: name.replace("embed_tokens", "embeddings")
     .replace("input_layernorm", "attn_norm")

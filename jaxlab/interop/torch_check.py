@@ -3,9 +3,12 @@
 Needs the `torch` extra.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.interop import directory
+from jaxlab.interop import delta_json, directory, families, fla_json
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 
 
@@ -29,6 +32,8 @@ def compare(
 
     Both run in float32 on what is stored: transformers on the CPU, the decoder where params are.
     Python code in the directory is run where it is the code that `hf.save` writes, and only then.
+    It is also what runs the tensors of flash-linear-attention's families, whose own code needs a
+    GPU: that checks the tensors, and not how that package reads config.json.
 
     Args:
         hf_dir: checkpoint directory, as `hf.save` writes it.
@@ -40,7 +45,7 @@ def compare(
     Returns:
         What `parity.json` in `hf_dir` then holds: max_abs_difference, mean_abs_difference,
         argmax_agreement (share of positions where both models' likeliest token is the same),
-        positions, max_difference, passed, and versions.
+        positions, max_difference, passed, model_type of the PyTorch model, and versions.
 
     Raises:
         ImportError: torch or transformers is not installed.
@@ -62,9 +67,10 @@ def compare(
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(decoder.apply)({"params": params}, jnp.asarray(tokens)))[valid]
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        hf_dir, dtype=torch.float32, trust_remote_code=directory.carries_our_code(Path(hf_dir))
-    )
+    with _runnable(Path(hf_dir)) as path:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=directory.carries_our_code(path)
+        )
     with torch.no_grad():
         theirs = model.eval()(torch.from_numpy(tokens).long()).logits.numpy()[valid]
 
@@ -78,6 +84,7 @@ def compare(
         "max_difference": max_difference,
         # False for NaN too.
         "passed": largest <= max_difference,
+        "model_type": model.config.model_type,
         "versions": {
             "jax": jax.__version__,
             "torch": torch.__version__,
@@ -88,6 +95,27 @@ def compare(
         json.dumps(report, indent=2) + "\n", encoding="utf-8"
     )
     return report
+
+
+@contextlib.contextmanager
+def _runnable(path: Path) -> Iterator[Path]:
+    """The directory, or one with its tensors that runs on a CPU."""
+    data = directory.read_json(path / directory.CONFIG)
+    family = families.family_of_json(data)
+    if family not in fla_json.ARCHITECTURES:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        # transformers keeps a copy of the code under the directory's name.
+        copy = Path(parent) / delta_json.MODEL_TYPE
+        copy.mkdir()
+        own = delta_json.to_json(families.from_json(data))
+        directory.write_json(copy / directory.CONFIG, own)
+        for file in directory.CODE_FILES:
+            shutil.copyfile(file, copy / file.name)
+        for file in [*path.glob("*.safetensors"), *path.glob(directory.INDEX)]:
+            (copy / file.name).symlink_to(file.resolve())
+        yield copy
 
 
 def _padded(prompts: Sequence[Sequence[int]], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from jaxlab.interop import hf, torch_check
+from jaxlab.interop.families import DeltaFamily
 from jaxlab.interop.hf import DType
 from jaxlab.models.decoder import DecoderConfig, unscan
 from jaxlab.runtime import mesh as mesh_lib
@@ -28,6 +29,7 @@ def export(
     step: int | None = None,
     dtype: DType | None = None,
     check: bool = False,
+    family: DeltaFamily | None = None,
 ) -> pathlib.Path:
     """Write the params of a checkpoint as safetensors, with config.json and tokenizer.
 
@@ -37,12 +39,15 @@ def export(
         step: of the checkpoint; None is the newest good one.
         dtype: of the written tensors; None keeps the params' own.
         check: compare logits with PyTorch.
+        family: of a model with gated-delta layers; None is that of the directory from which the run
+            started, or our own, fg2_gdn.
 
     Returns:
         `out`.
 
     Raises:
         ConfigError, CheckpointError: the directory holds no run, or no good checkpoint.
+        CheckpointFormatError: the family has no such model.
         FileExistsError: `out` holds other files than a model's.
         ParityError: PyTorch's logits differ.
     """
@@ -54,7 +59,7 @@ def export(
     like = described if (described / "config.json").exists() else None
     # A model of token ids that stand for no text has none.
     words = described if (described / "tokenizer.json").exists() else None
-    hf.save(out, config, params, dtype=dtype, like=like, tokenizer_from=words)
+    hf.save(out, config, params, family=family, dtype=dtype, like=like, tokenizer_from=words)
     if check and mesh_lib.is_main():
         _compare(out, config)
     return out

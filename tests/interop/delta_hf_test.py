@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -373,6 +374,58 @@ class TestTorch:
         options["attention_mask"] = torch.ones_like(tokens)
         cached = theirs.generate(tokens, use_cache=True, **options)
         assert torch.equal(cached, theirs.generate(tokens, use_cache=False, **options))
+
+    @pytest.mark.parametrize("name", ["delta_net", "gdn", "kda", "fg2", "fg2_plus", "grouped"])
+    def test_the_kernel_of_fla_is_given_the_same_rule(self, name, torch, tmp_path, monkeypatch):
+        """Kimi Delta Attention of the arguments that its kernel gets, whole and token by token."""
+        theirs = read(hf.save(tmp_path / "out", *model(name)))
+        code = sys.modules[type(theirs).__module__]
+        # It is not installed here, and would not run on a CPU.
+        assert code.chunk_kda is None
+        tokens = torch.from_numpy(prompts(model(name)[0], 9)).long()
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        options["attention_mask"] = torch.ones_like(tokens)
+        with torch.no_grad():
+            plain, completed = theirs(tokens).logits, theirs.generate(tokens, **options)
+        calls = []
+
+        def chunk_kda(q, k, v, g, beta, scale, initial_state, output_final_state, **rest):
+            assert rest == {"use_qk_l2norm_in_kernel": False}
+            assert output_final_state
+            assert {x.dtype for x in (q, k, v, g, beta)} == {torch.float32}
+            assert g.shape == k.shape
+            assert g.max() <= 0
+            calls.append(q.shape[1])
+            state, outputs = initial_state, []
+            for t in range(q.shape[1]):
+                state = g[:, t].exp()[..., None] * state
+                error = beta[:, t, :, None] * (v[:, t] - (k[:, t, :, :, None] * state).sum(-2))
+                state = state + k[:, t, :, :, None] * error[:, :, None]
+                outputs.append(scale * (q[:, t, :, :, None] * state).sum(-2))
+            return torch.stack(outputs, 1), state
+
+        monkeypatch.setattr(code, "chunk_kda", chunk_kda)
+        monkeypatch.setattr(code.GatedDelta, "runs_on_fla", lambda self, x: True)
+        with torch.no_grad():
+            assert (theirs(tokens).logits - plain).abs().max() < 1e-4
+            assert torch.equal(theirs.generate(tokens, **options), completed)
+        layers = model(name)[0].num_layers // len(model(name)[0].pattern)
+        assert calls == [9] * 2 * layers + [1] * 5 * layers
+
+    def test_the_kernel_of_fla_is_for_gpus_and_symmetric_rules(self, torch, tmp_path, monkeypatch):
+        layer = read(hf.save(tmp_path / "out", *model("fg2"))).model.layers[0].attn
+        code = sys.modules[type(layer).__module__]
+
+        class OnGpu:
+            is_cuda = True
+
+        assert not layer.runs_on_fla(OnGpu)
+        monkeypatch.setattr(code, "chunk_kda", print)
+        assert layer.runs_on_fla(OnGpu)
+        assert not layer.runs_on_fla(torch.zeros(1))
+        for form in ("left", "gdn2"):
+            layer.config["form"] = form
+            assert not layer.runs_on_fla(OnGpu)
 
     def test_it_can_be_trained_and_saved_there(self, torch, tmp_path):
         """A loss, gradients in every parameter, and a directory that is read here again."""

@@ -244,7 +244,7 @@ class TestConfig:
             ({"quantization_config": {"bits": 4}}, "quantization_config"),
             (
                 {"model_type": "mamba"},
-                "model_type 'mamba' .* supported: llama, qwen2, qwen3, fg2_gdn",
+                "model_type 'mamba' .* supported: llama, qwen2, qwen3, fg2_gdn, kda, gated",
             ),
             ({"model_type": None}, "model_type None"),
             ({"architectures": ["Qwen2ForSequenceClassification"]}, "supported .*Qwen2ForCausalLM"),

@@ -174,8 +174,7 @@ class GatedDelta(nn.Module):
         log_decay = self._log_decay(x)
         if valid is not None:
             log_decay = log_decay.masked_fill(~valid[..., None, None], 0)
-        symmetric = self.config["form"] == "symmetric"
-        if chunk_kda is not None and x.is_cuda and symmetric:
+        if self.runs_on_fla(x):
             y, state = chunk_kda(**self.kda_arguments(q, a, z, log_decay, cache[3], x.dtype))
         else:
             y, state = recurrent_delta(q, a, b, z, log_decay, cache[3], self.key_dim**-0.5)
@@ -185,6 +184,10 @@ class GatedDelta(nn.Module):
             gate = self.g_proj(x).float().unflatten(-1, (-1, self.value_dim))
             y = (activation(gate) * y).to(x.dtype)
         return self.o_proj(y.flatten(-2)), (*tails, state)
+
+    def runs_on_fla(self, x: torch.Tensor) -> bool:
+        """Whether the rule of an input like this one runs on flash-linear-attention's kernel."""
+        return chunk_kda is not None and x.is_cuda and self.config["form"] == "symmetric"
 
     def kda_arguments(
         self,
