@@ -112,8 +112,8 @@ def main() -> None:
         wall, own = map(statistics.median, zip(*found, strict=True))
         shares = [w / wall for (w, _), (wall, _) in zip(times["one call"], found, strict=True)]
         print(
-            f"{name:>12}: {1 / wall:8,.0f} tok/s wall ({whole_wall / wall:.0%} of one call, turn by "
-            f"turn {min(shares):.0%} to {max(shares):.0%}), {1 / own:8,.0f} tok/s of processor "
+            f"{name:>12}: {1 / wall:8,.0f} tok/s wall ({whole_wall / wall:.0%} of one call, turn "
+            f"by turn {min(shares):.0%} to {max(shares):.0%}), {1 / own:8,.0f} tok/s of processor "
             f"time ({whole_own / own:.0%})"
         )
 

@@ -46,8 +46,9 @@ def params():
 @pytest.fixture(scope="module")
 def directory(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    hf.save(folder, CONFIG, params)
-    train_bpe(["Question: what is 1 and 2? Answer: 3"], 270).save(folder)
+    tokenizer = train_bpe(["Question: what is 1 and 2? Answer: 3"], 270)
+    hf.save(folder, CONFIG, params, eos_token_id=tokenizer.eos_id)
+    tokenizer.save(folder)
     return folder
 
 
