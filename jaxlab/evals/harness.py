@@ -108,14 +108,16 @@ def generate(
     if model is None:
         model = subject(run)
     sampling = run.eval
+    # One batch is decoded while the harness works on the other's replies.
+    under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
     _, logs = inspect_ai.eval_set(
         task,
         log_dir=str(workdir / "logs"),
         model=model,
         display="rich" if sys.stderr.isatty() else "plain",
         log_level="warning",
-        max_samples=sampling.batch,
-        max_connections=sampling.batch,
+        max_samples=under_way,
+        max_connections=under_way,
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_k=sampling.top_k,

@@ -53,7 +53,8 @@ class Sampling:
         top_k: of the sampler.
         top_p: of the sampler.
         stop: sequences that end a completion.
-        batch: requests under way at a time, decoded together.
+        batch: requests decoded together, of which twice as many are under way; for models that are
+            not in process, requests under way.
         padding: see `provider.Settings`; for models in process, as are the following.
         prompt_multiple: prompts are padded to a multiple of this many tokens.
         tokenizer: directory with tokenizer.json; None means the model's own.
