@@ -115,10 +115,11 @@ class FileSystem:
 
         Args:
             folder: the root.
-            names: absolute paths under which the trajectory knew it.
+            names: absolute paths under which the trajectory knew it; "/" where that is unknown.
             limits: on tools.
         """
-        self._tree = files.Tree(folder, (*names, "/"), limits)
+        # With a name of its own, "/tmp" is as far outside as it was for the recorded server.
+        self._tree = files.Tree(folder, names or ("/",), limits)
         self.address = {"root": str(folder)}
 
     def tools(self, read_only: bool) -> list[Tool]:

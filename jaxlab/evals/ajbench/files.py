@@ -178,7 +178,7 @@ class Tree:
             base = name.rstrip("/")
             if path == base or path.startswith(f"{base}/"):
                 return path[len(base) :].lstrip("/")
-        raise ToolError(f"{path!r:.200} is outside the folder")
+        raise ToolError(f"{path!r:.200} is outside the folder {self.name}")
 
     @contextlib.contextmanager
     def _parent(self, path: object) -> Iterator[tuple[int, str]]:
