@@ -104,11 +104,7 @@ class Place:
 
 
 class FileSystem:
-    """A copy of a file tree.
-
-    Attributes:
-        address: what an external tool server needs to reach the state.
-    """
+    """A copy of a file tree."""
 
     def __init__(self, folder: Path, names: tuple[str, ...] = (), limits: Limits = DEFAULT):
         """Opens the tree in `folder`.
@@ -120,7 +116,7 @@ class FileSystem:
         """
         # With a name of its own, "/tmp" is as far outside as it was for the recorded server.
         self._tree = files.Tree(folder, names or ("/",), limits)
-        self.address = {"root": str(folder)}
+        self._folder = folder
 
     def tools(self, read_only: bool) -> list[Tool]:
         """Those of the MCP file system server."""
@@ -130,6 +126,11 @@ class FileSystem:
     def digest(self) -> str:
         """Over paths, kinds, permissions and contents."""
         return self._tree.digest()
+
+    def address(self, read_only: bool) -> dict[str, str]:
+        """What a tool server of the user's needs: the folder, which it has to guard itself."""
+        del read_only
+        return {"root": str(self._folder)}
 
     def close(self) -> None:
         """Closes the root."""
@@ -143,7 +144,6 @@ class SQLite:
         """Opens nothing yet; the file must exist."""
         self._path, self._limits = path, limits
         self._open: dict[bool, sqlite.Database] = {}
-        self.address = {"sqlite": str(path)}
 
     def tools(self, read_only: bool) -> list[Tool]:
         """Statements, under the authorizer of the mode."""
@@ -154,6 +154,11 @@ class SQLite:
     def digest(self) -> str:
         """Over schema and rows."""
         return sqlite.digest(self._path)
+
+    def address(self, read_only: bool) -> dict[str, str]:
+        """What a tool server of the user's needs: the file, which it has to guard itself."""
+        del read_only
+        return {"sqlite": str(self._path)}
 
     def close(self) -> None:
         """Closes the connections."""
@@ -169,7 +174,6 @@ class Postgres:
         self._server, self._limits = server, limits
         self._name = server.create(template)
         self._open: dict[bool, postgres.Database] = {}
-        self.address = {"dsn": server.url(self._name, "reader")}
 
     def tools(self, read_only: bool) -> list[Tool]:
         """Those of postgres-mcp, with the rights of a reader or of the owner."""
@@ -184,6 +188,12 @@ class Postgres:
         """Over definitions, rights (also those to read that judges get) and rows."""
         self._server.allow_reading(self._name)
         return postgres.digest(self._server.conninfo(self._name, "owner"))
+
+    def address(self, read_only: bool) -> dict[str, str]:
+        """What a tool server of the user's needs: a URL with the rights of the role."""
+        if read_only:
+            self._server.allow_reading(self._name)
+        return {"dsn": self._server.url(self._name, "reader" if read_only else "owner")}
 
     def close(self) -> None:
         """Drops the database."""

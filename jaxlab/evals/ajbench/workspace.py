@@ -83,7 +83,8 @@ def _remove(folder: Path) -> bool:
         logger.warning("%s is kept: %s", folder, error)
         return False
     shutil.rmtree(folder, ignore_errors=True)
-    return True
+    # What still runs in there may have written in the meantime.
+    return not folder.exists()
 
 
 @contextlib.contextmanager
