@@ -23,13 +23,13 @@ class Benchmark:
 
     Attributes:
         name: of the benchmark.
-        path: its rows, a .jsonl or .json file.
+        path: its rows, a .jsonl or .json file; of AJ-Bench a folder.
         samples: completions per row.
         limit: so many rows, always the same ones; None is all.
         options: further arguments of the task in `evals.tasks`.
     """
 
-    name: Literal["gsm8k", "math", "general365"]
+    name: Literal["gsm8k", "math", "general365", "ajbench"]
     path: str | None = None
     samples: int = 1
     limit: int | None = None

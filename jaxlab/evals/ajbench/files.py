@@ -29,10 +29,12 @@ class Tree:
         Args:
             root: the folder.
             names: absolute paths that mean the root, such as the place where the judged agent
-                saw it; the longest that fits is taken off.
+                saw it; the longest that fits is taken off. The first is the name that a judge
+                is told.
             limits: on sizes and counts.
         """
         self._root = os.open(root, _FOLDER)
+        self.name = names[0] if names else "/"
         self._names = sorted(names, key=len, reverse=True)
         self._limits = limits
 
@@ -143,6 +145,8 @@ class Tree:
         """Paths below a folder whose name, or whole path, matches a shell pattern."""
         if not isinstance(pattern, str) or len(pattern) > 200:
             raise ToolError("a pattern must be a string of at most 200 characters")
+        # Here a star crosses folders anyway.
+        pattern = pattern.removeprefix("**/")
         return [
             found
             for found, _ in self.walk(path)
@@ -152,7 +156,7 @@ class Tree:
         ]
 
     def digest(self) -> str:
-        """SHA-256 over paths, kinds, modes and contents, without any limit."""
+        """SHA-256 over paths, kinds, permissions and contents, without any limit."""
         total = hashlib.sha256()
         self._digest((), total)
         return total.hexdigest()
@@ -174,7 +178,7 @@ class Tree:
             base = name.rstrip("/")
             if path == base or path.startswith(f"{base}/"):
                 return path[len(base) :].lstrip("/")
-        raise ToolError(f"{path!r:.200} is outside the folder")
+        raise ToolError(f"{path!r:.200} is outside the folder {self.name}")
 
     @contextlib.contextmanager
     def _parent(self, path: object) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ whatever way. The next run removes the folders of all whose lock it can take.
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -13,7 +14,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+
+from jaxlab.evals.ajbench import postgres_server
+
 _PREFIX = "run-"
+
+logger = logging.getLogger(__name__)
 
 
 def default_base() -> Path:
@@ -41,8 +48,8 @@ def run_folder(base: Path | None = None) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
+            if _remove(folder):
+                lock_path.unlink(missing_ok=True)
 
 
 def sweep(base: Path) -> list[Path]:
@@ -57,7 +64,8 @@ def sweep(base: Path) -> list[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = lock_path.with_suffix("")
             if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
+                if not _remove(folder):
+                    continue
                 removed.append(folder)
             lock_path.unlink(missing_ok=True)
         except BlockingIOError:
@@ -65,6 +73,18 @@ def sweep(base: Path) -> list[Path]:
         finally:
             os.close(descriptor)
     return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Undo a run; False if that has to be tried again, which the next run does."""
+    try:
+        postgres_server.clean(folder)
+    except (psycopg.Error, OSError, ValueError, TypeError) as error:
+        logger.warning("%s is kept: %s", folder, error)
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    # What still runs in there may have written in the meantime.
+    return not folder.exists()
 
 
 @contextlib.contextmanager
