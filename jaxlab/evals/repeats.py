@@ -1,10 +1,9 @@
 """Methods repeated over seeds and learning rates: one rate for each, differences seed by seed."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 # One evaluation each, with "method", "seed", "step" and, where known, "learning_rate".
 Rows = list[dict[str, Any]]
@@ -33,10 +32,11 @@ def at_best_rate(rows: Rows, score: str) -> Rows:
     """Each method that ran at several learning rates, at one of them.
 
     Methods are one method at several rates if their names differ behind the last "_" only
-    ("kda_low" and "kda_high") and no two have the same learning rate. Each seed is taken at the
-    rate whose last evaluations are best on average over the *other* seeds, so that the choice
-    profits no method by having seen the result: the scores are those of a rate that was chosen
-    without them.
+    ("kda_low" and "kda_high") and no two have the same learning rate. The rate is the one whose
+    last evaluations are best on average over the seeds. That flatters a method, the more so the
+    more rates it was given and the wider its seeds scatter: give all methods as many. (To choose
+    for each seed by the other seeds flatters none, but where two rates are equally good it takes
+    each seed where it did worse, and such a method comes out far below both.)
 
     Args:
         rows: evaluations of all rates.
@@ -44,7 +44,7 @@ def at_best_rate(rows: Rows, score: str) -> Rows:
 
     Returns:
         The chosen rows, under the common name ("kda"); rows of other methods as they are. Seeds
-        that not all rates have are left out, as is a method with a single common seed.
+        that not all rates have are left out.
     """
     methods = by_method(rows)
     merged = {
@@ -59,8 +59,9 @@ def at_best_rate(rows: Rows, score: str) -> Rows:
         elif name not in done:
             done.add(name)
             variants = [methods[variant] for variant in merged if merged[variant] == name]
-            for best, seed in _choices(variants, score):
-                chosen += [row | {"method": name} for row in best[seed]]
+            seeds = sorted(set.intersection(*(set(variant) for variant in variants)))
+            best = _best(variants, seeds, score)
+            chosen += [row | {"method": name} for seed in seeds for row in best[seed]]
     return chosen
 
 
@@ -84,21 +85,18 @@ def _rate(series: Mapping[int, Rows]) -> float | None:
     return rates.pop() if len(rates) == 1 else None
 
 
-def _choices(
-    variants: Sequence[Mapping[int, Rows]], score: str
-) -> list[tuple[Mapping[int, Rows], int]]:
-    """For each common seed, the variant that is best on the others."""
-    seeds = sorted(set.intersection(*(set(variant) for variant in variants)))
+def _best(
+    variants: Sequence[Mapping[int, Rows]], seeds: Sequence[int], score: str
+) -> Mapping[int, Rows]:
+    """The variant whose last evaluations of these seeds have the best mean."""
     sign = -1 if score in LOWER_IS_BETTER else 1
-    last = [[variant[seed][-1] for seed in seeds] for variant in variants]
-    # A run without the score, which is not a number there, is the worst.
-    values = np.array([[sign * row.get(score, -sign * np.inf) for row in rows] for rows in last])
-    if len(seeds) < 2:
-        return []
-    return [
-        (variants[int(np.delete(values, i, axis=1).mean(1).argmax())], seed)
-        for i, seed in enumerate(seeds)
-    ]
+
+    def total(variant: Mapping[int, Rows]) -> float:
+        # A run without the score, which is not a number there, is the worst.
+        last = [variant[seed][-1] for seed in seeds]
+        return sum(sign * row.get(score, -sign * math.inf) for row in last)
+
+    return max(variants, key=total)
 
 
 def differences(last: Mapping[str, Rows], score: str, cell: Callable[[Any], str]) -> list[str]:

@@ -19,7 +19,7 @@ Rows = list[dict[str, Any]]
 SCORES = ("perplexity", "bits_per_byte", "accuracy", "sequence_accuracy", "loss")
 COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
 
-BEST_RATE = "Each seed at the learning rate that is best, on average, on the method's other seeds:"
+BEST_RATE = "Each method at the learning rate that is best on average over its seeds:"
 PAIRED = "Differences seed by seed, mean ± standard error, and on how many seeds above 0:"
 
 

@@ -21,12 +21,11 @@ def _last(rows, score="accuracy"):
     return {method: [row[score] for row in found] for method, found in repeats.finals(rows).items()}
 
 
-def test_a_seed_has_no_say_in_its_own_rate():
-    # On seeds 1 and 2 high is better (0.6 against 0.5), on 0 and 2 low (0.55 against 0.4), on 0
-    # and 1 low (0.65 against 0.3). On all three it is low (0.57 against 0.43).
-    rows = _rows(kda_low=[0.7, 0.6, 0.4], kda_high=[0.1, 0.5, 0.7], opd=[0.3])
+def test_the_rate_with_the_best_mean():
+    # Means 0.5 and 0.4; the other rate is better on seed 2.
+    rows = _rows(kda_low=[0.7, 0.6, 0.2], kda_high=[0.1, 0.4, 0.7], opd=[0.3])
     chosen = repeats.at_best_rate(rows, "accuracy")
-    assert _last(chosen) == {"kda": [0.1, 0.6, 0.4], "opd": [0.3]}
+    assert _last(chosen) == {"kda": [0.7, 0.6, 0.2], "opd": [0.3]}
     # Of every evaluation, not of the last alone.
     assert [row["step"] for row in chosen if row["method"] == "kda"] == [0, 5] * 3
 
@@ -42,7 +41,7 @@ def test_a_run_without_the_score_is_the_worst():
         if row["method"] == "kda_high" and row["seed"] == 0:
             del row["accuracy"]
     chosen = repeats.finals(repeats.at_best_rate(rows, "accuracy"))["kda"]
-    assert [row["learning_rate"] for row in chosen] == [1e-2, 3e-3]
+    assert [row["learning_rate"] for row in chosen] == [3e-3, 3e-3]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +61,6 @@ def test_other_methods_stay_as_they_are(rows):
 def test_only_seeds_that_all_rates_have():
     rows = _rows(kda_low=[0.1, 0.2, 0.3], kda_high=[0.5, 0.6])
     assert _last(repeats.at_best_rate(rows, "accuracy")) == {"kda": [0.5, 0.6]}
-    rows = _rows(kda_low=[0.1, 0.2], kda_high=[0.5])
-    assert repeats.at_best_rate(rows, "accuracy") == []
 
 
 def test_differences_are_paired_by_seed():
