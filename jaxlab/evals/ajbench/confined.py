@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from jaxlab.evals.ajbench import workspace
+from jaxlab.evals.ajbench import programs, workspace
 from jaxlab.evals.ajbench.limits import ToolError
 
 MEMORY = 2 << 30  # bytes of address space
@@ -43,7 +43,7 @@ class Worker:
         """
         self._module = module
         self._folder = folder
-        self._temporary = folder.absolute().with_name(f"{folder.name}.temporary")
+        self._temporary = programs.beside(folder, "temporary")
         self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
 

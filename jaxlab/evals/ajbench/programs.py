@@ -7,6 +7,7 @@ together with the process that started them.
 
 import functools
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -58,7 +59,7 @@ def scratch(folder: Path) -> Path:
     Raises:
         PermissionError: they run as another user, who cannot come there.
     """
-    path = make_folder(folder.absolute().with_name(f"{folder.name}.scratch"))
+    path = make_folder(beside(folder, "scratch"))
     uid = confinement().uid
     if uid == os.getuid():
         return path
@@ -70,6 +71,11 @@ def scratch(folder: Path) -> Path:
                 "folder of workspace.run_folder, or permit others to pass it (chmod o+x)"
             )
     return path
+
+
+def beside(folder: Path, name: str) -> Path:
+    """A path that is not taken, beside a folder and so below the run's."""
+    return folder.absolute().with_name(f"{folder.name}.{name}-{secrets.token_hex(4)}")
 
 
 def remove(folder: Path) -> None:
