@@ -198,9 +198,9 @@ class Session:
         await socket.close()
 
     async def settle(self) -> async_api.Page:
-        """The page in front after it has followed what was done to it, for five seconds at most."""
+        """The page in front once it has followed what was done to it; three seconds at most."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + 5.0
+        end = loop.time() + 3.0
         # A click is acknowledged before what it leads to is asked for.
         await asyncio.sleep(0.1)
         while self.page in self._loading and loop.time() < end:
@@ -210,11 +210,15 @@ class Session:
             await page.wait_for_load_state("load", timeout=max(1.0, 1000 * (end - loop.time())))
         return page
 
-    async def only(self, page: async_api.Page) -> None:
-        """Close the other pages."""
-        for other in self._context.pages if self._context is not None else ():
-            if other != page:
-                await other.close()
+    async def only(self) -> async_api.Page:
+        """The first page, or a new one where it has closed itself; the others are closed."""
+        if self._context is None:
+            raise ToolError("the browser is not there")
+        pages = self._context.pages
+        page = pages[0] if pages else await self._context.new_page()
+        for other in pages[1:]:
+            await other.close()
+        return page
 
     async def _bound_pages(self, page: async_api.Page) -> None:
         page.on("domcontentloaded", self._arrived)

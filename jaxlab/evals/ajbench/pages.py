@@ -179,12 +179,13 @@ class Page:
 
         session = self._open_session()
 
-        async def go(page: async_api.Page) -> None:
-            await session.only(page)
-            # A page may lead elsewhere before it has loaded; `settle` waits for what comes of it.
+        async def go() -> str:
+            page = await session.only()
+            # A page may lead elsewhere before it has loaded; `_settled` waits for what comes of it.
             await page.goto(url, wait_until="commit")
+            return await _settled(session)
 
-        return self._act(go)
+        return session.run(go())
 
     def outline(self) -> str:
         """The accessibility tree as text, see `dom.outline`."""
@@ -272,11 +273,7 @@ class Page:
 
         async def run(page: async_api.Page) -> str:
             await work(page)
-            page = await session.settle()
-            title = ""
-            with contextlib.suppress(async_api.Error):  # it may have closed itself meanwhile
-                title = await page.title()
-            return f"at {page.url[:300]} {title[:200]!r}"
+            return await _settled(session)
 
         return session.run(run(session.page))
 
@@ -412,6 +409,15 @@ async def _text(page: async_api.Page) -> str:
                 texts.append(f"[frame {frame.url[:200]}]")
             texts += found
     return "\n".join(texts)
+
+
+async def _settled(session: Session) -> str:
+    """Where an action has led."""
+    page = await session.settle()
+    title = ""
+    with contextlib.suppress(async_api.Error):  # it may have closed itself meanwhile
+        title = await page.title()
+    return f"at {page.url[:300]} {title[:200]!r}"
 
 
 async def _back(page: async_api.Page) -> None:

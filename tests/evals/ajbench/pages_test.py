@@ -21,6 +21,7 @@ from jaxlab.evals.ajbench import (
     trajectories,
     workspace,
 )
+from jaxlab.evals.ajbench.limits import ToolError
 from jaxlab.evals.ajbench.tools import Toolbox
 from tests.evals.ajbench import web_trees
 
@@ -31,7 +32,8 @@ button, input {position: absolute; left: 100px; width: 200px; height: 40px}</sty
 <h1>Orders</h1>
 <input id=name aria-label=name style="top: 100px">
 <button id=save style="top: 200px" onclick="document.title = 'saved ' + name_()">Save</button>
-<div id=pad style="user-select: none; position: absolute; top: 300px; left: 100px; width: 200px; height: 100px"
+<div id=pad style="position: absolute; top: 300px; left: 100px; width: 200px; height: 100px;
+ user-select: none"
  aria-label=pad role=button>pad</div>
 <iframe src=inner.html style="position: absolute; left: 400px; top: 100px; border: 0"></iframe>
 <p style="position: absolute; top: 3000px">far below</p>
@@ -191,8 +193,8 @@ def test_acting(page, box):
     call(box, "MOUSE_UP")
     text = call(box, "find_in_page", "pad")
     assert text == "pad mouseenter dblclick contextmenu dragged 40 dragged -30"
-    call(box, "SCROLL", "0", "-28")
-    assert "'far below' (0, 200," in call(box, "accessibility_tree")
+    call(box, "SCROLL", "0", "-20")
+    assert "'far below' (0, 1000," in call(box, "accessibility_tree")
     assert "'Second'" in call(box, "open", "second.html")
     assert "'Shop'" in call(box, "back")
     assert "'Second'" in call(box, "open", "file:///home/user/second.html")
@@ -420,7 +422,10 @@ def break_out(page, place, canary, both):
         starts = ("https://sample.test/try.html", f"file:///try.html?{i}")
         for start in starts if both else (starts[i % 2],):
             page.open(start)
-            seen = page.text() + page.outline()
+            try:
+                seen = page.text() + page.outline()
+            except ToolError as error:  # it has closed itself
+                seen = str(error)
             assert SECRET not in seen, (name, start)
             assert "root:" not in seen, (name, start)
             assert "'got'" not in seen, (name, start)
