@@ -81,7 +81,7 @@ class _Plan(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan_chunks(plan, arrays, state):
     if plan.forward_by_tokens:
-        return recurrence(plan.rule, Inputs(*arrays, state), scale=plan.scale)
+        return recurrence(plan.rule, Inputs(*(*arrays, state)), scale=plan.scale)
     return _forward(plan, plan.size, arrays, state, keep=False)[0]
 
 
@@ -220,9 +220,8 @@ def _decay_weights_fwd(log_decay):
 
 def _decay_weights_bwd(weights, cotangents):
     *front, size, width = weights[-1].shape
-    d_sums = [(d * x).reshape(*front, -1, width)
-              for d, x in zip(cotangents, weights, strict=True)]  # fmt: skip
-    d_sums = jnp.concatenate(d_sums, axis=-2)
+    parts = [(d * x).reshape(*front, -1, width) for d, x in zip(cotangents, weights, strict=True)]
+    d_sums = jnp.concatenate(parts, axis=-2)
     spans = jnp.asarray(_spans(size).T, d_sums.dtype)
     return (_matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), d_sums),)
 
