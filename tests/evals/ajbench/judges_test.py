@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import sys
-import time
+import threading
 
 import pytest
 
@@ -322,8 +322,10 @@ def test_turns_are_capped_and_then_the_verdict_is_asked_for(shared, tmp_path):
 
 
 def test_a_tool_that_hangs_ends(shared, tmp_path, monkeypatch):
+    released = threading.Event()
+
     def hanging(self, read_only):
-        return [Tool("execute_sql", "d", {"sql": "s"}, lambda sql: time.sleep(3) or "")]
+        return [Tool("execute_sql", "d", {"sql": "s"}, lambda sql: str(released.wait(300)))]
 
     units = rows.read(_run(tmp_path).benchmark.path, ["DS-SQLite"]).units
     assert units
@@ -335,11 +337,12 @@ def test_a_tool_that_hangs_ends(shared, tmp_path, monkeypatch):
         assert messages[-1].error.type == "timeout"
         return _said("Response: [0]")
 
-    start = time.monotonic()
     run = _run(tmp_path, ("DS-SQLite",), tool_timeout=0.2, replay="false")
-    outcome, _ = _evaluate(run, tmp_path / "run", waiting)
+    try:
+        outcome, _ = _evaluate(run, tmp_path / "run", waiting)
+    finally:
+        released.set()
     assert outcome.failures == []
-    assert time.monotonic() - start < 3
 
 
 def test_a_sample_that_takes_too_long_has_no_verdict(shared, tmp_path):
@@ -349,7 +352,8 @@ def test_a_sample_that_takes_too_long_has_no_verdict(shared, tmp_path):
     def judging(messages, tools):
         return slow() if "Add" in messages[1].text else looking(messages, tools)
 
-    run = _run(tmp_path, time_limit=2)
+    # Enough for the others, also on a busy machine.
+    run = _run(tmp_path, time_limit=12)
     outcome, graded = _evaluate(run, tmp_path / "run", judging)
     assert outcome.failures == []
     assert {r.reason for r in graded if r.meta["subdomain"] == "DS-SQLite"} == {"no_verdict"}
