@@ -21,10 +21,10 @@ others.
 Variants: "" (nine mixers of one width, each at the "low" rate 3e-3 and the "high" 1e-2, 5 seeds,
 1000 steps: 90 runs of 11 to 60 s on one core), "matched" (the smaller rules widened to the
 parameters of FG2+, and FG2+ with gates of rank 1: 60 runs), "demo" (the nine mixers at 3e-3, one
-seed, one plot: about five minutes on a CPU; it shows that the rules learn recall and how it fades with pairs
-and length, and ranks nothing), "zoology" (Zoology's own data: 8192 words, up to 64 pairs in 256
-tokens, tested up to 256 pairs in 1024; for a GPU; not run), "tiny" (two mixers, two steps, for
-tests).
+seed, one plot: about five minutes of processor time; it shows that rules learn recall and how it
+fades with pairs and length, and ranks nothing), "zoology" (Zoology's own data: 8192 words, up to 64
+pairs in 256 tokens, tested up to 256 pairs in 1024; for a GPU; not run), "tiny" (two mixers, two
+steps, for tests).
 """
 
 from ml_collections import ConfigDict
