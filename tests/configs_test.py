@@ -19,8 +19,9 @@ VARIANTS = {
     "eval_math": ("", "small", "tiny"),
     "eval_general365": ("", "demo", "tiny"),
     "eval_ajbench": ("", "text", "react", "tiny"),
-    "mqar_fg2": ("", "demo", "zoology", "tiny"),
+    "mqar_fg2": ("", "matched", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "tiny"),
+    "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),
 }
 
@@ -81,7 +82,7 @@ def test_modsum_trains_two_steps_of_every_stage(config, modsum_run):
     assert (modsum_run / "aopd_student" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["mqar_fg2", "state_tracking"])
+@pytest.mark.parametrize("name", ["mqar_fg2", "state_tracking", "synthetic_tasks"])
 def test_token_tasks_train_two_steps_of_every_stage(config, name, tmp_path):
     stages = config(name, "tiny")["stages"]
     for stage, settings in stages.items():
