@@ -10,7 +10,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-evals test test-interop bench gpu-check lint clean
+.PHONY: help setup demo demo-evals test test-interop browser bench gpu-check lint clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ test: setup  ## run the tests (CPU, no network)
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."
 	@$(PYTEST) -m interop
+
+browser:  ## install Chromium, without which the tests of pages are skipped (Debian, as root)
+	@apt-get update -q && apt-get install -y -q --no-install-recommends chromium
 
 bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/decoding.py
