@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits
 from jaxlab_kernels.delta_rule import api, cases
+from jaxlab_kernels.delta_rule.chunked import _decay_weights
 
-FORMS = ("chunked", "reference")  # "recurrent" is one forwards and the other backwards
+FORMS = ("chunked", "reference")  # "recurrent" is the second, and with gradients the first
 # Fewer levels compile faster; float32 runs at the default size.
 SMALL_CHUNK = 8
 FLOATS = ("q", "k", "v", "log_decay", "erase", "write", "initial_state")
@@ -293,12 +294,38 @@ def test_packed_rows_equal_separate_sequences(implementation):
             assert_close(gradients[key][rows : rows + 1, tokens], expected[key], 1e-13)
 
 
-def test_recurrent_is_the_reference_forwards_and_chunks_backwards():
+def test_recurrent_is_the_scan_until_a_gradient_is_taken():
+    """Bit for bit, and so as fast; the gradient comes from chunks."""
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    form = arguments.pop("form")
+
+    def forward(arguments, implementation):
+        return gated_delta(**arguments, form=form, implementation=implementation)
+
+    results = [jax.jit(forward, static_argnums=1)(arguments, x) for x in ("recurrent", "reference")]
+    jax.tree.map(np.testing.assert_array_equal, *results)
     arguments = cases.make(cases.MEMBERS["fg2_plus"])
     result, gradients = run("recurrent", arguments, chunk_size=SMALL_CHUNK)
     assert_close(result, truth(**arguments), 3e-14)
     _, expected = run("chunked", arguments, chunk_size=SMALL_CHUNK)
     assert_close(gradients, expected, 3e-13)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_weights_are_the_same_by_products_and_by_sums(size):
+    """Decays are multiplied where no gradient is taken, their logarithms added where one is."""
+    rng = np.random.default_rng(0)
+    log_decay = np.where(rng.uniform(size=(1, 2, size, 3)) < 0.1, -20.0, -rng.uniform(size=(3,)))
+    with jax.enable_x64(True):
+        by_products = _decay_weights(jnp.asarray(log_decay))
+        by_sums, _ = jax.vjp(_decay_weights, jnp.asarray(log_decay))
+    for x, y in zip(by_products, by_sums, strict=True):
+        assert x.shape == y.shape
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+    *_, prefix, suffix = by_products
+    i, m = np.indices((size, size))
+    np.testing.assert_allclose(prefix, np.exp((m <= i) @ log_decay), rtol=1e-12)
+    np.testing.assert_allclose(suffix, np.exp((m > i) @ log_decay), rtol=1e-12)
 
 
 def test_sizes_choose_the_implementation(monkeypatch):
