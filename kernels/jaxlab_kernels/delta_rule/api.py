@@ -89,7 +89,7 @@ def gated_delta(
             begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the
             state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
         chunk_size: tokens per chunk, a power of two; None: the implementation's choice.
-        implementation: "chunked"; "recurrent" (forwards by tokens, backwards by chunks);
+        implementation: "chunked"; "recurrent" (the recurrence; chunks where gradients are taken);
             "reference" (the plain recurrence and its autodiff); "triton" (NVIDIA GPUs, with
             jax-triton); "pallas" (TPU); None: the fastest for platform and size.
         axis_name: inside `jax.shard_map`, the mesh axis along which the sequence is cut into equal

@@ -7,12 +7,12 @@ With G_i the sum of log decays up to token i of the chunk and S the state at its
     out = (q e^G) S + P u                             S <- e^G_C S + (b e^(G_C - G))^T u.
 
 The solve is triangular: powers of L overflow for equal keys (a 64-block of them loses every
-digit). Memory of the backward pass is the inputs and one state per chunk; a chunk's own arrays
-are computed again.
+digit). Memory of the backward pass is the inputs, u, and one state per chunk; a chunk's other
+arrays are computed again.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,20 +54,16 @@ def chunked(
     longest = 1 << (length - 1).bit_length()
     size, saved_size = (chunk_size or min(n, longest) for n in (16, saved))
     plan = _Plan(rule, scale, size, saved_size, forward_by_tokens)
-    arrays = whole_chunks(inputs, max(size, saved_size))
-    out, state = _scan_chunks(plan, arrays, inputs.initial_state)
-    return out[:, :length], state
+    return _scan_chunks(plan, tuple(inputs)[:-1], inputs.initial_state)
 
 
-def whole_chunks(inputs: Inputs, size: int) -> tuple[jax.Array | None, ...]:
-    """All but the initial state, with tokens of zeros after the last up to a multiple of size."""
-    padding = -inputs.v.shape[1] % size
-    arrays = tuple(inputs)[:-1]
-    if not padding:
-        return arrays
-    return jax.tree.map(
-        lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), arrays
-    )
+def whole_chunks(arrays: Any, size: int) -> Any:
+    """A tree of [B, T, ...] with tokens of zeros after the last up to a multiple of size."""
+
+    def padded(x):
+        return jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
+
+    return jax.tree.map(padded, arrays)
 
 
 class _Plan(NamedTuple):
@@ -92,8 +88,10 @@ def _forward(plan, size, arrays, state, keep):
         new_state, out, u = _chunk(plan, _take(arrays, n, size), state)
         return new_state, (out, (state, u) if keep else None)
 
+    length = arrays[0].shape[1]
+    arrays = whole_chunks(arrays, size)
     state, (out, kept) = jax.lax.scan(step, state, _chunk_ids(size, arrays))
-    return (_join(out), state), kept
+    return (_join(out)[:, :length], state), kept
 
 
 def _save(plan, arrays, state):
@@ -103,8 +101,9 @@ def _save(plan, arrays, state):
 
 def _backward(plan, saved, cotangents):
     arrays, kept = saved
-    size = plan.saved_size
+    size, length = plan.saved_size, arrays[0].shape[1]
     d_out, d_state = cotangents
+    arrays, d_out = whole_chunks((arrays, d_out), size)
 
     def step(d_state, n):
         state, u = (jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False) for x in kept)
@@ -117,7 +116,7 @@ def _backward(plan, saved, cotangents):
         return d_state, d_chunk
 
     d_state, d_arrays = jax.lax.scan(step, d_state, _chunk_ids(size, arrays), reverse=True)
-    return jax.tree.map(_join, d_arrays), d_state
+    return jax.tree.map(lambda x: _join(x)[:, :length], d_arrays), d_state
 
 
 _scan_chunks.defvjp(_save, _backward)
@@ -220,8 +219,8 @@ def _decay_weights_fwd(log_decay):
 
 def _decay_weights_bwd(weights, cotangents):
     *front, size, width = weights[-1].shape
-    parts = [(d * x).reshape(*front, -1, width) for d, x in zip(cotangents, weights, strict=True)]
-    d_sums = jnp.concatenate(parts, axis=-2)
+    pairs = zip(cotangents, weights, strict=True)
+    d_sums = jnp.concatenate([(d * x).reshape(*front, -1, width) for d, x in pairs], axis=-2)
     spans = jnp.asarray(_spans(size).T, d_sums.dtype)
     return (_matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), d_sums),)
 

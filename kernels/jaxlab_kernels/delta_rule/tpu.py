@@ -71,7 +71,7 @@ def pallas(
     if 0 in inputs.v.shape:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     call = _Call(rule, scale, size, interpret)
-    out, state = _scan_chunks(call, whole_chunks(inputs, size), inputs.initial_state)
+    out, state = _scan_chunks(call, whole_chunks(tuple(inputs)[:-1], size), inputs.initial_state)
     return out[:, :length], state
 
 
