@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab import config as config_lib
 from jaxlab import train
+from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.interop import hf
+from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.trainers import models
@@ -27,6 +30,9 @@ SIZES = {
 }
 
 
+LINEAR = {"pattern": ["delta"], "num_heads": 0, "num_kv_heads": 0}
+
+
 @pytest.fixture(scope="module")
 def tuned(config, tmp_path_factory):
     """The work directory of two steps of fine-tuning on the modular sum."""
@@ -41,12 +47,54 @@ def tuned(config, tmp_path_factory):
 def test_a_hybrid_distils_a_linear_model(config, tuned, tmp_path):
     stage = config("aopd_modsum", "tiny")["stages"]["aopd"]
     stage["teacher"] = {"path": str(tuned)}
-    linear = {"pattern": ["delta"], "num_heads": 0, "num_kv_heads": 0, "scan_layers": True}
-    stage["student"] = {"sizes": SIZES | linear | {"delta": {"rule": "kda", "head_dim": 8}}}
+    changes = {"scan_layers": True, "delta": {"rule": "kda", "head_dim": 8}}
+    stage["student"] = {"sizes": SIZES | LINEAR | changes}
     stage["rollout"] |= {"prompts": 2, "samples": 2}
     train.train(stage, tmp_path)
     assert Checkpointer(tmp_path / "checkpoints").latest() == 2
     assert models.read_run(tmp_path).delta.rule == "kda"
+
+
+def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, tuned, tmp_path):
+    """From flash-linear-attention's layout, through fine-tuning and distillation, into it again."""
+    stages = config("aopd_modsum", "tiny")["stages"]
+    tokenizer = ModSum(**stages["teacher"]["data"]["options"]).tokenizer()
+    changes = {"delta": {"rule": "gdn", "head_dim": 8, "num_heads": 2}, "intermediate_size": 24}
+    sizes = SIZES | LINEAR | changes | {"vocab_size": tokenizer.vocab_size}
+    decoder = config_lib.build(DecoderConfig, sizes)
+    params = Decoder(decoder).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    given = {"family": "gated_deltanet", "eos_token_id": tokenizer.eos_id}
+    source = hf.save(tmp_path / "source", decoder, params, **given)
+    tokenizer.save(source)
+
+    stage = stages["teacher"] | {"model": {"path": str(source)}, "batch_size": 8}
+    train.train(stage, tmp_path / "tuned")
+    out = export(tmp_path / "tuned", tmp_path / "out")
+    data = [json.loads((path / "config.json").read_text()) for path in (source, out)]
+    assert data[0] == data[1]
+    assert data[1]["model_type"] == "gated_deltanet"
+    assert (out / "tokenizer.json").exists()
+    trained = hf.load(out)[1]
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), trained, params)
+    assert min(jax.tree.leaves(moved)) > 0
+
+    own = export(tmp_path / "tuned", tmp_path / "own", family="fg2_gdn")
+    jax.tree.map(np.testing.assert_array_equal, hf.load(own)[1], trained)
+    assert json.loads((own / "config.json").read_text())["model_type"] == "fg2_gdn"
+    with pytest.raises(hf.CheckpointFormatError, match="kda has no such model"):
+        export(tmp_path / "tuned", tmp_path / "no", family="kda")
+
+    stage = stages["gkd"] | {"teacher": {"path": str(out)}, "student": {"path": str(tuned)}}
+    stage["rollout"] |= {"prompts": 2, "samples": 2}
+    train.train(stage, tmp_path / "distilled")
+    assert models.read_run(tmp_path / "distilled").pattern == ("delta", "attention")
+    samples = (tmp_path / "distilled" / "samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["step"] for line in samples} == {0, 1, 2}
+    rows = (tmp_path / "distilled" / "metrics.jsonl").read_text().splitlines()
+    # What was sampled is scored alike by the sampler and by the trainer.
+    errors = [json.loads(row).get("eval/sampler_logp_error") for row in rows]
+    assert 0 < max(error for error in errors if error is not None) < 1e-5
+    assert hf.load(export(tmp_path / "distilled", tmp_path / "student"))[0].delta.rule == "fg2_plus"
 
 
 def test_a_run_is_read_in_another_dtype_and_layout(tuned):

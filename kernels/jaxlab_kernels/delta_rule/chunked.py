@@ -148,9 +148,7 @@ def _chunk(plan, arrays, state):
 
     *levels, prefix, suffix = _decay_weights(log_decay)
     inner, outer = _decayed_products(a, q, b, levels)
-    u = jax.lax.linalg.triangular_solve(
-        inner, z - _matmul(a * prefix, state), left_side=True, lower=True, unit_diagonal=True
-    )
+    u = _solve(inner, z - _matmul(a * prefix, state))
     out = _matmul(q * prefix, state) + _matmul(outer, u)
     state = _scaled(prefix[:, :, -1, :, None], state)
     state += _einsum("bhjk,bhjv->bhkv", b * suffix, u)
@@ -234,6 +232,35 @@ def _doubled(blocks: jax.Array, corner: jax.Array) -> jax.Array:
     upper, lower = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
     top = jnp.concatenate([upper, jnp.zeros_like(corner)], axis=-1)
     return jnp.concatenate([top, jnp.concatenate([corner, lower], axis=-1)], axis=-2)
+
+
+_unit_lower_solve = functools.partial(
+    jax.lax.linalg.triangular_solve, left_side=True, lower=True, unit_diagonal=True
+)
+
+
+@jax.custom_vjp
+def _solve(lower: jax.Array, right: jax.Array) -> jax.Array:
+    """(I + L)^-1 right, for L [B, HV, C, C] below its diagonal and right [B, HV, C, Dv]."""
+    return _unit_lower_solve(lower, right)
+
+
+def _solve_fwd(lower, right):
+    solution = _unit_lower_solve(lower, right)
+    return solution, (lower, solution)
+
+
+def _solve_bwd(saved, cotangent):
+    lower, solution = saved
+    # One solve after the other: on a CPU each is cut into tasks for the threads on which it runs
+    # itself, and waits for them; two at once on two threads wait for ever (jaxlib 0.10.2). Nothing
+    # but data makes an order there. It also takes one solve where autodiff takes two.
+    d_right = _unit_lower_solve(lower, cotangent + 0 * solution, transpose_a=True)
+    d_lower = -_matmul(d_right, jnp.swapaxes(solution, -1, -2))
+    return jnp.tril(d_lower, -1), d_right
+
+
+_solve.defvjp(_solve_fwd, _solve_bwd)
 
 
 @jax.custom_vjp
