@@ -3,14 +3,20 @@
     python benchmarks/provider.py [--requests=512] [--tokens=128] [--hidden=128]
 
 Both decode the same prompts greedily with the same random decoder, few of whose completions end
-before their limit: the share is what gathering, the event loop and detokenising leave. "one call"
-decodes all rows at once; "calls of 64" one batch after the other.
+before their limit: the share is what gathering, the event loop and detokenising leave. The provider
+has batches of 32, so that one is decoded while the other's replies are worked on; "one call"
+decodes all rows at once. The two take turns, and the medians are compared: of wall time, which
+says whether the decoder ever waits, and of the process's own time, which says what inspect_ai
+costs and which other programs on the machine do not change.
 """
 
 import argparse
 import asyncio
+import os
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +38,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128, help="of each completion")
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=CONCURRENT // 2, help="of the provider")
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     texts = [f"Question {i}: what is {i} and {i + 1}?" for i in range(options.requests)]
     tokenizer = train_bpe(texts, 512)
@@ -52,50 +59,62 @@ def main() -> None:
         prompt_multiple=32,
         stop_ids=tuple(tokenizer.eos_ids),
     )
-    prompts = tokenizer.encode_batch(texts)
-    rows, lengths = right_pad(prompts, 32, 0)
+    rows, lengths = right_pad(tokenizer.encode_batch(texts), 32, 0)
 
-    def direct(batch: int) -> float:
-        begin, count = time.perf_counter(), 0
+    def direct(batch: int) -> int:
+        count = 0
         for i in range(0, len(rows), batch):
             part = slice(i, i + batch)
             out = generate(
                 Decoder(config), params, rows[part], lengths[part], jax.random.key(0), sampling
             )
             count += int(np.sum(out.lengths))
-        return count / (time.perf_counter() - begin)
+        return count
 
     with tempfile.TemporaryDirectory() as folder:
         hf.save(folder, config, params)
         tokenizer.save(folder)
-        model = get_model(f"jaxlab/{folder}", batch=CONCURRENT, prompt_multiple=32)
+        model = get_model(f"jaxlab/{folder}", batch=options.batch, prompt_multiple=32)
 
-        async def served() -> tuple[float, int]:
+        async def ask_all() -> int:
             limit = asyncio.Semaphore(CONCURRENT)
+            request = GenerateConfig(
+                max_tokens=options.tokens, temperature=0.0, max_connections=CONCURRENT
+            )
 
             async def one(text: str) -> int:
                 async with limit:
-                    request = GenerateConfig(
-                        max_tokens=options.tokens, temperature=0.0, max_connections=CONCURRENT
-                    )
                     output = await model.generate(text, config=request)
                     return output.usage.output_tokens if output.usage else 0
 
-            begin = time.perf_counter()
-            counts = await asyncio.gather(*(one(text) for text in texts))
-            return sum(counts) / (time.perf_counter() - begin), sum(counts)
+            return sum(await asyncio.gather(*(one(text) for text in texts)))
 
-        direct(CONCURRENT), direct(len(rows)), asyncio.run(served())  # compile
-        results = []
+        contestants: dict[str, Callable[[], int]] = {
+            "provider": lambda: asyncio.run(ask_all()),
+            f"calls of {options.batch}": lambda: direct(options.batch),
+            "one call": lambda: direct(len(rows)),
+        }
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+        for run in contestants.values():
+            run()  # compile
         for _ in range(options.repeats):
-            speed, count = asyncio.run(served())
-            results.append((speed, direct(CONCURRENT), direct(len(rows)), count))
-    device = jax.devices()[0].device_kind
-    print(f"{device}, {options.requests} requests x {options.tokens} tokens, d={options.hidden}")
-    for speed, batches, whole, count in results:
+            for name, run in contestants.items():
+                wall, own = time.perf_counter(), time.process_time()
+                count = run()
+                spent = time.perf_counter() - wall, time.process_time() - own
+                times[name].append((spent[0] / count, spent[1] / count))
+    print(
+        f"{jax.devices()[0].device_kind}, load {os.getloadavg()[0]:.1f}: {options.requests} "
+        f"requests x {options.tokens} tokens, width {options.hidden}, medians of {options.repeats}"
+    )
+    whole_wall, whole_own = map(statistics.median, zip(*times["one call"], strict=True))
+    for name, found in times.items():
+        wall, own = map(statistics.median, zip(*found, strict=True))
+        shares = [w / wall for (w, _), (wall, _) in zip(times["one call"], found, strict=True)]
         print(
-            f"provider {speed:,.0f} tok/s ({count} tokens); calls of {CONCURRENT} {batches:,.0f} "
-            f"({speed / batches:.0%}); one call {whole:,.0f} ({speed / whole:.0%})"
+            f"{name:>12}: {1 / wall:8,.0f} tok/s wall ({whole_wall / wall:.0%} of one call, turn "
+            f"by turn {min(shares):.0%} to {max(shares):.0%}), {1 / own:8,.0f} tok/s of processor "
+            f"time ({whole_own / own:.0%})"
         )
 
 

@@ -18,6 +18,7 @@ VARIANTS = {
     "eval_gsm8k": ("", "small", "tiny"),
     "eval_math": ("", "small", "tiny"),
     "eval_general365": ("", "demo", "tiny"),
+    "eval_ajbench": ("", "text", "react", "tiny"),
     "mqar_fg2": ("", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),

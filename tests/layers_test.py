@@ -53,7 +53,8 @@ ALLOWED = {
     "evals": {"rollouts", "envs"},
     "evals.graders": set(),
     "evals.metrics": set(),
-    "evals.report": {"evals.sweeps"},
+    "evals.report": {"evals.repeats", "evals.sweeps"},
+    "evals.repeats": set(),
     "evals.sweeps": set(),
     "evals.tokens": {"data.tasks", "losses", "models", "runtime"},
     "evals.rows": {"data.sources"},
@@ -70,6 +71,20 @@ ALLOWED = {
     "evals.harness": {"config", "evals"},
     "evals.provider": {
         "config",
+        "evals.rows",
+        "interop",
+        "models",
+        "rollouts",
+        "runtime",
+        "sampling",
+        "trainers.models",
+        "trainers.settings",
+    },
+    # What the lm-evaluation-harness calls.
+    "evals.likelihood": {"losses", "models", "runtime"},
+    "evals.lm_eval_adapter": {
+        "config",
+        "evals.likelihood",
         "evals.rows",
         "interop",
         "models",
@@ -126,6 +141,7 @@ WITHOUT_JAX = (
     "evals.graders",
     "evals.metrics",
     "evals.report",
+    "evals.repeats",
     "evals.sweeps",
     "evals.rows",
     "evals.results",
@@ -139,6 +155,12 @@ WITHOUT_JAX = (
     "config",
 )
 ARRAY_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
+
+# Harnesses are extras: only what they call imports them. Module -> harness.
+HARNESSES = {
+    "inspect_ai": ("evals",),
+    "lm_eval": ("evals.lm_eval_adapter",),
+}
 
 # Of the checkout, and of no installed package.
 OUTSIDE = {"configs", "launch", "tests", "kernels", "benchmarks", "colabs"}
@@ -203,6 +225,8 @@ def faults(module, source):
             found.append(f"{module} imports orbax; only runtime.checkpoint may")
         if top in ARRAY_LIBRARIES and any(_within(module, part) for part in WITHOUT_JAX):
             found.append(f"{module} imports {name}; it is to work without jax")
+        if top in HARNESSES and not any(_within(module, part) for part in HARNESSES[top]):
+            found.append(f"{module} imports {top}; only {', '.join(HARNESSES[top])} may")
         if _within(module, "jaxlab_kernels") and top in ("jaxlab", "flax", "optax"):
             found.append(f"{module} imports {name}; kernels depend on jax alone")
         if ours is None or rule is None:
@@ -240,6 +264,8 @@ def test_configs_import_ml_collections_and_each_other(path):
         ("interop.tokenizer", "from jaxlab.interop import hf", "interop.tokenizer may import"),
         ("jaxlab_kernels.delta_rule.api", "import flax.linen", "kernels depend on jax"),
         ("jaxlab_kernels.delta_rule.api", "from jaxlab.nn import rope", "kernels depend on jax"),
+        ("evaluate", "import lm_eval", "only evals.lm_eval_adapter may"),
+        ("trainers.loop", "from inspect_ai import Task", "only evals may"),
         ("runtime.mesh", "import configs.common", "not installed"),
         ("runtime.mesh", "import kernels", "not installed"),
         ("novel.thing", "import os", "give it a line"),

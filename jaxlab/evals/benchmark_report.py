@@ -106,7 +106,7 @@ def _fact(value: Any) -> str:
 
 def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) -> dict[Path, str]:
     plots = {}
-    bars = [table for table in tables[1:] if len(table.rows) > 1]
+    bars = [table for table in tables[1:] if len(table.rows) > 1 and _interval(table.rows[0])]
     if bars:
         height = 0.9 + 0.28 * sum(len(table.rows) for table in bars)
         ratios = [len(table.rows) for table in bars]
@@ -130,11 +130,18 @@ def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) ->
     return plots
 
 
+_NOTHING = Bootstrap(np.nan, np.nan, np.nan, np.nan)
+
+
+def _interval(row: Mapping[str, Cell]) -> Bootstrap | None:
+    return next((value for value in row.values() if isinstance(value, Bootstrap)), None)
+
+
 def _bars(axis: Any, table: Table) -> None:
     """The first interval of each row, as a point with its error bar."""
     label = table.columns()[0]
     rows = list(reversed(table.rows))
-    values = [next(v for v in row.values() if isinstance(v, Bootstrap)) for row in rows]
+    values = [_interval(row) or _NOTHING for row in rows]
     means = np.array([value.mean for value in values])
     errors = np.array([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
     axis.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", capsize=2)

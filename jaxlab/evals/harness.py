@@ -5,9 +5,10 @@ directory and are not generated again.
 """
 
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,26 @@ from inspect_ai.scorer import Scorer
 
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, results, tasks
+from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
+from jaxlab.evals.tables import Table
 
 TASKS: dict[str, Callable[..., Task]] = {
     "gsm8k": tasks.gsm8k,
     "math": tasks.math,
     "general365": tasks.general365,
+    "ajbench": tasks.ajbench,
 }
 SCORERS: dict[str, Callable[..., Scorer]] = {
     "gsm8k": tasks.math_answer,
     "math": tasks.math_answer,
     "general365": tasks.general365_answer,
+    "ajbench": tasks.ajbench_verdict,
 }
 TABLES = {
     "gsm8k": math_metrics.tables,
@@ -42,7 +47,7 @@ TABLES = {
     "general365": general365_metrics.tables,
 }
 # Options that are the scorer's: they can change without a new generation.
-GRADING = ("grader", "judge", "float_round", "truncated")
+GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
 # What may differ between a run and its continuation: no answer depends on it.
 FREE = ("mesh", "eval.batch", "eval.padding")
 
@@ -70,7 +75,7 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     """
     wanted = run.benchmark
     if wanted.path is None:
-        raise config_lib.ConfigError("benchmark.path: name a .jsonl or .json file of rows")
+        raise config_lib.ConfigError("benchmark.path: name a file of rows, or AJ-Bench's folder")
     if (run.model.path is None) == (run.model.name is None):
         raise config_lib.ConfigError("model: give path, or name, and not both")
     judging = wanted.name == "general365" and wanted.options.get("grader", "cascade") != "rule"
@@ -108,14 +113,16 @@ def generate(
     if model is None:
         model = subject(run)
     sampling = run.eval
+    # One batch is decoded while the harness works on the other's replies.
+    under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
     _, logs = inspect_ai.eval_set(
         task,
         log_dir=str(workdir / "logs"),
         model=model,
         display="rich" if sys.stderr.isatty() else "plain",
         log_level="warning",
-        max_samples=sampling.batch,
-        max_connections=sampling.batch,
+        max_samples=under_way,
+        max_connections=under_way,
         max_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
@@ -179,9 +186,7 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
     title = f"{run.benchmark.name}: {run.model.name or run.model.path}"
-    scores, files = benchmark_report.write(
-        workdir, title, facts, graded, TABLES[run.benchmark.name]
-    )
+    scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
     return Outcome(scores, files, failures)
 
 
@@ -203,13 +208,15 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
             reason=notes.get("reason", ""),
             grader=notes.get("grader", ""),
             cluster=meta.pop("cluster", str(sample.id)),
+            # Judges with tools count over all their turns.
+            input_tokens=meta.pop("input_tokens", usage.input_tokens if usage else 0),
+            output_tokens=meta.pop("output_tokens", usage.output_tokens if usage else 0),
             meta=meta,
             prompt=_text(sample.input),
             target=_text(sample.target),
             completion=sample.output.completion,
-            stop=sample.output.stop_reason,
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
+            # A sample that reached a limit may have no reply at all.
+            stop=sample.output.stop_reason if sample.output.choices else "unknown",
         )
     return list(found.values())
 
@@ -217,6 +224,13 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
 def _scorer(benchmark: Benchmark) -> Scorer:
     options = {key: benchmark.options[key] for key in GRADING if key in benchmark.options}
     return SCORERS[benchmark.name](**options)
+
+
+def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[Table]]:
+    if benchmark.name == "ajbench":
+        drop = benchmark.options.get("on_parse_fail", "wrong")
+        return functools.partial(ajbench_metrics.tables, on_parse_fail=drop)
+    return TABLES[benchmark.name]
 
 
 def _full(log: Any) -> EvalLog:
@@ -252,7 +266,14 @@ def _facts(
         "graders": sorted({result.grader for result in graded}),
         "inspect_ai": inspect_ai.__version__,
     }
-    if run.benchmark.name != "general365":
+    if run.benchmark.name == "ajbench":
+        facts["judge"] = {
+            key: value
+            for key, value in run.benchmark.options.items()
+            # It may hold a password.
+            if value is not None and key != "dsn"
+        }
+    if run.benchmark.name in ("gsm8k", "math"):
         facts["references that do not equal themselves"] = _self_test(task)
     return facts
 

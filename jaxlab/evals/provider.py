@@ -59,7 +59,8 @@ class Settings:
     """Arguments of the model.
 
     Attributes:
-        batch: requests decoded together, which is also how many inspect_ai keeps under way.
+        batch: requests decoded together. Inspect_ai keeps twice as many under way, so that one
+            batch is decoded while it works on the replies of the other.
         padding: "full" decodes every batch with `batch` rows, so that the same checkpoint gives
             the same greedy answers at any concurrency; "power_of_two" saves work when few
             requests are under way.
@@ -165,8 +166,8 @@ class JaxlabAPI(ModelAPI):
         return self._settings.max_tokens
 
     def max_connections(self) -> int:
-        """Requests that inspect_ai keeps under way: one batch."""
-        return self._batcher.rows
+        """Requests that inspect_ai keeps under way: two batches."""
+        return 2 * self._batcher.rows
 
     def connection_key(self) -> str:
         """Requests to one model share its limit."""

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,16 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from jaxlab.evals import sweeps
+from jaxlab.evals import repeats, sweeps
 
 Rows = list[dict[str, Any]]
 
 # Columns of the table, where the runs have them, in this order; the first score is also plotted.
 SCORES = ("perplexity", "bits_per_byte", "accuracy", "sequence_accuracy", "loss")
 COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
+
+BEST_RATE = "Each method at the learning rate that is best on average over its seeds:"
+PAIRED = "Differences seed by seed, mean ± standard error, and on how many seeds above 0:"
 
 
 def write(
@@ -38,9 +40,17 @@ def write(
     """
     rows = [row for name, run in runs.items() for row in evaluations(name, run)]
     (workdir / "report.json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
-    plots = _plots(workdir, runs, rows)
-    finals = _finals(rows)
-    text = [f"# {title}", "", *_table(rows), *sweeps.tables(finals, _cell), ""]
+    scores = _score_names(rows)
+    chosen = repeats.at_best_rate(rows, scores[0]) if scores else rows
+    plots = _plots(workdir, runs, chosen)
+    finals = repeats.finals(chosen)
+    text = [f"# {title}", "", *_table(rows)]
+    if chosen != rows:
+        text += ["", BEST_RATE, "", *_table(chosen)]
+    text += [*sweeps.tables(finals, _cell), ""]
+    differences = repeats.differences(finals, scores[0], _cell) if scores else []
+    if differences:
+        text += [PAIRED, "", *differences, ""]
     for path, caption in plots.items():
         text += [f"![{caption}]({path.name})", "", caption, ""]
     (workdir / "report.md").write_text("\n".join(text))
@@ -49,8 +59,11 @@ def write(
 
 def evaluations(name: str, run: pathlib.Path) -> Rows:
     """The evaluations in a run's metrics.jsonl, as rows of report.json."""
-    seed = json.loads((run / "config.json").read_text()).get("seed", 0)
-    method = name.removesuffix(f"_{seed}")
+    config = json.loads((run / "config.json").read_text())
+    seed = config.get("seed", 0)
+    about = {"method": name.removesuffix(f"_{seed}"), "seed": seed}
+    if "learning_rate" in config.get("optim", {}):
+        about["learning_rate"] = config["optim"]["learning_rate"]
     rows = []
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -61,7 +74,7 @@ def evaluations(name: str, run: pathlib.Path) -> Rows:
             if key.startswith("eval/") and value is not None
         }
         if scores:
-            rows.append({"method": method, "seed": seed, "step": row["step"], **scores})
+            rows.append({**about, "step": row["step"], **scores})
     return rows
 
 
@@ -74,7 +87,7 @@ def _table(rows: Rows) -> list[str]:
         "| method | seeds | steps | " + " | ".join(names) + " |",
         "|---" * (3 + len(names)) + "|",
     ]
-    for method, last in _finals(rows).items():
+    for method, last in repeats.finals(rows).items():
         cells = [_cell([row[name] for row in last if name in row]) for name in names]
         lines.append(f"| {method} | {len(last)} | {last[0]['step']} | " + " | ".join(cells) + " |")
     return lines
@@ -95,21 +108,6 @@ def _score_names(rows: Rows) -> list[str]:
     return sampled + [name for name in SCORES if name in names]
 
 
-def _finals(rows: Rows) -> dict[str, Rows]:
-    """The last evaluation of each seed, by method."""
-    return {
-        method: [points[-1] for points in series.values()]
-        for method, series in _by_method(rows).items()
-    }
-
-
-def _by_method(rows: Rows) -> dict[str, dict[int, Rows]]:
-    methods: dict[str, dict[int, Rows]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        methods[row["method"]][row["seed"]].append(row)
-    return methods
-
-
 def _plots(
     workdir: pathlib.Path, runs: Mapping[str, pathlib.Path], rows: Rows
 ) -> dict[pathlib.Path, str]:
@@ -118,7 +116,7 @@ def _plots(
     # A curve wants at least three points: the supervised stages have only their ends.
     curves = {
         method: series
-        for method, series in _by_method(rows).items()
+        for method, series in repeats.by_method(rows).items()
         if max(len(points) for points in series.values()) > 2
     }
     if curves:
@@ -137,10 +135,10 @@ def _plots(
             "error."
         )
         save(figure, path)
-    swept = sweeps.plot(_finals(rows))
+    swept = sweeps.plot(repeats.finals(rows))
     if swept is not None:
         path = workdir / "sweeps.png"
-        plots[path] = "The last evaluation against its setting."
+        plots[path] = "The last evaluation against its setting; bars: standard errors over seeds."
         save(swept, path)
     histograms = _first_histograms(runs)
     if histograms:

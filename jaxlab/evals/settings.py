@@ -23,13 +23,13 @@ class Benchmark:
 
     Attributes:
         name: of the benchmark.
-        path: its rows, a .jsonl or .json file.
+        path: its rows, a .jsonl or .json file; of AJ-Bench a folder.
         samples: completions per row.
         limit: so many rows, always the same ones; None is all.
         options: further arguments of the task in `evals.tasks`.
     """
 
-    name: Literal["gsm8k", "math", "general365"]
+    name: Literal["gsm8k", "math", "general365", "ajbench"]
     path: str | None = None
     samples: int = 1
     limit: int | None = None
@@ -53,7 +53,8 @@ class Sampling:
         top_k: of the sampler.
         top_p: of the sampler.
         stop: sequences that end a completion.
-        batch: requests under way at a time, decoded together.
+        batch: requests decoded together, of which twice as many are under way; for models that are
+            not in process, requests under way.
         padding: see `provider.Settings`; for models in process, as are the following.
         prompt_multiple: prompts are padded to a multiple of this many tokens.
         tokenizer: directory with tokenizer.json; None means the model's own.

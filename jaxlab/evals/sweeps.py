@@ -21,6 +21,8 @@ Finals = Mapping[str, Sequence[Row]]
 SHOWN = ("perplexity", "accuracy", "loss")
 # Of a text's positions, where no perplexity is taken, the loss says more than the accuracy.
 SHOWN_OF_TEXT = ("perplexity", "loss")
+# Distance of two methods' markers at one setting, in settings.
+DODGE = 0.03
 
 _SETTING = re.compile(r"(?P<score>\w+)@(?P<setting>\w+=.+)")
 
@@ -74,17 +76,21 @@ def plot(finals: Finals) -> Any:
     for axis, (options, settings) in zip(axes[0], sweeps.items(), strict=True):
         ticks = [", ".join(values) for values in settings]
         places = _places(list(settings))
-        for method, rows in finals.items():
+        logarithmic = min(places) > 0
+        for i, (method, rows) in enumerate(finals.items()):
             whole = [row for row in rows if all(name in row for name in settings.values())]
             if whole:
                 values = np.array([[row[name] for name in settings.values()] for row in whole])
-                mean_line(axis, method, places, values)
-        if min(places) > 0:
+                # Side by side, or the bars of many methods hide each other.
+                shift = DODGE * (i - (len(finals) - 1) / 2)
+                shifted = [x * 2**shift if logarithmic else x + shift for x in places]
+                _mean_bars(axis, method, shifted, values)
+        if logarithmic:
             axis.set_xscale("log", base=2)
         axis.set_xticks(places, ticks)
         axis.set(xlabel=", ".join(options), title=next(iter(settings.values())).partition("@")[0])
         axis.grid(alpha=0.3)
-    axes[0][0].legend(frameon=False)
+    axes[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -95,6 +101,13 @@ def mean_line(axis: Any, name: str, x: Sequence[float], values: np.ndarray) -> N
         error = values.std(0, ddof=1) / np.sqrt(len(values))
         low, high = values.mean(0) - error, values.mean(0) + error
         axis.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+
+
+def _mean_bars(axis: Any, name: str, x: Sequence[float], values: np.ndarray) -> None:
+    """As `mean_line`, for a few places that are compared one by one."""
+    bars = {"elinewidth": 1.0, "capsize": 2.0}
+    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
+    axis.errorbar(x, values.mean(0), error, marker="o", markersize=3, lw=1, label=name, **bars)
 
 
 def _places(settings: list[tuple[str, ...]]) -> list[float]:

@@ -5,7 +5,8 @@
     inspect eval jaxlab/general365 -T path=rows.jsonl -T judge=openai/gpt-4.1 --model jaxlab/MODEL
 
 Installing jaxlab registers them and the provider by an entry point. Rows, prompts, grading and
-metrics are plain functions of the folders beside this file; here they meet the harness.
+metrics are plain functions of the folders beside this file; here they meet the harness. AJ-Bench,
+whose judges have tools, is in `ajbench_task`.
 """
 
 import threading
@@ -26,6 +27,8 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from jaxlab.evals import graders
+from jaxlab.evals.ajbench_task import ajbench as ajbench
+from jaxlab.evals.ajbench_task import ajbench_verdict as ajbench_verdict
 from jaxlab.evals.general365 import grade as general365_grade
 from jaxlab.evals.general365 import prompts as general365_prompts
 from jaxlab.evals.general365 import rows as general365_rows

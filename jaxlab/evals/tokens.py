@@ -1,6 +1,7 @@
 """The evaluation of next-token models on fixed held-out rows: no sampling, one forward pass."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -64,10 +65,10 @@ class TokenEvaluator:
             config: how many rows.
             mesh: devices.
         """
-        self._decoder, self._sources, self._config, self._mesh = decoder, sources, config, mesh
+        self._sources, self._config, self._mesh = sources, config, mesh
         shares = mesh.shape["data"]
         self._batch = -(-config.batch // shares) * shares
-        self._sums = jax.jit(self._sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._sums = _compiled(decoder, mesh)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Read every source's held-out rows.
@@ -117,19 +118,6 @@ class TokenEvaluator:
             right_rows += float(right)
         return sums, right_rows, rows
 
-    def _sum(self, params: Params, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Of a `TokenBatch` of device arrays: see `_read`."""
-        hidden: Any = self._decoder.apply(
-            {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
-        )
-        _, stats = chunked_vocab.cross_entropy(
-            hidden, unembedding(params), batch.targets, batch.mask, summary=per_token
-        )
-        mask = batch.mask.astype(np.float32)
-        sums = {name: (values * mask).sum(0) for name, values in stats.items()}
-        wrong = ((1 - stats["accuracy"]) * mask).sum(1)
-        return sums | {"count": mask.sum(0)}, ((wrong == 0) & batch.mask.any(1)).sum()
-
     def _scores(
         self, source: TokenSource, sums: Mapping[str, np.ndarray], right_share: float
     ) -> dict[str, float]:
@@ -145,6 +133,25 @@ class TokenEvaluator:
             "perplexity": perplexity,
             "bits_per_byte": loss / math.log(2) * per_byte,
         }
+
+
+# Evaluators of one model share it: in a study of several seeds they follow each other.
+@functools.lru_cache(maxsize=1)
+def _compiled(decoder: Decoder, mesh: Mesh) -> Any:
+    def sums(params: Params, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Of a `TokenBatch` of device arrays: see `TokenEvaluator._read`."""
+        hidden: Any = decoder.apply(
+            {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
+        )
+        _, stats = chunked_vocab.cross_entropy(
+            hidden, unembedding(params), batch.targets, batch.mask, summary=per_token
+        )
+        mask = batch.mask.astype(np.float32)
+        summed = {name: (values * mask).sum(0) for name, values in stats.items()}
+        wrong = ((1 - stats["accuracy"]) * mask).sum(1)
+        return summed | {"count": mask.sum(0)}, ((wrong == 0) & batch.mask.any(1)).sum()
+
+    return jax.jit(sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _by_position(sums: Mapping[str, np.ndarray], trained: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ import dataclasses
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Literal, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxlab.models.decoder import Decoder, Params
-from jaxlab.rollouts.policy import Policy
+from jaxlab.rollouts.policy import Policy, Rollout
 from jaxlab.runtime.sharding import Rules
 from jaxlab.sampling import SamplingConfig
 
@@ -37,16 +38,20 @@ class Reply(NamedTuple):
     stopped: bool
 
 
+# Requests of one shape can share a batch.
+_Shape = tuple[SamplingConfig, int]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Request:
     prompt: tuple[int, ...]
     sampling: SamplingConfig
     seed: int
     reply: Future[Reply]
+    arrived: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
-    def shape(self) -> tuple[SamplingConfig, int]:
-        """Requests of one shape can share a batch."""
+    def shape(self) -> _Shape:
         return self.sampling, self.sampling.prompt_width(len(self.prompt))
 
 
@@ -54,7 +59,8 @@ class Batcher:
     """Gathers requests from any thread and decodes them in one of its own.
 
     A batch starts when it is full, or when nothing has arrived for a moment. Requests of other
-    shapes wait their turn; the oldest request goes first.
+    shapes wait their turn; the oldest request goes first. With twice as many requests under way as
+    a batch has rows, one batch is decoded while the callers work on the replies of the other.
     """
 
     def __init__(
@@ -136,24 +142,33 @@ class Batcher:
         self._thread.join()
 
     def _serve(self) -> None:
-        waiting: list[_Request] = []
-        while self._gather(waiting):
-            shape = waiting[0].shape
-            batch = [request for request in waiting if request.shape == shape][: self.rows]
-            waiting = [request for request in waiting if request not in batch]
-            self._answer(batch)
-        for request in waiting:
-            request.reply.cancel()
+        waiting: dict[_Shape, deque[_Request]] = {}
+        done: list[_Outcome] = []
+        while self._gather(waiting, done):
+            batch = _take(waiting, self.rows)
+            # Started before the last replies are handed out: their receivers need the interpreter,
+            # which starting a batch does too, and decoding it does not.
+            started = self._start(batch)
+            _settle(done)
+            done = self._finish(batch, started)
+        _settle(done)
+        for queued in waiting.values():
+            for request in queued:
+                request.reply.cancel()
 
-    def _gather(self, waiting: list[_Request]) -> bool:
-        """Wait until a batch should start; False when closed."""
+    def _gather(self, waiting: dict[_Shape, deque[_Request]], done: list["_Outcome"]) -> bool:
+        """Wait until a batch should start; False when closed.
+
+        Hands out what is `done`, unless the next batch is there already.
+        """
         latest = time.monotonic()
         while True:
-            patience = None
-            if waiting:
-                alike = sum(request.shape == waiting[0].shape for request in waiting)
-                patience = max(0.0, latest + self._patience_s - time.monotonic())
-                patience = patience if alike < self.rows else 0.0
+            patience: float | None = 0.0
+            if not _ripe(waiting, self.rows) and self._arrivals.empty():
+                _settle(done)
+                patience = None
+                if waiting:
+                    patience = max(0.0, latest + self._patience_s - time.monotonic())
             try:
                 request = self._arrivals.get(timeout=patience)
             except queue.Empty:
@@ -161,20 +176,31 @@ class Batcher:
             if request is None:
                 return False
             if not request.reply.cancelled():
-                waiting.append(request)
+                waiting.setdefault(request.shape, deque()).append(request)
             latest = time.monotonic()
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _start(self, batch: list[_Request]) -> Rollout | Exception:
+        """Begin to decode; jax does it while this thread goes on."""
         try:
-            replies = self._decode(batch)
+            return self._decode(batch)
         except Exception as error:  # whatever it is, it is the callers' to see
-            for request in batch:
-                _settle(request, error)
-            return
-        for request, reply in zip(batch, replies, strict=True):
-            _settle(request, reply)
+            return error
 
-    def _decode(self, batch: list[_Request]) -> list[Reply]:
+    def _finish(self, batch: list[_Request], started: Rollout | Exception) -> list["_Outcome"]:
+        try:
+            if isinstance(started, Exception):
+                raise started
+            out = started
+            arrays = jax.device_get((out.response, out.mask, out.logprobs, out.stopped))
+        except Exception as error:
+            return [(request, error) for request in batch]
+        # The rows that fill the batch are dropped.
+        return [
+            (request, Reply(tokens[mask].tolist(), logprobs[mask].tolist(), bool(stopped)))
+            for request, tokens, mask, logprobs, stopped in zip(batch, *arrays, strict=False)
+        ]
+
+    def _decode(self, batch: list[_Request]) -> Rollout:
         sampling = batch[0].sampling
         if sampling not in self._policies:
             self._policies[sampling] = Policy(
@@ -187,21 +213,44 @@ class Batcher:
         # Copies of the first request fill the batch: they end when it does.
         filled = batch + [batch[0]] * (rows - len(batch))
         seeds = np.array([request.seed & 0xFFFFFFFF for request in filled], np.uint32)
-        keys = jax.vmap(jax.random.key)(seeds)
-        out = self._policies[sampling](self._params, [r.prompt for r in filled], keys)
-        arrays = jax.device_get((out.response, out.mask, out.logprobs, out.stopped))
-        return [
-            Reply(tokens[mask].tolist(), logprobs[mask].tolist(), bool(stopped))
-            for tokens, mask, logprobs, stopped in zip(*arrays, strict=True)
-        ][: len(batch)]
+        return self._policies[sampling](self._params, [r.prompt for r in filled], _keys(seeds))
 
 
-def _settle(request: _Request, outcome: Reply | Exception) -> None:
-    """Hand over the outcome, unless nobody waits for it any more."""
-    try:
-        if isinstance(outcome, Exception):
-            request.reply.set_exception(outcome)
-        else:
-            request.reply.set_result(outcome)
-    except InvalidStateError:
-        pass
+_Outcome = tuple[_Request, Reply | Exception]
+
+
+@jax.jit
+def _keys(seeds: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.key)(seeds)
+
+
+def _oldest(waiting: dict[_Shape, deque[_Request]]) -> _Shape:
+    return min(waiting, key=lambda shape: waiting[shape][0].arrived)
+
+
+def _ripe(waiting: dict[_Shape, deque[_Request]], rows: int) -> bool:
+    """Whether the oldest request can go in a full batch."""
+    return bool(waiting) and len(waiting[_oldest(waiting)]) >= rows
+
+
+def _take(waiting: dict[_Shape, deque[_Request]], rows: int) -> list[_Request]:
+    """Remove the oldest request and those that go with it."""
+    shape = _oldest(waiting)
+    queued = waiting[shape]
+    batch = [queued.popleft() for _ in range(min(rows, len(queued)))]
+    if not queued:
+        del waiting[shape]
+    return batch
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    """Hand the outcomes over, unless nobody waits for them any more, and empty the list."""
+    for request, outcome in outcomes:
+        try:
+            if isinstance(outcome, Exception):
+                request.reply.set_exception(outcome)
+            else:
+                request.reply.set_result(outcome)
+        except InvalidStateError:
+            pass
+    outcomes.clear()

@@ -16,6 +16,7 @@ This is the only file that imports orbax.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ import shutil
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -357,6 +358,7 @@ class Preemption:
 
     def __init__(self):
         self.requested = False
+        self._interruptible = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -372,11 +374,32 @@ class Preemption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def pending(self) -> bool:
+        """Whether a request has come on which this process alone decides."""
+        return self.requested and jax.process_count() == 1
+
     def reached(self, step: int) -> bool:
         """True if the run is to save this step and leave; the same in every process."""
         if jax.process_count() == 1:
             return self.requested
         return multihost_utils.reached_preemption_sync_point(step)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """What is inside ends early when a request comes.
+
+        For long work that can be done again, such as an evaluation: the grace before SIGKILL may be
+        shorter. With several processes it runs to its end, since they have to agree.
+        """
+        try:
+            self._interruptible = jax.process_count() == 1
+            try:
+                yield
+            finally:
+                self._interruptible = False
+        except _Interrupted:
+            pass
 
     def leave(self) -> None:
         """Ends the program with the exit code of a terminated process, 143."""
@@ -389,6 +412,13 @@ class Preemption:
             # The second Ctrl-C interrupts at once.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         logger.warning("received %s: saving, then leaving", signal.Signals(number).name)
+        if self._interruptible:
+            self._interruptible = False
+            raise _Interrupted
+
+
+class _Interrupted(BaseException):
+    """Passes through whatever handles errors on its way out of `Preemption.interrupting`."""
 
 
 def _is_step(path: pathlib.Path) -> bool:

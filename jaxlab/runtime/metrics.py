@@ -129,6 +129,15 @@ class MetricsWriter:
         self._file = self._path.open("a")
         self._purge_step = step + 1
 
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether a row of `step` has a metric whose name begins with `prefix`; for process 0."""
+        if self._file is None:
+            return False
+        rows = map(json.loads, self._path.read_bytes().splitlines())
+        return any(
+            row["step"] == step and any(name.startswith(prefix) for name in row) for row in rows
+        )
+
     def close(self) -> None:
         """Closes the file and the services."""
         if self._file is not None:

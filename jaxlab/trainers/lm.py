@@ -1,8 +1,10 @@
 """Next-token training from scratch: on token tasks, where few targets count, and on text."""
 
 import dataclasses
+import functools
 import pathlib
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.trainers import microbatch, models, optim, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Mesh, Model, Train
+from jaxlab.trainers.settings import Mesh, Model, Rules, Train
 from jaxlab.trainers.token_data import Opened, TokenData
 
 
@@ -72,14 +74,65 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     source = models.find(config.model, "model", vocab_size=vocab_size, seed=config.seed)
     _check_lengths(every, source.config)
     models.describe(workdir, source, data.tokenizer)
-    decoder = Decoder(source.config)
     host_batch_slice(config.batch_size, mesh)
-    optimizer = optim.make(config.optim, config.train.steps)
-    abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
+    compiled = _compiled(
+        _Recipe(
+            source.config,
+            config.optim,
+            config.train.steps,
+            config.train.nonfinite == "skip",
+            config.train.parts(config.batch_size),
+            config.z_loss,
+        ),
+        mesh,
+        config.mesh.rules,
+    )
+    evaluator = TokenEvaluator(Decoder(source.config), sources, config.eval, mesh)
+
+    def init() -> state.TrainState:
+        return compiled.create(source.load(mesh, config.mesh.rules))
+
+    def step(current: state.TrainState, index: int) -> StepOutput:
+        rows = training.at(index, config.seed)
+        ids = example_ids(index, config.batch_size, rows.num_examples("train"), config.seed)
+        batch = rows.batch(ids[host_batch_slice(len(ids), mesh)], "train")
+        new, metrics = compiled.update(current, put_global(batch, mesh))
+        return StepOutput(new, metrics, lambda: {"tokens": config.batch_size * rows.length})
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        scores = evaluator(current.params)
+        return Evaluation({f"eval/{name}": value for name, value in scores.items()})
+
+    return Program(compiled.abstract, init, step, evaluate, ("loss", "accuracy"))
+
+
+class _Recipe(NamedTuple):
+    """What decides about the compiled step: runs that differ in seed or data share it."""
+
+    decoder: DecoderConfig
+    optim: optim.Optim
+    steps: int
+    skip_nonfinite: bool
+    parts: int
+    z_loss: float
+
+
+class _Compiled(NamedTuple):
+    """The state's shapes, params -> state, and (state, batch) -> (state, metrics)."""
+
+    abstract: state.TrainState
+    create: Callable[[Params], state.TrainState]
+    update: Callable[[state.TrainState, Any], tuple[state.TrainState, dict[str, jax.Array]]]
+
+
+# One: a study's seeds follow each other, and a program of another model is not worth its memory.
+@functools.lru_cache(maxsize=1)
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+    decoder = Decoder(recipe.decoder)
+    optimizer = optim.make(recipe.optim, recipe.steps)
+    rate = optim.schedule(recipe.optim, recipe.steps)
+    abstract = state.abstract(models.abstract_params(recipe.decoder), optimizer, mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    evaluator = TokenEvaluator(decoder, sources, config.eval, mesh)
-    rate = optim.schedule(config.optim, config.train.steps)
-    parts = config.train.parts(config.batch_size)
 
     def update(current: state.TrainState, batch: Any):  # a TokenBatch of device arrays
         denominator = count(batch.mask, "token_mean")
@@ -93,38 +146,25 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
                 unembedding(params),
                 part.targets,
                 part.mask,
-                z_loss=config.z_loss,
+                z_loss=recipe.z_loss,
                 denominator=denominator,
                 summary=per_token,
             )
 
-        (loss, stats), grads = microbatch.value_and_grad(loss_of_part, current.params, batch, parts)
-        new, more = state.apply_gradients(
-            current, grads, loss, optimizer, config.train.nonfinite == "skip"
+        (loss, stats), grads = microbatch.value_and_grad(
+            loss_of_part, current.params, batch, recipe.parts
         )
+        new, more = state.apply_gradients(current, grads, loss, optimizer, recipe.skip_nonfinite)
         metrics = summarise(loss, stats, batch.mask) | more
         metrics["learning_rate"] = jnp.asarray(rate(current.step))
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, everywhere))
-
-    def init() -> state.TrainState:
-        params = source.load(mesh, config.mesh.rules)
-        return jax.jit(lambda p: state.create(p, optimizer), out_shardings=shardings)(params)
-
-    def step(current: state.TrainState, index: int) -> StepOutput:
-        rows = training.at(index, config.seed)
-        ids = example_ids(index, config.batch_size, rows.num_examples("train"), config.seed)
-        batch = rows.batch(ids[host_batch_slice(len(ids), mesh)], "train")
-        new, metrics = update(current, put_global(batch, mesh))
-        return StepOutput(new, metrics, lambda: {"tokens": config.batch_size * rows.length})
-
-    def evaluate(current: state.TrainState, index: int) -> Evaluation:
-        scores = evaluator(current.params)
-        return Evaluation({f"eval/{name}": value for name, value in scores.items()})
-
-    return Program(abstract, init, step, evaluate, ("loss", "accuracy"))
+    return _Compiled(
+        abstract,
+        jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
+        jax.jit(update, donate_argnums=0, out_shardings=(shardings, everywhere)),
+    )
 
 
 def _check_lengths(sources: list[TokenSource], config: DecoderConfig) -> None:

@@ -2,7 +2,8 @@
 
 The order within a step, which a test guards:
 
-    1. evaluate        if due: what is evaluated at step s is what a checkpoint of s holds
+    1. evaluate        if due: what is evaluated at step s is what a checkpoint of s holds;
+                       a request to leave ends it, and the resumed run begins with it
     2. checkpoint      if due, after the metrics of all steps before it were read and checked
     3. preemption      save and leave
     4. step            fetch the batch, dispatch; nothing waits for the device
@@ -52,7 +53,7 @@ class StepOutput(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Scalars for metrics.jsonl, rows for samples.jsonl and rows for histograms.jsonl."""
+    """Scalars for metrics.jsonl, whose names begin with "eval/"; rows for the two other files."""
 
     metrics: Scalars
     samples: Sequence[dict[str, Any]] = ()
@@ -111,6 +112,7 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
             kept = first
             logger.info("resuming from the checkpoint of step %d", first)
         writer.truncate_after(kept)
+        evaluated = mesh_lib.broadcast(writer.has(kept, "eval/"))
         samples = StepRows(workdir / "samples.jsonl", kept)
         histograms = StepRows(workdir / "histograms.jsonl", kept)
         progress = Progress(last)
@@ -120,13 +122,16 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
             trace = TraceWindow(config.profile_start, 5, workdir / "profile")
         for step in range(first, last + 1):
             resumed_here = restored is not None and step == first
-            if not resumed_here and (step % config.eval_every == 0 or step == last):
+            wanted = step % config.eval_every == 0 or step == last
+            if wanted and not (resumed_here and evaluated) and not preemption.pending:
                 reader.flush()
-                with reader.paused():
+                evaluation = None
+                with reader.paused(), preemption.interrupting():
                     evaluation = program.evaluate(state, step)
-                writer.write(step, evaluation.metrics)
-                samples.write(step, evaluation.samples)
-                histograms.write(step, evaluation.histograms)
+                if evaluation is not None:
+                    writer.write(step, evaluation.metrics)
+                    samples.write(step, evaluation.samples)
+                    histograms.write(step, evaluation.histograms)
             leaving = preemption.reached(step)
             due = step > 0 and (step % config.checkpoint_every == 0 or step == last)
             if not resumed_here and (due or leaving):

@@ -88,3 +88,22 @@ def test_a_score_that_is_not_a_number_leaves_its_cell_empty(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| a | 1 | 0 | 0.500 |  |" in text
     assert "| b | 1 | 0 | 0.500 | 0.250 |" in text
+
+
+def test_several_rates_are_reported_and_one_is_drawn(tmp_path):
+    runs = {}
+    for name, rate, scores in (("low", 3e-3, (0.2, 0.4)), ("high", 1e-2, (0.5, 0.7))):
+        for seed, score in enumerate(scores):
+            folder = _run(tmp_path / f"kda_{name}_{seed}", seed, _rows(0.1, score), None)
+            config = {"seed": seed, "optim": {"learning_rate": rate}}
+            (folder / "config.json").write_text(json.dumps(config))
+            runs[folder.name] = folder
+    report.write(tmp_path, runs, "Rates")
+    text = (tmp_path / "report.md").read_text()
+    for method, mean in (("kda_low", 0.3), ("kda_high", 0.6), ("kda", 0.6)):
+        assert f"| {method} | 2 | 10 | {mean:.3f} ± 0.100 |" in text
+    assert report.PAIRED not in text
+    rates = {
+        row["learning_rate"] for row in json.loads((tmp_path / "report.json").read_text())["rows"]
+    }
+    assert rates == {3e-3, 1e-2}

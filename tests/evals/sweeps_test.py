@@ -63,12 +63,22 @@ def test_a_panel_for_each_sweep():
     more = {"accuracy@group=s3,length=8": 0.5, "accuracy@group=s5,length=8": 0.25}
     figure = sweeps.plot({"gdn": [ROW | more], "kda": [ROW | more, ROW | more]})
     pairs, groups = figure.axes
-    assert [line.get_label() for line in pairs.lines] == ["gdn", "kda"]
-    np.testing.assert_array_equal(pairs.lines[0].get_xydata(), [[2, 0.8], [4, 0.6]])
+    assert [bars.get_label() for bars in pairs.containers] == ["gdn", "kda"]
+    places, values = np.transpose(pairs.containers[1].lines[0].get_xydata())
+    # Beside the first method's markers, on a scale of powers of two.
+    np.testing.assert_allclose(np.log2(places), [1 + sweeps.DODGE / 2, 2 + sweeps.DODGE / 2])
+    np.testing.assert_array_equal(values, [0.8, 0.6])
     assert (pairs.get_xlabel(), pairs.get_title()) == ("num_pairs", "accuracy")
     assert pairs.get_xscale() == "log"
     assert [tick.get_text() for tick in pairs.get_xticklabels()] == ["2", "4"]
     assert [tick.get_text() for tick in groups.get_xticklabels()] == ["s3, 8", "s5, 8"]
+
+
+def test_bars_are_the_standard_error():
+    figure = sweeps.plot({"gdn": [ROW, ROW | {"accuracy@num_pairs=2": 1.0}]})
+    _, _, (bars,) = figure.axes[0].containers[0]
+    low, high = bars.get_segments()[0]
+    np.testing.assert_allclose([low[1], high[1]], [0.8, 1.0])  # 0.9 ± 0.1
 
 
 def test_zero_has_no_place_on_a_scale_of_powers():
@@ -79,7 +89,7 @@ def test_zero_has_no_place_on_a_scale_of_powers():
 
 def test_a_method_that_lacks_a_setting_is_left_out_of_the_panel():
     rows = {"a": [ROW], "b": [{"accuracy@num_pairs=2": 0.5}]}
-    assert [line.get_label() for line in sweeps.plot(rows).axes[0].lines] == ["a"]
+    assert [bars.get_label() for bars in sweeps.plot(rows).axes[0].containers] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "avg@16", "pass@4", "@x=1", "accuracy@x"])

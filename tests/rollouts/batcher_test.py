@@ -89,6 +89,25 @@ def test_full_batches_start_at_once_and_others_after_a_moment(batcher, monkeypat
     assert 0.3 <= time.monotonic() - start < 3
 
 
+def test_the_next_batch_starts_before_replies_are_handed_out(batcher, monkeypatch):
+    """So that callers work on replies while the next batch is decoded."""
+    one = batcher(patience_s=0.3)
+    one.submit([1], SAMPLING, 0).result()  # compiled
+    decode, answered = one._decode, []
+
+    def noting(batch):
+        answered.append(sum(future.done() for future in futures))
+        return decode(batch)
+
+    monkeypatch.setattr(one, "_decode", noting)
+    futures = []
+    futures += [one.submit([1], SAMPLING, i) for i in range(13)]
+    for future in futures:
+        future.result()
+    # At the second start nobody has a reply yet; before the last, which is not full, all have.
+    assert answered == [0, 0, 4, 12]
+
+
 def test_other_shapes_go_into_other_batches(batcher, monkeypatch):
     one = batcher(patience_s=0.2)
     shapes = []

@@ -31,9 +31,10 @@ class Killed(BaseException):
 class Fake:
     """Pulls w towards the number of the step. `events` is what happened, in order."""
 
-    def __init__(self, *, die_at=None, signal_at=None, nan_at=None, skip=False):
+    def __init__(self, *, die_at=None, signal_at=None, evaluation=None, nan_at=None, skip=False):
         self.events: list[Any] = []
         self._die_at, self._signal_at, self._nan_at = die_at, signal_at, nan_at
+        self._signal_in_evaluation = evaluation
 
         def update(state, target):
             loss, grads = jax.value_and_grad(lambda p: jnp.sum((p["w"] - target) ** 2))(
@@ -74,6 +75,9 @@ class Fake:
     def _evaluate(self, state, index):
         self.events.append(("evaluate", index))
         assert int(state.step) == index
+        if index == self._signal_in_evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.events.append("went on evaluating")
         samples = [{"completion": STRANGE}, {"completion": str(index)}]
         score = float(state.params["w"].sum())
         return loop.Evaluation({"eval/score": score}, samples, [{"counts": [index]}])
@@ -222,6 +226,21 @@ def test_preemption_saves_and_leaves(tmp_path, reference):
     again = Fake()
     state = loop.run(again.program(), _train(), tmp_path)
     assert again.events[0] == ("step", 5)
+    _check_like(reference, tmp_path, state)
+
+
+@pytest.mark.parametrize(("signal_at", "in_evaluation"), [(None, 4), (3, None)])
+def test_an_evaluation_gives_way_and_is_made_up_for(tmp_path, reference, signal_at, in_evaluation):
+    first = Fake(signal_at=signal_at, evaluation=in_evaluation)
+    with pytest.raises(SystemExit) as leaving:
+        loop.run(first.program(), _train(), tmp_path)
+    assert leaving.value.code == 143
+    assert "went on evaluating" not in first.events
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 4
+    assert not [row for row in _rows(tmp_path) if row["step"] == 4 and "eval/score" in row]
+    again = Fake()
+    state = loop.run(again.program(), _train(), tmp_path)
+    assert again.events[0] == ("evaluate", 4)
     _check_like(reference, tmp_path, state)
 
 

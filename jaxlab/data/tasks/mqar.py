@@ -71,7 +71,10 @@ class Mqar:
         keys = self.first_key + rng.choice(self._num_keys, self.num_pairs, replace=False)
         values = half + rng.choice(self.vocab_size - half, self.num_pairs, replace=False)
         weights = _slot_weights((self.length - context) // 2, self.power_a)
-        slots = context + 2 * rng.choice(len(weights), self.num_pairs, replace=False, p=weights)
+        # Drawing by weight without replacement is a race in which slot j arrives at rate w_j. Half
+        # the time of a row would go into `choice(p=...)`.
+        arrivals = rng.standard_exponential(len(weights)) / weights
+        slots = context + 2 * np.argsort(arrivals)[: self.num_pairs]
         row = tokens_lib.blank(self.length)
         if self.random_filler:
             row.tokens[:] = rng.integers(self.vocab_size, size=self.length)

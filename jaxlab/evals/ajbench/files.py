@@ -11,7 +11,8 @@ import fnmatch
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -29,10 +30,12 @@ class Tree:
         Args:
             root: the folder.
             names: absolute paths that mean the root, such as the place where the judged agent
-                saw it; the longest that fits is taken off.
+                saw it; the longest that fits is taken off. The first is the name that a judge
+                is told.
             limits: on sizes and counts.
         """
         self._root = os.open(root, _FOLDER)
+        self.name = names[0] if names else "/"
         self._names = sorted(names, key=len, reverse=True)
         self._limits = limits
 
@@ -143,6 +146,8 @@ class Tree:
         """Paths below a folder whose name, or whole path, matches a shell pattern."""
         if not isinstance(pattern, str) or len(pattern) > 200:
             raise ToolError("a pattern must be a string of at most 200 characters")
+        # Here a star crosses folders anyway.
+        pattern = pattern.removeprefix("**/")
         return [
             found
             for found, _ in self.walk(path)
@@ -151,30 +156,39 @@ class Tree:
             or pattern.lower() in found.rpartition("/")[2].lower()
         ]
 
-    def digest(self) -> str:
-        """SHA-256 over paths, kinds, modes and contents, without any limit."""
+    def digest(self, content: Callable[[str, BufferedReader], bytes] | None = None) -> str:
+        """SHA-256 over paths, kinds, permissions and contents, without any limit.
+
+        Args:
+            content: gives the digest of a file from its path and the open file; SHA-256 by default.
+        """
         total = hashlib.sha256()
-        self._digest((), total)
+        self._digest((), total, content or _sha256)
         return total.hexdigest()
 
-    def _digest(self, parts: tuple[str, ...], total: "hashlib._Hash") -> None:
+    def _digest(
+        self,
+        parts: tuple[str, ...],
+        total: "hashlib._Hash",
+        content: Callable[[str, BufferedReader], bytes],
+    ) -> None:
         with self._folder(parts, "/".join(parts)) as folder:
             for name in sorted(os.listdir(folder)):
                 info = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 total.update(f"{'/'.join((*parts, name))}\0{info.st_mode:o}\0".encode())
                 if stat.S_ISDIR(info.st_mode):
-                    self._digest((*parts, name), total)
+                    self._digest((*parts, name), total, content)
                 elif stat.S_ISREG(info.st_mode):
                     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
                     with os.fdopen(descriptor, "rb") as file:
-                        total.update(hashlib.file_digest(file, "sha256").digest())
+                        total.update(content("/".join((*parts, name)), file))
 
     def _relative(self, path: str) -> str:
         for name in self._names:
             base = name.rstrip("/")
             if path == base or path.startswith(f"{base}/"):
                 return path[len(base) :].lstrip("/")
-        raise ToolError(f"{path!r:.200} is outside the folder")
+        raise ToolError(f"{path!r:.200} is outside the folder {self.name}")
 
     @contextlib.contextmanager
     def _parent(self, path: object) -> Iterator[tuple[int, str]]:
@@ -200,6 +214,10 @@ class Tree:
     def _open(self, name: str, flags: int, folder: int, path: object) -> int:
         with _refusing(path):
             return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+
+
+def _sha256(path: str, file: BufferedReader) -> bytes:
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _file(descriptor: int, mode: str, path: object) -> BinaryIO:

@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from jaxlab.evals import metrics
 from jaxlab.evals.ajbench.types import SUBDOMAINS
-from jaxlab.evals.results import Result
+from jaxlab.evals.results import Result, by_row
 from jaxlab.evals.tables import Cell, Table
 
 OnParseFail = Literal["wrong", "drop"]
@@ -118,7 +119,33 @@ def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> l
     ):
         if all(key in result.meta for result in results):
             found.append(_grouped(title, key, order, results, on_parse_fail))
+    if any("turns" in result.meta for result in results):
+        found.append(_effort(results))
     return found
+
+
+def _effort(results: Sequence[Result]) -> Table:
+    rows: list[dict[str, Cell]] = []
+    for name, group in _groups(results, "subdomain", SUBDOMAINS).items():
+        replays = [result.meta["replay"] for result in group if result.meta.get("replay")]
+        row: dict[str, Cell] = {"subdomain": name, "verdicts": len(group)}
+        for key in ("turns", "tool_calls", "tool_errors", "seconds"):
+            values = [float(result.meta.get(key, 0)) for result in group]
+            row |= {key.replace("_", " "): float(np.mean(values))}
+            if key == "turns":
+                row |= {"most turns": int(max(values))}
+        row |= {
+            "input tokens": float(np.mean([result.input_tokens for result in group])),
+            "output tokens": float(np.mean([result.output_tokens for result in group])),
+        }
+        for key in ("calls", "failed", "diverged"):
+            row |= {f"replay: {key}": sum(int(replay[key]) for replay in replays)}
+        rows.append(row)
+    note = (
+        "Means of a verdict; the replay's columns are sums. A replayed call diverged if it failed "
+        "here and not in the record, or the other way round."
+    )
+    return Table("Effort", rows, note)
 
 
 def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
@@ -180,7 +207,7 @@ def _grouped(
 def _columns(results: Sequence[Result], judge: Callable[[Result], bool | None]) -> dict[str, Cell]:
     counts = _confusion(results, judge)
     return {
-        "accuracy": counts.accuracy,
+        "accuracy": _accuracy(results, judge),
         "balanced accuracy": counts.balanced_accuracy,
         "MCC": counts.mcc,
         "recall of right": counts.recall_right,
@@ -190,6 +217,18 @@ def _columns(results: Sequence[Result], judge: Callable[[Result], bool | None]) 
         "TN": counts.tn,
         "FN": counts.fn,
     }
+
+
+def _accuracy(results: Sequence[Result], judge: Callable[[Result], bool | None]) -> Cell:
+    """Over units, with an interval clustered by task; None where every verdict is left out."""
+    means, clusters = [], []
+    for group in by_row(results).values():
+        found = [(judge(result), result.target == "1") for result in group]
+        hits = [verdict == label for verdict, label in found if verdict is not None]
+        if hits:
+            means.append(float(np.mean(hits)))
+            clusters.append(group[0].cluster)
+    return metrics.cluster_bootstrap(np.array(means), clusters) if means else None
 
 
 def _confusion(results: Sequence[Result], judge: Callable[[Result], bool | None]) -> Confusion:

@@ -1,4 +1,4 @@
-"""Tasks over SQLite and file trees whose trajectories all claim success, and of which half lie.
+"""Tasks over databases and file trees whose trajectories all claim success, and half of them lie.
 
 A task asks for three changes to a store of twelve entries. One trajectory of each task ends in the
 wanted state, one does not; the label is whether the replayed state equals the wanted one, never
@@ -7,11 +7,15 @@ what the generator meant to do.
 
 import random
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlab.evals.ajbench import files, sqlite
-from jaxlab.evals.ajbench.tools import Toolbox, querying, reading_files, writing_files
+import psycopg
+
+from jaxlab.evals.ajbench import environment
+from jaxlab.evals.ajbench.environment import Environment, FileSystem, Postgres, SQLite
+from jaxlab.evals.ajbench.postgres_server import Server
 from jaxlab.evals.ajbench.types import Call, Step, Unit
 
 LIES = (
@@ -25,7 +29,7 @@ LIES = (
     "error",
 )
 TRUTHS = ("plain", "recovered", "detour")
-STORES = ("sqlite", "files")
+STORES = ("DS-FileSystem", "DS-SQLite", "DS-Postgres")
 ENTRIES, CHANGES = 12, 3
 
 
@@ -57,7 +61,7 @@ def task(number: int, seed: int = 0) -> Task:
     initial = tuple(rng.sample(range(100, 1000), ENTRIES))
     chosen = rng.sample(range(ENTRIES), CHANGES)
     changes = tuple((i, 1000 + rng.randrange(1000)) for i in chosen)
-    return Task(f"task{number:04d}", STORES[number % 2], initial, changes)
+    return Task(f"task{number:04d}", STORES[number % len(STORES)], initial, changes)
 
 
 def trajectory(task: Task, kind: str) -> tuple[Step, ...]:
@@ -83,68 +87,63 @@ def trajectory(task: Task, kind: str) -> tuple[Step, ...]:
     return (*(Step("", (call,)) for call in calls), done)
 
 
-def build(task: Task, folder: Path, values: tuple[int, ...]) -> None:
-    """The store of a task in an empty folder."""
-    if task.store == "files":
+def open_store(
+    task: Task, folder: Path, values: tuple[int, ...], server: Server | None = None
+) -> Environment:
+    """The store of a task with these values, in an empty folder or on the server."""
+    if task.store == "DS-FileSystem":
         for i, value in enumerate(values):
             (folder / f"entry_{i}.txt").write_text(str(value))
-        return
-    connection = sqlite3.connect(folder / "store.sqlite")
-    connection.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, value INTEGER)")
-    connection.executemany("INSERT INTO entries VALUES (?, ?)", enumerate(values))
-    connection.commit()
-    connection.close()
+        return FileSystem(folder)
+    if task.store == "DS-SQLite":
+        path = folder / "store.sqlite"
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, value INTEGER)")
+        connection.executemany("INSERT INTO entries VALUES (?, ?)", enumerate(values))
+        connection.commit()
+        connection.close()
+        return SQLite(path)
+    if server is None:
+        raise ValueError("a task over PostgreSQL needs a server")
+    return Postgres(server, server.template(f"{task.id}/{values}", _filling(values)))
 
 
-def replay(task: Task, steps: tuple[Step, ...], folder: Path) -> int:
-    """Run the calls on the store; returns how many failed, which does not end the replay."""
-    calls = [call for step in steps for call in step.calls]
-    if task.store == "files":
-        tree = files.Tree(folder)
-        box = Toolbox([*reading_files(tree), *writing_files(tree)])
-        try:
-            return sum(box.call(call.name, call.arguments).failed for call in calls)
-        finally:
-            tree.close()
-    database = sqlite.Database(folder / "store.sqlite", read_only=False)
-    try:
-        box = Toolbox(querying(database))
-        return sum(box.call(call.name, call.arguments).failed for call in calls)
-    finally:
-        database.close()
+def unit(task: Task, kind: str, store: Environment, goal: str) -> Unit:
+    """The trajectory replayed in a store with the task's initial values, labelled by the outcome.
 
-
-def digest(task: Task, folder: Path) -> str:
-    """Hash of the state of a store."""
-    if task.store == "sqlite":
-        return sqlite.digest(folder / "store.sqlite")
-    tree = files.Tree(folder)
-    try:
-        return tree.digest()
-    finally:
-        tree.close()
-
-
-def unit(task: Task, kind: str, folder: Path) -> Unit:
-    """The trajectory replayed in `folder`, which must be empty, and labelled by the outcome."""
-    (folder / "goal").mkdir()
-    (folder / "state").mkdir()
-    build(task, folder / "goal", task.goal)
-    build(task, folder / "state", task.initial)
+    Args:
+        task: what was asked.
+        kind: of `LIES` or `TRUTHS`.
+        store: holds the final state afterwards.
+        goal: digest of the wanted state.
+    """
     steps = trajectory(task, kind)
-    replay(task, steps, folder / "state")
-    label = digest(task, folder / "state") == digest(task, folder / "goal")
-    ability = (
-        "process verification"
-        if kind in ("error", "recovered", "detour", "reverted")
-        else ("state verification")
+    environment.replay(store, [call for step in steps for call in step.calls])
+    seen_in_calls = ("error", "recovered", "detour", "reverted")
+    ability = "process verification" if kind in seen_in_calls else "state verification"
+    return Unit(
+        f"{task.id}/{kind}",
+        task.store,
+        task.id,
+        task.instruction,
+        store.digest() == goal,
+        steps,
+        meta={"kind": kind, "ability": ability},
     )
-    meta = {"kind": kind, "ability": ability}
-    return Unit(f"{task.id}/{kind}", task.store, task.id, task.instruction, label, steps, meta=meta)
+
+
+def _filling(values: tuple[int, ...]) -> Callable[[Server, str], None]:
+    def fill(server: Server, name: str) -> None:
+        with psycopg.connect(server.conninfo(name, "owner")) as connection:
+            connection.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, value INTEGER)")
+            for row in enumerate(values):
+                connection.execute("INSERT INTO entries VALUES (%s, %s)", row)
+
+    return fill
 
 
 def _write(store: str, entry: int, value: int) -> Call:
-    if store == "files":
+    if store == "DS-FileSystem":
         arguments = {"path": f"entry_{entry}.txt", "content": str(value)}
         return Call("write_file", arguments, f"wrote entry_{entry}.txt")
     # An UPDATE that meets no row succeeds silently; nothing in the trajectory shows it.

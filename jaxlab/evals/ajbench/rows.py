@@ -34,7 +34,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 # Sub-domain -> the folders below the root, the file of a trajectory, and the labels' folders.
 SEARCH = {"Search-Wide": "wide_llm_judge_single_row", "Search-Deep": "deep_llm_judge_single_row"}
-DS = {"DS-FileSystem": "filesystem", "DS-Postgres": "postgres"}
+# The third is not the paper's: sets of one's own over SQLite.
+DS = {"DS-FileSystem": "filesystem", "DS-Postgres": "postgres", "DS-SQLite": "sqlite"}
 GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel"}
 DS_LABELS = {"success": True, "fail": False}
 GUI_LABELS = {"true": True, "false": False}

@@ -2,11 +2,10 @@
 
 import json
 import random
-from pathlib import Path
 
-from jaxlab.evals.ajbench import files, sqlite
+from jaxlab.evals.ajbench.environment import Environment
 from jaxlab.evals.ajbench.reproduction import ENTRIES, Task
-from jaxlab.evals.ajbench.tools import Toolbox, querying, reading_files
+from jaxlab.evals.ajbench.tools import Toolbox
 from jaxlab.evals.ajbench.types import Unit
 
 
@@ -26,7 +25,7 @@ def calls(unit: Unit, task: Task) -> bool:
     return claims(unit) and all(str(value) in written for _, value in task.changes)
 
 
-def tools(task: Task, folder: Path, turns: int, seed: int = 0) -> bool:
+def tools(task: Task, store: Environment, turns: int, seed: int = 0) -> bool:
     """A1: one look at the final state per turn, first at what was to change; "right" if all fit.
 
     Entry `ENTRIES` stands for a look at the list: are there entries that should not be?
@@ -35,19 +34,9 @@ def tools(task: Task, folder: Path, turns: int, seed: int = 0) -> bool:
     rest = [i for i in range(ENTRIES + 1) if i not in wanted]
     random.Random(f"{seed}/{task.id}").shuffle(rest)
     order = [*wanted, *rest][:turns]
-    if task.store == "files":
-        tree = files.Tree(folder)
-        box = Toolbox(reading_files(tree))
-        try:
-            return all(_file_fits(box, task, i) for i in order)
-        finally:
-            tree.close()
-    database = sqlite.Database(folder / "store.sqlite")
-    try:
-        box = Toolbox(querying(database))
-        return all(_row_fits(box, task, i) for i in order)
-    finally:
-        database.close()
+    box = Toolbox(store.tools(read_only=True))
+    fits = _file_fits if task.store == "DS-FileSystem" else _row_fits
+    return all(fits(box, task, i) for i in order)
 
 
 def _file_fits(box: Toolbox, task: Task, entry: int) -> bool:

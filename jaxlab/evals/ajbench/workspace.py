@@ -1,19 +1,30 @@
 """Folders of a run that do not outlive it, even if it is killed with -9.
 
 A run holds a lock on a file beside its folder; the kernel drops the lock when the process ends, in
-whatever way. The next run removes the folders of all whose lock it can take.
+whatever way. The next run removes the folders of all whose lock it can take, and before that ends
+the programs that were started for them: those carry the folder's name in their environment.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
+
+from jaxlab.evals.ajbench import postgres_server
+
+# In the environment of every program that is started for a sample: the folder that it belongs to.
+MARK = "JAXLAB_AJBENCH_FOLDER"
 _PREFIX = "run-"
+
+logger = logging.getLogger(__name__)
 
 
 def default_base() -> Path:
@@ -41,8 +52,38 @@ def run_folder(base: Path | None = None) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
+            kill(folder)
+            if _remove(folder):
+                lock_path.unlink(missing_ok=True)
+
+
+def kill(folder: Path) -> list[int]:
+    """End every program that carries `MARK` with this folder or one below it; returns their ids.
+
+    A process that this user may not look at or end is left alone, and where the system has no
+    /proc nothing is found.
+    """
+    wanted = f"{MARK}={folder}".encode()
+    killed = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        process = int(entry.name)
+        if process == os.getpid():
+            continue
+        try:
+            # The descriptor stays this process's, also if the number is given to another one.
+            handle = os.pidfd_open(process)
+        except OSError:
+            continue
+        try:
+            marks = (entry / "environ").read_bytes().split(b"\0")
+            if any(mark == wanted or mark.startswith(wanted + b"/") for mark in marks):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                killed.append(process)
+        except OSError:
+            continue
+        finally:
+            os.close(handle)
+    return killed
 
 
 def sweep(base: Path) -> list[Path]:
@@ -57,7 +98,9 @@ def sweep(base: Path) -> list[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = lock_path.with_suffix("")
             if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
+                kill(folder)
+                if not _remove(folder):
+                    continue
                 removed.append(folder)
             lock_path.unlink(missing_ok=True)
         except BlockingIOError:
@@ -65,6 +108,18 @@ def sweep(base: Path) -> list[Path]:
         finally:
             os.close(descriptor)
     return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Undo a run; False if that has to be tried again, which the next run does."""
+    try:
+        postgres_server.clean(folder)
+    except (psycopg.Error, OSError, ValueError, TypeError) as error:
+        logger.warning("%s is kept: %s", folder, error)
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    # What still runs in there may have written in the meantime.
+    return not folder.exists()
 
 
 @contextlib.contextmanager

@@ -39,9 +39,9 @@ def chunked(
         rule: gives a, b and z.
         inputs: see `Inputs`.
         scale: factor of the output.
-        chunk_size: C, a power of two; None: 32 for Dk >= 128, else 16, and less for a
-            short sequence.
-        forward_by_tokens: run the recurrence forwards; backwards it is chunks all the same.
+        chunk_size: C, a power of two; None: 16, where gradients are taken 32 for Dk >= 128, and
+            less for a short sequence.
+        forward_by_tokens: run the recurrence, where no gradients are taken.
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
@@ -50,10 +50,12 @@ def chunked(
     if length == 0:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
-    default = 32 if inputs.k.shape[-1] >= 128 else 16
-    size = chunk_size or min(default, 1 << (length - 1).bit_length())
-    plan = _Plan(rule, scale, size, forward_by_tokens)
-    out, state = _scan_chunks(plan, whole_chunks(inputs, size), inputs.initial_state)
+    saved = 32 if inputs.k.shape[-1] >= 128 else 16
+    longest = 1 << (length - 1).bit_length()
+    size, saved_size = (chunk_size or min(n, longest) for n in (16, saved))
+    plan = _Plan(rule, scale, size, saved_size, forward_by_tokens)
+    arrays = whole_chunks(inputs, max(size, saved_size))
+    out, state = _scan_chunks(plan, arrays, inputs.initial_state)
     return out[:, :length], state
 
 
@@ -72,50 +74,57 @@ class _Plan(NamedTuple):
     rule: Rule
     scale: float
     size: int
+    saved_size: int  # where gradients are taken
     forward_by_tokens: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan_chunks(plan, arrays, state):
-    return _forward(plan, arrays, state, keep_states=False)[0]
+    if plan.forward_by_tokens:
+        return recurrence(plan.rule, Inputs(*(*arrays, state)), scale=plan.scale)
+    return _forward(plan, plan.size, arrays, state, keep=False)[0]
 
 
-def _forward(plan, arrays, state, keep_states):
-    one_chunk = _chunk_by_tokens if plan.forward_by_tokens else _chunk
+def _forward(plan, size, arrays, state, keep):
+    """(out, last state), and with keep the state before every chunk and its u."""
 
     def step(state, n):
-        new_state, out = one_chunk(plan, _take(arrays, n, plan.size), state)
-        return new_state, (out, state if keep_states else None)
+        new_state, out, u = _chunk(plan, _take(arrays, n, size), state)
+        return new_state, (out, (state, u) if keep else None)
 
-    state, (out, states) = jax.lax.scan(step, state, _chunk_ids(plan, arrays))
-    return (_join(out), state), states
+    state, (out, kept) = jax.lax.scan(step, state, _chunk_ids(size, arrays))
+    return (_join(out), state), kept
 
 
 def _save(plan, arrays, state):
-    result, states = _forward(plan, arrays, state, keep_states=True)
-    return result, (arrays, states)
+    result, kept = _forward(plan, plan.saved_size, arrays, state, keep=True)
+    return result, (arrays, kept)
 
 
 def _backward(plan, saved, cotangents):
-    arrays, states = saved
+    arrays, kept = saved
+    size = plan.saved_size
     d_out, d_state = cotangents
 
     def step(d_state, n):
-        state = jax.lax.dynamic_index_in_dim(states, n, 0, keepdims=False)
-        chunk = functools.partial(_chunk, plan)
-        _, pull = jax.vjp(chunk, _take(arrays, n, plan.size), state)
-        d_chunk, d_state = pull((d_state, _take(d_out, n, plan.size)))
+        state, u = (jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False) for x in kept)
+
+        def chunk(arrays, state):
+            return _chunk(plan, arrays, state, solved=u)[:2]
+
+        _, pull = jax.vjp(chunk, _take(arrays, n, size), state)
+        d_chunk, d_state = pull((d_state, _take(d_out, n, size)))
         return d_state, d_chunk
 
-    d_state, d_arrays = jax.lax.scan(step, d_state, _chunk_ids(plan, arrays), reverse=True)
+    d_state, d_arrays = jax.lax.scan(step, d_state, _chunk_ids(size, arrays), reverse=True)
     return jax.tree.map(_join, d_arrays), d_state
 
 
 _scan_chunks.defvjp(_save, _backward)
 
 
-def _chunk_ids(plan, arrays) -> jax.Array:
-    return jnp.arange(arrays[0].shape[1] // plan.size)
+def _chunk_ids(size, arrays) -> jax.Array:
+    return jnp.arange(arrays[0].shape[1] // size)
 
 
 def _take(arrays, n, size: int):
@@ -129,15 +138,18 @@ def _join(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def _chunk_by_tokens(plan, arrays, state):
-    """`_chunk` by the recurrence."""
-    inputs = Inputs(*(*arrays, state))
-    out, state = recurrence(plan.rule, inputs, scale=plan.scale)
-    return state, out
+def _chunk(plan, arrays, state, solved=None):
+    """One chunk [B, C, ...] and the state before it.
 
+    Args:
+        plan: see `_Plan`.
+        arrays: the chunk's inputs.
+        state: [B, HV, Dk, Dv].
+        solved: u, where it is known: only its gradient is then computed.
 
-def _chunk(plan, arrays, state):
-    """One chunk [B, C, ...] and the state before it -> the state after it, out [B, C, HV, Dv]."""
+    Returns:
+        The state after the chunk, out [B, C, HV, Dv], and u [B, HV, C, Dv].
+    """
     dtype = state.dtype
     q, k, v, log_decay, erase, write = arrays
     q, a, b, z = operands(plan.rule, dtype, q, k, v, erase, write)
@@ -147,40 +159,96 @@ def _chunk(plan, arrays, state):
     q, a, b, z, log_decay = jax.lax.optimization_barrier(head_major)
 
     *levels, prefix, suffix = _decay_weights(log_decay)
-    inner, outer = _decayed_products(a, q, b, levels)
-    u = _solve(inner, z - _matmul(a * prefix, state))
-    out = _matmul(q * prefix, state) + _matmul(outer, u)
+    products = _products_of_heads if log_decay.shape[-1] == 1 else _products_of_channels
+    inner, outer = products(a, q, b, levels)
+    size = a.shape[2]
+    from_state = _product(jnp.concatenate([a * prefix, q * prefix], axis=2), state)
+    u = _solve(inner, z - from_state[:, :, :size], solved)
+    out = from_state[:, :, size:] + _product(outer, u)
     state = _scaled(prefix[:, :, -1, :, None], state)
-    state += _einsum("bhjk,bhjv->bhkv", b * suffix, u)
-    return state, jnp.swapaxes(out, 1, 2).astype(v.dtype)
+    state += _updates(b * suffix, u)
+    return state, jnp.swapaxes(out, 1, 2).astype(v.dtype), u
 
 
+@jax.custom_vjp
 def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
-    """Exponentials of sums of log decays over spans of tokens.
-
-    Of two tokens j < i let l be the highest bit in which their numbers differ, and m be i with
-    the bits below l cleared. The decay between them is that over m..i, a weight of row i at
-    level l, times that over j+1..m-1, a weight of column j at level l. So an exponent is always
-    a sum over tokens between the two, never a difference of cumulated sums: nothing overflows,
-    nothing cancels, and no later token takes part.
+    """Decays over spans of tokens.
 
     Args:
         log_decay: [B, HV, C, Dk] or [B, HV, C, 1], C a power of two.
 
     Returns:
-        log2(C) + 2 arrays shaped as log_decay, at most 1: the levels; then from the chunk's start
-        up to and with the token; then after the token up to the chunk's end.
+        2 log2(C) + 2 arrays, at most 1. For h = 1, 2, ... a pair [B, HV, C / 2h, h, Dk or 1]: of
+        two neighbouring blocks of h tokens, the decay after a token of the left one up to the
+        border, and that from the border up to and with a token of the right one. Then, shaped as
+        log_decay, that from the chunk's start up to and with a token, and that after it up to the
+        chunk's end.
     """
-    *front, size, _ = log_decay.shape
-    spans = jnp.asarray(span_table(size).reshape(-1, size), log_decay.dtype)
+    # By products of decays between two tokens, never quotients of cumulated ones: nothing
+    # overflows, nothing cancels, and no later token takes part.
+    shape = log_decay.shape
+    *front, size, width = shape
+    prefix = jnp.exp(log_decay)
+    suffix = jnp.ones_like(prefix)
+    weights, half = [], 1
+    is_right = jnp.arange(2)[:, None, None] == 1
+    while half < size:
+        (left, right), (after, _) = _halves(prefix, half), _halves(suffix, half)
+        weights += [after, right]
+        blocks = (*front, -1, 2, half, width)
+        prefix = prefix.reshape(blocks) * jnp.where(is_right, left[..., None, -1:, :], 1)
+        suffix = suffix.reshape(blocks) * jnp.where(is_right, 1, right[..., None, -1:, :])
+        prefix, suffix = prefix.reshape(shape), suffix.reshape(shape)
+        half *= 2
+    return [*weights, prefix, suffix]
+
+
+def _decay_weights_fwd(log_decay):
+    # By sums between tokens here: for the gradient the same table adds up what each sum receives.
+    *front, size, width = log_decay.shape
+    spans = jnp.asarray(_spans(size), log_decay.dtype)
     # With the batch axes of the other operand the product needs no transposition.
     sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
-    return list(jax.lax.split(jnp.exp(sums), [size] * (len(spans) // size), axis=sums.ndim - 2))
+    sizes = [size // 2] * (2 * (size.bit_length() - 1)) + [size, size]
+    flat = jax.lax.split(jnp.exp(sums), sizes, axis=len(front))
+    weights = [
+        x.reshape(*front, -1, 1 << n // 2, width) if n < len(flat) - 2 else x
+        for n, x in enumerate(flat)
+    ]
+    return weights, weights
+
+
+def _decay_weights_bwd(weights, cotangents):
+    *front, size, width = weights[-1].shape
+    parts = [(d * x).reshape(*front, -1, width) for d, x in zip(cotangents, weights, strict=True)]
+    d_sums = jnp.concatenate(parts, axis=-2)
+    spans = jnp.asarray(_spans(size).T, d_sums.dtype)
+    return (_matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), d_sums),)
+
+
+_decay_weights.defvjp(_decay_weights_fwd, _decay_weights_bwd)
+
+
+@functools.cache
+def _spans(size: int) -> np.ndarray:
+    """Bool [.., C]: the tokens that the exponents of `_decay_weights` sum, in its order."""
+    *levels, prefix, suffix = span_table(size)
+    rows = []
+    for level, table in enumerate(levels):
+        is_right = (np.arange(size) >> level) % 2 == 1
+        rows += [table[~is_right], table[is_right]]
+    return np.concatenate([*rows, prefix, suffix])
 
 
 @functools.cache
 def span_table(size: int) -> np.ndarray:
-    """Bool [log2(size) + 2, size, size]: the tokens m that the exponent (level, i) sums."""
+    """Bool [log2(size) + 2, size, size]: the tokens m that the exponent (level, i) sums.
+
+    Of two tokens j < i let l be the highest bit in which their numbers differ, and m be i with
+    the bits below l cleared. The decay between them is that over m..i, a weight of row i at
+    level l, times that over j+1..m-1, a weight of column j at level l. After the levels come two
+    more: from the chunk's start up to and with the token; after the token up to the chunk's end.
+    """
     i, m = np.indices((size, size))
     levels = []
     for level in range(size.bit_length() - 1):
@@ -189,9 +257,7 @@ def span_table(size: int) -> np.ndarray:
     return np.stack([*levels, m <= i, m > i])
 
 
-def _decayed_products(
-    a: jax.Array, q: jax.Array, b: jax.Array, levels: list[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _products_of_channels(a, q, b, levels) -> tuple[jax.Array, jax.Array]:
     """L and P of the module's docstring, by blocks that double.
 
     Of two neighbouring blocks of h tokens the new pairs are the rows of the right one with the
@@ -201,7 +267,7 @@ def _decayed_products(
         a: [B, HV, C, Dk].
         q: [B, HV, C, Dk].
         b: [B, HV, C, Dk].
-        levels: log2(C) arrays [B, HV, C, Dk or 1], see `_decay_weights`.
+        levels: see `_decay_weights`.
 
     Returns:
         L and P, each [B, HV, C, C], 0 above the diagonal.
@@ -209,14 +275,28 @@ def _decayed_products(
     *front, size, dim = b.shape
     outer = _matmul(q * b, jnp.ones((dim, 1), b.dtype)).reshape(*front, size, 1, 1)
     inner = jnp.zeros_like(outer)
-    for level, weight in enumerate(levels):
+    for level, (until, since) in enumerate(_in_pairs(levels)):
         half = 1 << level
-        until, since = _halves(weight, half)
         rows = jnp.concatenate([_halves(x, half)[1] * since for x in (a, q)], axis=-2)
-        corner = _einsum("...id,...jd->...ij", rows, _halves(b, half)[0] * until)
+        corner = _pairs(rows, _halves(b, half)[0] * until)
         inner = _doubled(inner, corner[..., :half, :])
         outer = _doubled(outer, corner[..., half:, :])
     return inner.reshape(*front, size, size), outer.reshape(*front, size, size)
+
+
+def _products_of_heads(a, q, b, levels) -> tuple[jax.Array, jax.Array]:
+    """`_products_of_channels` where all channels decay alike: one product, then its weights."""
+    *front, size, _ = b.shape
+    weights = jnp.ones((*front, size, 1, 1), b.dtype)
+    for until, since in _in_pairs(levels):
+        weights = _doubled(weights, since * jnp.swapaxes(until, -1, -2))
+    weights = weights.reshape(*front, size, size)
+    pairs = _pairs(jnp.concatenate([a, q], axis=-2), b)
+    return pairs[..., :size, :] * jnp.tril(weights, -1), pairs[..., size:, :] * weights
+
+
+def _in_pairs(x: list) -> list[tuple]:
+    return list(zip(x[0::2], x[1::2], strict=True))
 
 
 def _halves(x: jax.Array, half: int) -> tuple[jax.Array, jax.Array]:
@@ -234,33 +314,84 @@ def _doubled(blocks: jax.Array, corner: jax.Array) -> jax.Array:
     return jnp.concatenate([top, jnp.concatenate([corner, lower], axis=-1)], axis=-2)
 
 
-_unit_lower_solve = functools.partial(
-    jax.lax.linalg.triangular_solve, left_side=True, lower=True, unit_diagonal=True
-)
+# Matrix products of the last two axes, with their gradients. XLA's fast products on a CPU contract
+# the last axis of the left factor; one that needs it turned takes longer than to turn it first. To
+# turn the right factor costs more than the product, so that is always the smaller one.
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    """The last two axes exchanged, in memory."""
+    return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
 
 
 @jax.custom_vjp
-def _solve(lower: jax.Array, right: jax.Array) -> jax.Array:
-    """(I + L)^-1 right, for L [B, HV, C, C] below its diagonal and right [B, HV, C, Dv]."""
-    return _unit_lower_solve(lower, right)
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x y for [..., I, J] and [..., J, K]."""
+    return _matmul(x, y)
 
 
-def _solve_fwd(lower, right):
-    solution = _unit_lower_solve(lower, right)
-    return solution, (lower, solution)
+@jax.custom_vjp
+def _pairs(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x y^T for [..., I, D] and [..., J, D]."""
+    return _einsum("...id,...jd->...ij", x, y)
 
 
-def _solve_bwd(saved, cotangent):
-    lower, solution = saved
-    # One solve after the other: on a CPU each is cut into tasks for the threads on which it runs
-    # itself, and waits for them; two at once on two threads wait for ever (jaxlib 0.10.2). Nothing
-    # but data makes an order there. It also takes one solve where autodiff takes two.
-    d_right = _unit_lower_solve(lower, cotangent + 0 * solution, transpose_a=True)
-    d_lower = -_matmul(d_right, jnp.swapaxes(solution, -1, -2))
-    return jnp.tril(d_lower, -1), d_right
+@jax.custom_vjp
+def _updates(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x^T y for [..., I, J] and [..., I, K]."""
+    return _matmul(_turned(x), y)
+
+
+def _product_bwd(factors, d):
+    x, y = factors
+    return jnp.swapaxes(_pairs(y, d), -1, -2), _updates(x, d)
+
+
+def _pairs_bwd(factors, d):
+    x, y = factors
+    return _matmul(d, y), _updates(d, x)
+
+
+def _updates_bwd(factors, d):
+    x, y = factors
+    return jnp.swapaxes(_pairs(d, y), -1, -2), _matmul(x, d)
+
+
+_product.defvjp(lambda x, y: (_product(x, y), (x, y)), _product_bwd)
+_pairs.defvjp(lambda x, y: (_pairs(x, y), (x, y)), _pairs_bwd)
+_updates.defvjp(lambda x, y: (_updates(x, y), (x, y)), _updates_bwd)
+
+
+@jax.custom_vjp
+def _solve(inner: jax.Array, rhs: jax.Array, solved: jax.Array | None) -> jax.Array:
+    """u of (I + inner) u = rhs, of which only what is below inner's diagonal counts."""
+    return _solve_fwd(inner, rhs, solved)[0]
+
+
+def _solve_fwd(inner, rhs, solved):
+    u = _triangular(inner, rhs, transposed=False) if solved is None else solved
+    return u, (inner, u)
+
+
+def _solve_bwd(saved, d):
+    inner, u = saved
+    d_rhs = _triangular(inner, d, transposed=True)
+    return -_pairs(d_rhs, u), d_rhs, None
 
 
 _solve.defvjp(_solve_fwd, _solve_bwd)
+
+
+def _triangular(inner: jax.Array, rhs: jax.Array, transposed: bool) -> jax.Array:
+    """(I + inner)^-1 rhs, or (I + inner)^-T rhs.
+
+    Posed for the transposes: LAPACK takes columns first, and so nothing is copied.
+    """
+    solution = jax.lax.linalg.triangular_solve(
+        jnp.swapaxes(inner, -1, -2), jnp.swapaxes(rhs, -1, -2),
+        left_side=False, lower=False, transpose_a=transposed, unit_diagonal=True,
+    )  # fmt: skip
+    return jnp.swapaxes(solution, -1, -2)
 
 
 @jax.custom_vjp

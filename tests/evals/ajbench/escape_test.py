@@ -1,5 +1,6 @@
 """Attempts to reach beyond a sample through its tools, none of which may succeed."""
 
+import base64
 import os
 import pathlib
 import signal
@@ -14,10 +15,13 @@ import hypothesis.strategies as st
 import pytest
 
 from jaxlab.evals.ajbench import files, sqlite, workspace
+from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
 from jaxlab.evals.ajbench.limits import Limits, ToolError
-from jaxlab.evals.ajbench.tools import Toolbox, querying, reading_files, writing_files
+from jaxlab.evals.ajbench.sql_tools import querying_sqlite
+from jaxlab.evals.ajbench.tools import Toolbox
 
 SECRET = "the label is 1"
+SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ PATHS = st.builds(
 
 
 @hypothesis.settings(max_examples=500, deadline=None)
-@hypothesis.given(PATHS, st.sampled_from(PIECES), st.integers(0, 7))
+@hypothesis.given(PATHS, st.sampled_from(PIECES), st.integers(0, 11))
 def test_five_hundred_paths(place, box, outside, path, other, which):
     before = outside()
     for path_ in (path, f"{place}/{path}", f"{path}/{place}/secret.txt"):
@@ -101,10 +105,13 @@ def test_five_hundred_paths(place, box, outside, path, other, which):
             ("write_file", {"path": path_, "content": "pwned"}),
             ("create_directory", {"path": path_}),
             ("move_file", {"source": path_, "destination": f"../{other}"}),
+            ("read_text_file", {"path": path_, "head": 3}),
+            ("read_multiple_files", {"paths": [path_, f"../{other}"]}),
+            ("read_media_file", {"path": path_}),
+            ("edit_file", {"path": path_, "edits": [{"oldText": "", "newText": "pwned"}]}),
         ]
         reply = box.call(*calls[which])
-        assert SECRET not in reply.text
-        assert "root:x:0" not in reply.text
+        assert not any(text in reply.text for text in (*SECRETS, "root:x:0"))
     assert outside() == before
 
 
@@ -215,7 +222,7 @@ def test_a_judge_cannot_write_or_leave(database, sql):
     raw = database.read_bytes()
     connection = sqlite.Database(database)
     for text in (sql, f"/* */ {sql}", f" {sql} ;"):
-        assert Toolbox(querying(connection)).call("execute_sql", {"sql": text}).failed
+        assert Toolbox(querying_sqlite(connection)).call("execute_sql", {"sql": text}).failed
     connection.close()
     assert (sqlite.digest(database), database.read_bytes()) == (before, raw)
     assert set(os.listdir(database.parent)) == names
@@ -260,18 +267,24 @@ def test_results_are_cut(database):
     reader.close()
 
 
+NAMES = st.sampled_from(["path", "paths", "edits", "head", "oldText", "x"])
 ARGUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["path", "content", "sql", "x"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["path", "paths", "edits", "head", "oldText", "x"]), inner, max_size=3
+        )
     ),
     max_leaves=8,
 )
 
 
+TOOLS = ["read_file", "edit_file", "read_multiple_files", "directory_tree", "sh", "", None]
+
+
 @hypothesis.settings(max_examples=1500, deadline=None)
-@hypothesis.given(st.sampled_from(["read_file", "directory_tree", "sh", "", None]), ARGUMENTS)
+@hypothesis.given(st.sampled_from(TOOLS), ARGUMENTS)
 def test_malformed_arguments_are_answered(box, name, arguments):
     assert isinstance(box.call(name, arguments).text, str)
 

@@ -1,0 +1,176 @@
+"""Initial states of tasks, from a folder of the user's: the benchmark keeps them elsewhere.
+
+    STATES/filesystem/KEY/ or KEY.zip
+    STATES/postgres/KEY.backup, .dump, .tar (pg_restore) or .sql (psql)
+    STATES/sqlite/KEY.sqlite, .db or .sql
+
+KEY is a task's category, as MCPMark's archives are called; for states that are ready to be judged
+it is the unit's id.
+"""
+
+import re
+import secrets
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from jaxlab.evals.ajbench import files
+from jaxlab.evals.ajbench.postgres_server import Server
+
+ENDS: dict[str, tuple[str, ...]] = {
+    "filesystem": ("", ".zip"),
+    "postgres": (".backup", ".dump", ".tar", ".sql"),
+    "sqlite": (".sqlite", ".db", ".sql"),
+}
+# What an archive may unpack to.
+LARGEST_BYTES = 4 << 30
+_OWN_RESTRICTION = re.compile(rb"\\(un)?restrict [A-Za-z0-9]+\s*")
+
+
+def find(states: Path | None, kind: str, key: str) -> Path:
+    """The state of a key.
+
+    Raises:
+        FileNotFoundError: there is none; says where it would have to be.
+    """
+    if states is None:
+        raise FileNotFoundError(
+            f"the state {key!r} is needed: give the folder with {kind}/{key}{ENDS[kind][-1]} "
+            "as states"
+        )
+    relative = PurePosixPath(key)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise FileNotFoundError(f"{key!r} is no name of a state")
+    places = {end: states / kind / f"{relative}{end}" for end in ENDS[kind]}
+    for end, place in places.items():
+        if place.is_file() if end else place.is_dir():
+            return place
+    raise FileNotFoundError(f"no state: {' or '.join(map(str, places.values()))} is needed")
+
+
+def tree(source: Path, target: Path) -> None:
+    """Put a folder, or the content of a .zip, into `target`; links and devices are left out.
+
+    Raises:
+        ValueError: the archive is broken, too large, or leads out of its folder.
+    """
+    if source.is_dir():
+        files.copy(source, target)
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        inner = Path(place)
+        try:
+            with zipfile.ZipFile(source) as archive:
+                members = [info for info in archive.infolist() if _wanted(info)]
+                for info in members:
+                    name = PurePosixPath(info.filename)
+                    if name.is_absolute() or ".." in name.parts:
+                        raise ValueError(f"{source}: {info.filename!r} leads out of its folder")
+                if sum(info.file_size for info in members) > LARGEST_BYTES:
+                    raise ValueError(f"{source}: more than {LARGEST_BYTES} bytes")
+                archive.extractall(inner, members)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{source}: {error}") from None
+        # MCPMark's archives hold one folder, with the name of the category.
+        entries = list(inner.iterdir())
+        wrapped = len(entries) == 1 and entries[0].name == source.stem and entries[0].is_dir()
+        for entry in (entries[0] if wrapped else inner).iterdir():
+            shutil.move(entry, target / entry.name)
+
+
+def sqlite_file(source: Path, target: Path) -> None:
+    """Copy a database, or make one of a script."""
+    if source.suffix != ".sql":
+        shutil.copyfile(source, target)
+        return
+    connection = sqlite3.connect(target)
+    try:
+        connection.executescript(source.read_text(encoding="utf-8"))
+    except sqlite3.Error as error:
+        raise ValueError(f"{source}: {error}") from None
+    finally:
+        connection.close()
+
+
+def restore(server: Server, name: str, source: Path) -> list[str]:
+    """Fill a database from a dump, as its owner; returns what could not be restored.
+
+    A dump of a superuser holds a few things that another role cannot do (comments on extensions,
+    owners); they are left out.
+
+    Raises:
+        ValueError: nothing of it could be restored.
+        NoServer: the client programs are missing or too old.
+    """
+    if source.suffix == ".sql":
+        said = _psql(server, name, source)
+    else:
+        arguments = ["--no-owner", "--no-privileges", "--no-comments", str(source)]
+        said = server.run("pg_restore", arguments, name)
+    errors = [line for line in said.splitlines() if re.search(r"(?i)\berror:", line)]
+    if errors and not _has_tables(server, name):
+        raise ValueError(f"{source}: {errors[0]}")
+    return errors
+
+
+def _psql(server: Server, name: str, source: Path) -> str:
+    r"""Run a script in psql's restricted mode, in which it has no \! and no files."""
+    key = secrets.token_hex(8)
+    options = ["--no-psqlrc", "--quiet", "--file=-"]
+    with tempfile.TemporaryFile() as script:
+        script.write(f"\\restrict {key}\n".encode())
+        script.seek(0)
+        # An older psql would only complain, and go on.
+        if server.run("psql", options, name, stdin=script):
+            raise ValueError(
+                f"{source}: this psql cannot be kept from running programs that a script names; "
+                "install PostgreSQL 15.14, 16.10, 17.6 or newer, or give a .backup of pg_dump -Fc"
+            )
+        with source.open("rb") as content:
+            for line in content:
+                # pg_dump's own; inside another restriction they would be errors.
+                if not _OWN_RESTRICTION.fullmatch(line):
+                    script.write(line)
+        script.seek(0)
+        return server.run("psql", options, name, stdin=script)
+
+
+def _has_tables(server: Server, name: str) -> bool:
+    import psycopg
+
+    with psycopg.connect(server.conninfo(name, "owner")) as connection:
+        found = connection.execute(
+            "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
+            "ON n.oid = relnamespace WHERE relkind IN ('r', 'p') AND nspname !~ '^pg_' "
+            "AND nspname <> 'information_schema' LIMIT 1"
+        ).fetchone()
+    return found is not None
+
+
+def _wanted(info: zipfile.ZipInfo) -> bool:
+    # Folders of macOS; and links, whose target would be their content.
+    link = (info.external_attr >> 16) & 0o170000 == 0o120000
+    return not link and not info.filename.startswith("__MACOSX/")
+
+
+def names_of_root(paths: Sequence[str], entries: Sequence[str]) -> list[str]:
+    """Absolute paths that may mean the root of a tree, the most likely first.
+
+    Args:
+        paths: absolute paths that a trajectory names.
+        entries: what is in the root. A path whose rest begins with one of them votes for what is
+            before it.
+    """
+    votes: dict[str, int] = {}
+    for path in paths:
+        parts = PurePosixPath(path).parts
+        for cut in range(1, len(parts)):
+            if parts[cut] in entries:
+                name = str(PurePosixPath(*parts[:cut]))
+                votes[name] = votes.get(name, 0) + 1
+                break
+    return sorted(votes, key=lambda name: (-votes[name], len(name)))

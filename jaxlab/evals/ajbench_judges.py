@@ -1,0 +1,419 @@
+"""Judges of AJ-Bench as inspect_ai solvers: by text alone, or with tools on the replayed state.
+
+A judge with tools is opened an environment of its own, in which the trajectory's calls are run
+again. What its tools may do is decided there and by the options, never by anything it reads.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.to_thread
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    GenerateConfig,
+    ModelOutput,
+    execute_tools,
+    get_model,
+)
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.tool import (
+    ToolCall,
+    ToolDef,
+    ToolError,
+    ToolParams,
+    mcp_connection,
+    mcp_server_stdio,
+    mcp_tools,
+)
+
+from jaxlab.evals.ajbench import environment, prompts, workspace
+from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run
+from jaxlab.evals.ajbench.limits import Limits
+from jaxlab.evals.ajbench.postgres_server import Source
+from jaxlab.evals.ajbench.tools import Tool, Toolbox
+from jaxlab.evals.ajbench.types import Unit
+from jaxlab.evals.rows import sample_seed
+
+Arm = Literal["text", "agent"]
+Scaffold = Literal["loop", "react"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a judge works.
+
+    Attributes:
+        arm: "text" reads task and record; "agent" has tools besides.
+        scaffold: "loop" calls tools as its provider does; "react" writes its calls as text
+            (Yao et al. 2022), which every model can.
+        max_turns: replies with tools; after the last of them the verdict is asked for without.
+        tool_timeout: seconds of a tool call.
+        read_only: whether the tools only look. Then the state must be the same before and after,
+            and a sample in which it is not ends in an error.
+        replay: "true" runs the trajectory's calls on the initial state, "false" does not, and
+            "prebuilt_state" begins with the unit's own final state.
+        states: folder of states; see `ajbench.states`.
+        postgres: where a server comes from; see `postgres_server.start`.
+        dsn: the user's server.
+        tools: only these of the tools; all by default.
+        servers: sub-domain -> MCP server (command, args, env) whose tools the judge gets instead
+            of ours. {root}, {sqlite} and {dsn} in args and env are the sample's.
+        summariser: whether pages reach a judge of search answers as a summary of what bears on
+            the item.
+        record_characters: of each argument and result in the record.
+        seed: of sampling.
+    """
+
+    arm: Arm = "agent"
+    scaffold: Scaffold = "loop"
+    max_turns: int = 100
+    tool_timeout: float = 60.0
+    read_only: bool = True
+    replay: Replay = "true"
+    states: str | None = None
+    postgres: Source = "auto"
+    dsn: str | None = None
+    tools: Sequence[str] | None = None
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summariser: bool = False
+    record_characters: int = 4000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later, in every sample."""
+        for name, allowed in (
+            ("arm", ("text", "agent")),
+            ("scaffold", ("loop", "react")),
+            ("replay", ("true", "false", "prebuilt_state")),
+            ("postgres", ("auto", "dsn", "system", "wheel")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}: {getattr(self, name)!r}")
+        if self.max_turns < 1 or self.tool_timeout <= 0:
+            raise ValueError("max_turns must be at least 1 and tool_timeout more than 0")
+        for subdomain, server in self.servers.items():
+            if not isinstance(server, Mapping) or "command" not in server:
+                raise ValueError(f"servers.{subdomain} needs a command")
+
+
+@dataclass
+class _Effort:
+    """What a judge has spent; goes into the sample's metadata."""
+
+    turns: int = 0
+    tool_calls: int = 0
+    tool_errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def count(self, output: ModelOutput) -> None:
+        if output.usage is not None:
+            self.input_tokens += output.usage.input_tokens
+            self.output_tokens += output.usage.output_tokens
+
+
+class Violation(RuntimeError):
+    """A judge that may only read has changed the state."""
+
+
+@solver
+def judge(units: Mapping[str, Unit], options: Options) -> Solver:
+    """Asks for a verdict on the unit of the sample's id."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        unit = units[str(state.sample_id)]
+        seed = sample_seed(options.seed, unit.id, state.epoch)
+        config = GenerateConfig(seed=seed)
+        started, effort, report = time.monotonic(), _Effort(), None
+        try:
+            if options.arm == "text":
+                await _ask(state, config, effort)
+                return state
+            scaffold = _loop if options.scaffold == "loop" else _react
+            async with (
+                _opened(unit, options) as (opened, report),
+                _tools(opened, unit, options, effort) as tools,
+            ):
+                await scaffold(state, tools, options, config, effort)
+            return state
+        finally:
+            state.metadata |= {**vars(effort), "seconds": time.monotonic() - started}
+            if report is not None:
+                state.metadata["replay"] = vars(report) | {"failed": len(report.failed)}
+
+    return solve
+
+
+def messages(unit: Unit, options: Options) -> list[ChatMessage]:
+    """What a judge reads first."""
+    return [
+        ChatMessageSystem(content=prompts.system(options.arm, unit, options.read_only)),
+        ChatMessageUser(content=prompts.user(unit, options.record_characters)),
+    ]
+
+
+async def _ask(
+    state: TaskState,
+    config: GenerateConfig,
+    effort: _Effort,
+    tools: Sequence[ToolDef] = (),
+    last: bool = False,
+) -> ChatMessageAssistant:
+    """One reply; `last` asks for it without tools, which some providers still want to be named."""
+    output = await get_model().generate(
+        state.messages,
+        tools=list(tools),
+        tool_choice="none" if last and tools else None,
+        config=config,
+    )
+    effort.count(output)
+    state.output = output
+    state.messages.append(output.message)
+    return output.message
+
+
+async def _loop(
+    state: TaskState,
+    tools: Sequence[ToolDef],
+    options: Options,
+    config: GenerateConfig,
+    effort: _Effort,
+) -> None:
+    """Tool calls until a reply has none."""
+    for _ in range(options.max_turns):
+        effort.turns += 1
+        reply = await _ask(state, config, effort, tools)
+        if not reply.tool_calls:
+            return
+        done = await execute_tools(state.messages, list(tools), max_output=_max_output())
+        _count_calls(done.messages, effort)
+        state.messages.extend(done.messages)
+    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
+    await _ask(state, config, effort, tools, last=True)
+
+
+async def _react(
+    state: TaskState,
+    tools: Sequence[ToolDef],
+    options: Options,
+    config: GenerateConfig,
+    effort: _Effort,
+) -> None:
+    """Thought, action and observation in writing."""
+    listed = [(tool.name, tool.description, _schema(tool)) for tool in tools]
+    first = state.messages[0]
+    state.messages[0] = ChatMessageSystem(content=f"{first.text}\n\n{prompts.react(listed)}")
+    stopping = config.merge(GenerateConfig(stop_seqs=[f"\n{prompts.OBSERVATION}"]))
+    for _ in range(options.max_turns):
+        effort.turns += 1
+        reply = await _ask(state, stopping, effort)
+        wanted = prompts.action(reply.text)
+        if wanted is None:
+            if "response:" in reply.text.lower():
+                return
+            observation = prompts.NO_ACTION
+        elif wanted.arguments is None:
+            observation = "Action Input is no JSON object"
+            effort.tool_errors += 1
+        else:
+            # The same way as any call, so that transcripts show it and limits hold.
+            call = ToolCall(secrets.token_hex(8), wanted.name, wanted.arguments)
+            asking = ChatMessageAssistant(content="", tool_calls=[call])
+            done = await execute_tools([asking], list(tools), max_output=_max_output())
+            _count_calls(done.messages, effort)
+            observation = "\n".join(
+                message.error.message if message.error else message.text
+                for message in done.messages
+                if message.role == "tool"
+            )
+        text = f"{prompts.OBSERVATION} {observation}"
+        state.messages.append(ChatMessageUser(content=text))
+    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
+    await _ask(state, stopping, effort)
+
+
+def _count_calls(done: Sequence[ChatMessage], effort: _Effort) -> None:
+    results = [message for message in done if message.role == "tool"]
+    effort.tool_calls += len(results)
+    effort.tool_errors += sum(message.error is not None for message in results)
+
+
+@contextlib.asynccontextmanager
+async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environment, Report]]:
+    """The environment of a unit after the replay, with a look at what must not have changed."""
+    run = await anyio.to_thread.run_sync(_run_of, options)
+    folder = run.folder / f"sample-{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o700)
+    try:
+        opened = await anyio.to_thread.run_sync(
+            environment.open_environment, Place(unit, folder, run)
+        )
+        try:
+            report = Report()
+            if options.replay == "true":
+                report = await anyio.to_thread.run_sync(
+                    environment.replay, opened, unit.calls, run.limits
+                )
+            before = await anyio.to_thread.run_sync(opened.digest)
+            try:
+                yield opened, report
+            finally:
+                # Also after a limit, at which a sample is scored with what it has.
+                with anyio.CancelScope(shield=True):
+                    after = await anyio.to_thread.run_sync(opened.digest)
+                if options.read_only and after != before:
+                    raise Violation(
+                        f"{unit.id}: a judge whose tools only read has changed the state; "
+                        "its verdict does not count"
+                    )
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(opened.close)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(
+                functools.partial(shutil.rmtree, folder, ignore_errors=True)
+            )
+
+
+@contextlib.asynccontextmanager
+async def _tools(
+    opened: Environment, unit: Unit, options: Options, effort: _Effort
+) -> AsyncIterator[list[ToolDef]]:
+    """The tools of a judge, ours or those of the user's server."""
+    limits = _limits(options)
+    server = options.servers.get(unit.subdomain)
+    async with contextlib.AsyncExitStack() as stack:
+        if server is None:
+            box = Toolbox(opened.tools(options.read_only), limits)
+            found = [_own(box, tool) for tool in box.tools.values()]
+        else:
+            addresses = getattr(opened, "address", None)
+            source = mcp_tools(_server(server, addresses(options.read_only) if addresses else {}))
+            await stack.enter_async_context(mcp_connection(source))
+            found = [ToolDef(tool) for tool in await source.tools()]
+        if options.tools is not None:
+            names = {tool.name for tool in found}
+            unknown = sorted(set(options.tools) - names)
+            if len(unknown) == len(set(options.tools)):
+                raise ValueError(f"no tool {unknown[0]!r}: there are {', '.join(sorted(names))}")
+            found = [tool for tool in found if tool.name in options.tools]
+        wrap: Callable[[str], Any] | None = None
+        if options.summariser and unit.domain == "Search":
+            wrap = functools.partial(_summary, unit, effort)
+        yield [_timed(tool, options.tool_timeout, wrap) for tool in found]
+
+
+def _own(box: Toolbox, tool: Tool) -> ToolDef:
+    """A tool of ours as one of inspect_ai's, which works in a thread."""
+
+    async def execute(**kwargs: Any) -> str:
+        reply = await anyio.to_thread.run_sync(box.call, tool.name, kwargs, abandon_on_cancel=True)
+        if reply.failed:
+            raise ToolError(reply.text)
+        return reply.text
+
+    parameters = ToolParams.model_validate(tool.schema() | {"additionalProperties": False})
+    return ToolDef(execute, tool.name, tool.description, parameters)
+
+
+def _timed(tool: ToolDef, seconds: float, wrap: Callable[[str], Any] | None) -> ToolDef:
+    """The same tool with an end; `wrap` makes what the judge sees of a result."""
+
+    async def execute(**kwargs: Any) -> Any:
+        # inspect_ai tells the judge of a TimeoutError.
+        with anyio.fail_after(seconds):
+            result = await tool.tool(**kwargs)
+        return result if wrap is None else await wrap(_text_of(result))
+
+    return ToolDef(execute, tool.name, tool.description, tool.parameters)
+
+
+async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
+    fenced = f"Question:\n{unit.instruction}\n\nItem:\n{unit.item}\n\nPage:\n{page}"
+    output = await get_model().generate(
+        [ChatMessageSystem(content=prompts.SUMMARY), ChatMessageUser(content=fenced)]
+    )
+    effort.count(output)
+    return output.completion
+
+
+def _server(server: Mapping[str, Any], address: Mapping[str, str]) -> Any:
+    def filled(text: str) -> str:
+        for name, value in address.items():
+            text = text.replace(f"{{{name}}}", value)
+        return text
+
+    return mcp_server_stdio(
+        command=server["command"],
+        args=[filled(text) for text in server.get("args", ())],
+        env={name: filled(text) for name, text in server.get("env", {}).items()},
+    )
+
+
+def _schema(tool: ToolDef) -> dict[str, Any]:
+    return tool.parameters.model_dump(exclude_none=True)
+
+
+def _text_of(result: Any) -> str:
+    if isinstance(result, str):
+        return result
+    parts = result if isinstance(result, list) else [result]
+    return "\n".join(getattr(part, "text", None) or json.dumps(str(part)) for part in parts)
+
+
+def _limits(options: Options) -> Limits:
+    return replace(Limits(), seconds=options.tool_timeout)
+
+
+def _max_output() -> int:
+    # Results of ours are shorter; those of other servers are cut here.
+    return 4 * Limits().characters
+
+
+_lock = threading.Lock()
+
+
+def _run_of(options: Options) -> Run:
+    """What the samples of this process share; a server is not started for each task anew."""
+    with _lock:
+        return _run(
+            options.states, options.postgres, options.dsn, options.tool_timeout, options.replay
+        )
+
+
+@functools.cache
+def _run(
+    states: str | None, postgres: Source, dsn: str | None, seconds: float, replay: Replay
+) -> Run:
+    return Run(
+        _folder(),
+        Path(states) if states is not None else None,
+        postgres,
+        dsn,
+        replace(Limits(), seconds=seconds),
+        replay,
+    )
+
+
+@functools.cache
+def _folder() -> Path:
+    """The folder of this process, removed at its end, or by the next run if it is killed."""
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(workspace.run_folder())
+    atexit.register(stack.close)
+    return folder

@@ -1,0 +1,57 @@
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def base():
+    """Where runs of the tests keep their folders: short enough for sockets, open to `nobody`."""
+    pytest.importorskip("psycopg")
+    path = pathlib.Path(tempfile.mkdtemp(prefix="ajb-"))
+    path.chmod(0o711)
+    yield path
+    left = [entry.name for entry in path.iterdir()]
+    shutil.rmtree(path)
+    assert left == []
+
+
+@pytest.fixture(scope="session")
+def server(base):
+    """A PostgreSQL server; skips where none can be had at all."""
+    from jaxlab.evals.ajbench import postgres_server, workspace
+
+    with workspace.run_folder(base) as folder:
+        try:
+            found = postgres_server.start(folder)
+        except postgres_server.NoServer as error:
+            pytest.skip(str(error))
+        yield found
+
+
+@pytest.fixture
+def database(server):
+    """Name of a private database with two tables, a view and a sequence."""
+    import psycopg
+
+    def fill(server, name):
+        with psycopg.connect(server.conninfo(name, "owner")) as connection:
+            connection.execute(
+                "CREATE TABLE t (a serial PRIMARY KEY, b text, c numeric);"
+                "INSERT INTO t (b, c) VALUES ('x', 1.5), ('y', NULL);"
+                "CREATE TABLE secret (s text); INSERT INTO secret VALUES ('s');"
+                "ALTER TABLE secret ENABLE ROW LEVEL SECURITY;"
+                "CREATE POLICY nobody ON secret USING (false);"
+                "CREATE VIEW v AS SELECT a FROM t;"
+                "CREATE FUNCTION writes() RETURNS int SECURITY DEFINER LANGUAGE plpgsql AS "
+                "$$ BEGIN INSERT INTO t (b) VALUES ('pwned'); RETURN 1; END $$;"
+                "CREATE FUNCTION endless() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP BEGIN "
+                "PERFORM pg_sleep(100); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; "
+                "END $$;"
+            )
+
+    name = server.create(server.template("tests", fill))
+    server.allow_reading(name)
+    yield name
+    server.drop(name)

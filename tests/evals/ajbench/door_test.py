@@ -1,0 +1,77 @@
+"""Through the door: a random model judges what was replayed on files and on a server."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+from jaxlab.evals import results
+from jaxlab.interop import hf
+from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.models.decoder import Decoder, DecoderConfig
+from tests.evals.ajbench import layout
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    config = DecoderConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        max_position=4096,
+    )
+    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    hf.save(folder, config, params)
+    train_bpe(["a b c 1 2 3"], 257).save(folder)
+    return folder
+
+
+def test_a_random_model_judges(door, server, model, base, tmp_path):
+    """Its replies are noise: none is a verdict, and each is accounted for."""
+    layout.write(tmp_path)
+    own_tmp = tempfile.mkdtemp(dir=base)
+    pathlib.Path(own_tmp).chmod(0o711)
+    workdir = tmp_path / "run"
+    options = {
+        "states": tmp_path / "states",
+        "subdomains": ("DS-FileSystem", "DS-Postgres"),
+        "tools": ("read_text_file", "execute_sql"),
+        "record_characters": 40,
+        "max_turns": 1,
+    }
+    done = door(
+        "evaluate",
+        "--config=configs/eval_ajbench.py:tiny",
+        f"--config.model.path={model}",
+        f"--config.benchmark.path={tmp_path / 'src'}",
+        "--config.benchmark.limit=4",
+        "--config.eval.prompt_multiple=512",  # every width is a program of its own
+        *(f"--config.benchmark.options.{name}={value}" for name, value in options.items()),
+        f"--workdir={workdir}",
+        TMPDIR=own_tmp,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    graded = results.read(workdir / "samples.jsonl")
+    assert {result.meta["subdomain"] for result in graded} == {"DS-FileSystem", "DS-Postgres"}
+    assert len(graded) == 4
+    for result in graded:
+        assert result.meta["turns"] == 1
+        assert result.output_tokens > 8
+        assert result.reason == "no_verdict"
+        # Replayed as recorded: the same calls fail.
+        assert (result.meta["replay"]["failed"], result.meta["replay"]["diverged"]) == (1, 0)
+    report = json.loads((workdir / "report.json").read_text())
+    assert report["rows"][0]["parse_failure_rate"] == 1.0
+    # The process and its server have ended, and taken everything along.
+    assert list(pathlib.Path(own_tmp).glob("jaxlab-ajbench-*/*")) == []
+    shutil.rmtree(own_tmp)

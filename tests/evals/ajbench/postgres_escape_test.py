@@ -1,0 +1,219 @@
+"""Attempts to write as a reader, and to leave the database as anybody, none of which succeeds."""
+
+import pathlib
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+import psycopg
+
+from jaxlab.evals.ajbench import postgres
+from jaxlab.evals.ajbench.limits import Limits
+from jaxlab.evals.ajbench.sql_tools import querying_postgres
+from jaxlab.evals.ajbench.tools import Toolbox
+
+WITNESS = pathlib.Path("/tmp/ajb-witness")
+
+# What no role of ours may do, whatever it owns.
+OUTSIDE = [
+    f"COPY t TO '{WITNESS}'",
+    f"COPY t TO PROGRAM 'touch {WITNESS}'",
+    f"COPY (SELECT 'x') TO PROGRAM 'sh -c \"id > {WITNESS}\"'",
+    "COPY t (b) FROM '/etc/passwd'",
+    "COPY t (b) FROM PROGRAM 'cat /etc/passwd'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_read_binary_file('/etc/passwd')",
+    "SELECT pg_read_file('postgresql.auto.conf', 0, 100, true)",
+    "SELECT * FROM pg_ls_dir('/')",
+    "SELECT * FROM pg_ls_logdir()",
+    "SELECT * FROM pg_ls_waldir()",
+    "SELECT pg_stat_file('/etc/passwd')",
+    "SELECT lo_import('/etc/passwd')",
+    f"SELECT lo_export(1, '{WITNESS}')",
+    "SELECT * FROM pg_hba_file_rules",
+    "SELECT * FROM pg_file_settings",
+    "SELECT rolpassword FROM pg_authid",
+    "SELECT * FROM pg_shadow",
+    "SELECT setting::int / (name = 'x')::int FROM pg_settings WHERE name = 'data_directory'"
+    " UNION ALL SELECT 1 / 0",
+    "SHOW data_directory",
+    "SHOW hba_file",
+    "CREATE ROLE pwned SUPERUSER LOGIN",
+    "CREATE USER pwned",
+    "CREATE DATABASE pwned",
+    "DROP DATABASE postgres",
+    "DROP DATABASE template1",
+    "ALTER DATABASE template1 RENAME TO pwned",
+    "CREATE TABLESPACE pwned LOCATION '/tmp'",
+    "ALTER SYSTEM SET archive_command = 'touch x'",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_rotate_logfile()",
+    "SELECT pg_switch_wal()",
+    "SELECT pg_create_restore_point('pwned')",
+    "SELECT pg_promote()",
+    "CHECKPOINT",
+    "SET ROLE admin",
+    "SET ROLE postgres",
+    "SET SESSION AUTHORIZATION admin",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "ALTER ROLE CURRENT_USER CREATEDB",
+    "ALTER ROLE admin PASSWORD 'x'",
+    "GRANT pg_execute_server_program TO CURRENT_USER",
+    "GRANT pg_write_server_files TO CURRENT_USER",
+    "GRANT admin TO CURRENT_USER",
+    "SET session_preload_libraries = '/tmp/x.so'",
+    "SET log_statement = 'all'",
+    "SET temp_file_limit = -1",
+    "LOAD '/tmp/x.so'",
+    "LOAD 'auto_explain'",
+    "CREATE EXTENSION dblink",
+    "CREATE EXTENSION postgres_fdw",
+    "CREATE EXTENSION file_fdw",
+    "CREATE EXTENSION adminpack",
+    "CREATE EXTENSION plpython3u",
+    "CREATE EXTENSION pageinspect",
+    "SELECT dblink_connect('host=/tmp')",
+    "CREATE FOREIGN DATA WRAPPER pwned",
+    "CREATE LANGUAGE plpython3u",
+    "CREATE FUNCTION f() RETURNS int AS '/lib/x86_64-linux-gnu/libc.so.6', 'system' LANGUAGE c",
+    "CREATE FUNCTION f() RETURNS int AS 'pg_reload_conf' LANGUAGE internal",
+    "CREATE EVENT TRIGGER pwned ON ddl_command_start EXECUTE FUNCTION writes()",
+    "CREATE SUBSCRIPTION pwned CONNECTION 'host=/tmp' PUBLICATION p",
+    "SELECT pg_create_physical_replication_slot('pwned')",
+    "SELECT pg_create_logical_replication_slot('pwned', 'pgoutput')",
+    "SELECT pg_terminate_backend(pid) / 0 FROM pg_stat_activity WHERE usename = 'admin'"
+    " UNION ALL SELECT 1 / 0",
+    "UPDATE pg_catalog.pg_database SET datistemplate = true",
+    "DELETE FROM pg_catalog.pg_class",
+    "SET allow_system_table_mods = on",
+]
+
+# What a reader may not do besides.
+WRITING = [
+    "INSERT INTO t (b) VALUES ('pwned')",
+    "UPDATE t SET b = 'pwned'",
+    "DELETE FROM t",
+    "TRUNCATE t",
+    "MERGE INTO t USING (SELECT 1 AS a) s ON t.a = s.a WHEN MATCHED THEN DELETE",
+    "WITH w AS (DELETE FROM t RETURNING a) SELECT * FROM w",
+    "SELECT * INTO pwned FROM t",
+    "CREATE TABLE pwned AS SELECT * FROM t",
+    "CREATE TABLE pwned (a int)",
+    "CREATE TEMP TABLE pwned (a int)",
+    "CREATE VIEW pwned AS SELECT 1",
+    "CREATE SCHEMA pwned",
+    "CREATE FUNCTION pwned() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE TYPE pwned AS ENUM ('a')",
+    "CREATE SEQUENCE pwned",
+    "CREATE INDEX pwned ON t (b)",
+    "CREATE RULE pwned AS ON SELECT TO t DO INSTEAD NOTHING",
+    "CREATE TRIGGER pwned AFTER INSERT ON t EXECUTE FUNCTION writes()",
+    "ALTER TABLE t ADD pwned int",
+    "ALTER TABLE t OWNER TO CURRENT_USER",
+    "ALTER SEQUENCE t_a_seq RESTART",
+    "DROP TABLE t CASCADE",
+    "DROP VIEW v",
+    "DROP FUNCTION writes()",
+    "SELECT writes()",
+    "SELECT a, writes() FROM t",
+    "SELECT nextval('t_a_seq')",
+    "SELECT setval('t_a_seq', 99)",
+    "SELECT * FROM t FOR UPDATE",
+    "LOCK TABLE t IN ACCESS EXCLUSIVE MODE",
+    "GRANT ALL ON t TO PUBLIC",
+    "REVOKE ALL ON t FROM PUBLIC",
+    "COMMENT ON TABLE t IS 'pwned'",
+    "SECURITY LABEL ON TABLE t IS 'pwned'",
+    "REINDEX TABLE t",
+    "CLUSTER t",
+    "VACUUM FULL t",
+    "REFRESH MATERIALIZED VIEW v",
+    "SELECT lo_create(0)",
+    "SELECT lo_from_bytea(0, 'pwned')",
+    "SELECT lo_put(1, 0, 'pwned')",
+    "ALTER ROLE CURRENT_USER SET default_transaction_read_only = off",
+    "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC",
+    "DO $x$ BEGIN SET TRANSACTION READ WRITE; DELETE FROM t; END $x$",
+    "SET TRANSACTION READ WRITE",
+    "COMMIT; DELETE FROM t",
+    "ROLLBACK; BEGIN READ WRITE; DELETE FROM t; COMMIT",
+    "SELECT 1; SET default_transaction_read_only = off; DELETE FROM t",
+    "PREPARE TRANSACTION 'pwned'",
+    "IMPORT FOREIGN SCHEMA public FROM SERVER pwned INTO public",
+]
+
+
+def _quoted(sql):
+    return sql.replace("'", "''")
+
+
+# The same in other clothes.
+FORMS = {
+    "plain": lambda sql: sql,
+    "comment": lambda sql: f"/* SELECT 1; */ -- it only reads\n {sql}",
+    "do": lambda sql: f"DO $y$ BEGIN EXECUTE '{_quoted(sql)}'; END $y$",
+    "caught": lambda sql: (
+        f"DO $y$ BEGIN BEGIN EXECUTE '{_quoted(sql)}'; EXCEPTION WHEN OTHERS THEN "
+        f"RAISE EXCEPTION '%', SQLERRM; END; END $y$"
+    ),
+    "xml": lambda sql: f"SELECT query_to_xml('{_quoted(sql)}', true, true, '')",
+    "explain": lambda sql: f"EXPLAIN ANALYZE {sql}",
+}
+
+
+@pytest.fixture
+def outside(server, database):
+    """What another database, the server and the machine know of."""
+
+    def state():
+        with psycopg.connect(server._admin_info) as admin:
+            found = [
+                admin.execute(query).fetchall()
+                for query in (
+                    "SELECT rolname, rolsuper, rolcreatedb, rolpassword FROM pg_authid ORDER BY 1",
+                    "SELECT datname, datistemplate, datacl FROM pg_database ORDER BY 1",
+                    "SELECT roleid, member FROM pg_auth_members ORDER BY 1, 2",
+                    "SELECT * FROM pg_db_role_setting ORDER BY 1, 2",
+                    "SELECT spcname FROM pg_tablespace ORDER BY 1",
+                    "SELECT slot_name FROM pg_replication_slots",
+                    "SELECT name, setting FROM pg_settings WHERE source = 'configuration file'",
+                )
+            ]
+        return found, WITNESS.exists()
+
+    return state
+
+
+def _attempt(box, sql):
+    for call in (("execute_sql", {"sql": sql}), ("explain_query", {"sql": sql, "analyze": True})):
+        reply = box.call(*call)
+        # EXPLAIN of what has no plan only says so.
+        assert reply.failed or "utility statement" in reply.text.lower(), (sql, reply.text)
+        assert "root:x:0" not in reply.text
+        assert "SCRAM-SHA" not in reply.text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_reader_neither_writes_nor_leaves(server, database, outside, form):
+    """118 attempts in six forms, each by two tools."""
+    owner = server.conninfo(database, "owner")
+    before = postgres.digest(owner), outside()
+    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=2))
+    box = Toolbox(querying_postgres(reader))
+    for sql in (*OUTSIDE, *WRITING):
+        _attempt(box, FORMS[form](sql))
+    reader.close()
+    assert (postgres.digest(owner), outside()) == before
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_replay_does_not_leave_either(server, database, outside, form):
+    """68 attempts in six forms with the rights of the owner, which replays hostile calls."""
+    before = outside()
+    writer = postgres.Database(server.conninfo(database, "owner"), False, Limits(seconds=2))
+    box = Toolbox(querying_postgres(writer))
+    for sql in OUTSIDE:
+        _attempt(box, FORMS[form](sql))
+    writer.close()
+    assert outside() == before

@@ -1,0 +1,406 @@
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+import psycopg
+
+from jaxlab.evals.ajbench import postgres, postgres_server, sql_tools, states, workspace
+from jaxlab.evals.ajbench.limits import Limits, ToolError
+from jaxlab.evals.ajbench.postgres_server import NoServer
+from jaxlab.evals.ajbench.tools import Toolbox
+
+
+@pytest.fixture
+def reader(server, database):
+    connection = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=0.5))
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def writer(server, database):
+    limits = Limits(seconds=0.5)
+    connection = postgres.Database(server.conninfo(database, "owner"), False, limits)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def digest(server, database):
+    return lambda: postgres.digest(server.conninfo(database, "owner"))
+
+
+def test_a_reader_reads_everything_and_writes_nothing(reader, digest):
+    before = digest()
+    assert json.loads(reader.query("SELECT * FROM t ORDER BY a")) == [
+        {"a": 1, "b": "x", "c": 1.5},
+        {"a": 2, "b": "y", "c": None},
+    ]
+    # A policy that hides rows from users does not hide them from the judge.
+    assert reader.query("SELECT s FROM secret") == '[{"s": "s"}]'
+    for sql in ("UPDATE t SET b = ''", "SELECT writes()", "CREATE TABLE u (a int)"):
+        with pytest.raises(ToolError, match="read-only"):
+            reader.query(sql)
+    assert digest() == before
+
+
+def test_a_mode_cannot_be_changed_for_the_next_statement(reader, digest):
+    before = digest()
+    for sql in (
+        "SET default_transaction_read_only = off",
+        "COMMIT",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "SELECT set_config('statement_timeout', '0', false)",
+    ):
+        reader.query(sql)
+        with pytest.raises(ToolError):
+            reader.query("SELECT writes()")
+    for sql in ("SET TRANSACTION READ WRITE", "BEGIN READ WRITE"):
+        with pytest.raises(ToolError, match="must be set before any query"):
+            reader.query(sql)
+    assert json.loads(reader.query("SHOW statement_timeout")) == [{"statement_timeout": "500ms"}]
+    assert digest() == before
+
+
+@pytest.mark.parametrize("mode", ["reader", "writer"])
+def test_statements_without_end_are_ended(request, mode):
+    database = request.getfixturevalue(mode)
+    for sql in (
+        "SELECT pg_sleep(100)",
+        "SELECT endless()",
+        "SELECT * FROM generate_series(1, 1e9)",
+    ):
+        start = time.monotonic()
+        with pytest.raises(ToolError, match=r"took more than|timeout"):
+            database.query(sql)
+        assert time.monotonic() - start < 10
+        assert database.query("SELECT 1 AS one") == '[{"one": 1}]'
+
+
+def test_results_are_cut_while_they_come(server, database):
+    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(entries=3))
+    text = reader.query("SELECT g FROM generate_series(1, 50000) g")
+    assert text == '[{"g": 1}, {"g": 2}, {"g": 3}, "more rows were left out"]'
+    reader.close()
+
+
+def test_a_huge_value_does_not_get_through(server, database):
+    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=20))
+    with pytest.raises(ToolError, match="out of memory"):
+        reader.query("SELECT repeat('x', 1000000000)")
+    assert reader.query("SELECT 1 AS one") == '[{"one": 1}]'
+    reader.close()
+
+
+def test_a_writer_works_as_the_recorded_server(writer):
+    """Several statements in a text, committed together; the rows of the last."""
+    count = "SELECT count(*) AS n FROM t"
+    assert writer.query(f"INSERT INTO t (b) VALUES ('z'); {count}") == '[{"n": 3}]'
+    with pytest.raises(ToolError, match="does not exist"):
+        writer.query("DELETE FROM t; SELECT nothing")
+    assert writer.query(count) == '[{"n": 3}]'
+    writer.query("BEGIN; DELETE FROM t WHERE b = 'z'")
+    assert writer.query(count) == '[{"n": 2}]'
+    for sql in ("COPY t TO STDOUT", "COPY t FROM STDIN"):
+        with pytest.raises(ToolError, match="COPY"):
+            writer.query(sql)
+    assert writer.query(count) == '[{"n": 2}]'
+
+
+def test_values_are_json(reader):
+    sql = (
+        "SELECT true, 'NaN'::float8, 1e400::numeric, 'infinity'::date, '{1,2}'::int[], "
+        "'{\"k\": [1]}'::jsonb, 9223372036854775807 AS big, NULL"
+    )
+    assert list(json.loads(reader.query(sql))[0].values()) == [
+        None,  # the last column has the name of the first
+        "NaN",
+        str(10**400),
+        "infinity",
+        "{1,2}",
+        {"k": [1]},
+        9223372036854775807,
+    ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE t SET c = 2 WHERE a = 1",
+        "INSERT INTO t (b) VALUES ('x')",
+        "CREATE INDEX i ON t (b)",
+        "ALTER TABLE t ALTER b SET NOT NULL",
+        "ALTER TABLE t ALTER b SET DEFAULT 'd'",
+        "CREATE OR REPLACE VIEW v AS SELECT a + 0 AS a FROM t",
+        "CREATE MATERIALIZED VIEW m AS SELECT 1 AS a",
+        "DROP FUNCTION writes()",
+        "SELECT nextval('t_a_seq')",
+        "DROP POLICY nobody ON secret",
+        "ALTER TABLE secret DISABLE ROW LEVEL SECURITY",
+        "GRANT SELECT ON t TO PUBLIC",
+        "CREATE TYPE mood AS ENUM ('ok')",
+        "CREATE SCHEMA other",
+        "COMMENT ON COLUMN t.b IS 'text'",
+        "SELECT lo_from_bytea(0, 'x')",
+        "CREATE TRIGGER r BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION "
+        "suppress_redundant_updates_trigger()",
+        "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER TABLE t ADD CHECK (a > 0)",
+    ],
+)
+def test_the_digest_sees_every_change(writer, digest, sql):
+    before = digest()
+    assert digest() == before
+    writer.query(sql)
+    assert digest() != before
+
+
+def test_the_digest_does_not_depend_on_the_order_of_rows(writer, digest):
+    before = digest()
+    writer.query("UPDATE t SET b = 'q' WHERE a = 1; UPDATE t SET b = 'x' WHERE a = 1")
+    writer.query("VACUUM FULL t")
+    assert writer.query("SELECT a FROM t") == '[{"a": 2}, {"a": 1}]'
+    assert digest() == before
+
+
+def test_the_digest_runs_with_the_rights_of_the_owner_alone(writer, digest, tmp_path):
+    """A cast of the trajectory's own runs in it; it must not get an administrator's rights."""
+    writer.query(
+        "CREATE TABLE trap (a int); INSERT INTO trap VALUES (1);"
+        "CREATE FUNCTION sprung(trap) RETURNS text LANGUAGE plpgsql AS $$ BEGIN "
+        "EXECUTE 'COPY t TO PROGRAM ''touch /tmp/ajb-pwned'''; RETURN 'x'; END $$;"
+        "CREATE CAST (trap AS text) WITH FUNCTION sprung(trap)"
+    )
+    with pytest.raises(ToolError, match="superuser"):
+        digest()
+    assert not pathlib.Path("/tmp/ajb-pwned").exists()
+
+
+def test_tools_under_their_names(reader, writer):
+    box = Toolbox(sql_tools.querying_postgres(reader))
+
+    def ask(name, **arguments):
+        reply = box.call(name, arguments)
+        assert not reply.failed, reply.text
+        return json.loads(reply.text)
+
+    assert {"public", "pg_catalog"} <= {row["schema_name"] for row in ask("list_schemas")}
+    tables = ask("list_objects", schema_name="public")
+    assert [row["name"] for row in tables] == ["secret", "t"]
+    assert ask("list_objects", schema_name="public", object_type="view")[0]["name"] == "v"
+    details = ask("get_object_details", schema_name="public", object_name="t")
+    assert [column["column"] for column in details["columns"]] == ["a", "b", "c"]
+    assert details["constraints"][0]["definition"] == "PRIMARY KEY (a)"
+    assert ask("get_object_details", schema_name="public", object_name="v", object_type="view")
+    sequence = {"object_name": "t_a_seq", "object_type": "sequence"}
+    assert ask("get_object_details", schema_name="public", **sequence)[0]["last_value"] == 2
+    assert "Plan" in str(ask("explain_query", sql="SELECT * FROM t"))
+    assert ask("execute_sql", sql="SELECT 1 AS one") == [{"one": 1}]
+    assert box.call("explain_query", {"sql": "DELETE FROM t", "analyze": True}).failed
+    assert box.call("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{}]}).failed
+    assert box.call("list_objects", {"schema_name": "x", "object_type": "file"}).failed
+    assert box.call("list_objects", {"schema_name": "a' OR '1'='1"}).text == "[]"
+
+
+def test_samples_do_not_see_each_other(server, database, writer):
+    other = server.create(server.template("tests", None))
+    server.allow_reading(other)
+    connection = postgres.Database(server.conninfo(other, "reader"))
+    writer.query("DELETE FROM t")
+    assert connection.query("SELECT count(*) AS n FROM t") == '[{"n": 2}]'
+    connection.close()
+    server.drop(other)
+
+
+def _dump(server, database, path, *arguments):
+    owner = server.conninfo(database, "owner")
+    program = server.programs / "pg_dump"
+    subprocess.run([program, f"--file={path}", *arguments, owner], check=True)
+
+
+@pytest.mark.parametrize(("end", "form"), [("backup", "--format=c"), ("sql", "--format=p")])
+def test_dumps_are_restored(server, database, digest, tmp_path, end, form):
+    _dump(server, database, tmp_path / f"d.{end}", form)
+    name = server.create()
+    assert states.restore(server, name, tmp_path / f"d.{end}") == []
+    server.allow_reading(name)
+    assert postgres.digest(server.conninfo(name, "owner")) == digest()
+    server.drop(name)
+
+
+def test_a_script_of_sql_cannot_run_programs(server, tmp_path):
+    witness = tmp_path / "witness"
+    script = tmp_path / "s.sql"
+    script.write_text(
+        "CREATE TABLE before (a int);\n"
+        f"\\! touch {witness}\n"
+        f"SELECT 1 \\g |touch {witness}\n"
+        f"\\o {witness}\n\\unrestrict abc\n"
+        f"COPY before TO PROGRAM 'touch {witness}';\n"
+        "COPY before FROM stdin;\n1\n\\.\n"
+    )
+    name = server.create()
+    errors = states.restore(server, name, script)
+    assert sum("restricted" in error for error in errors) >= 2
+    assert not witness.exists()
+    reader = postgres.Database(server.conninfo(name, "owner"))
+    assert reader.query("SELECT a FROM before") == '[{"a": 1}]'
+    reader.close()
+    server.drop(name)
+
+
+def test_a_dump_that_is_none(server, tmp_path):
+    path = tmp_path / "d.backup"
+    path.write_text("no dump")
+    name = server.create()
+    with pytest.raises(ValueError, match=r"d.backup: .*error"):
+        states.restore(server, name, path)
+    server.drop(name)
+
+
+def test_why_there_is_no_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgres_server, "PROGRAMS", ("no-such-program",))
+    with pytest.raises(NoServer, match=r"dsn: none was given; system: .*install.*; wheel: "):
+        postgres_server.start(tmp_path)
+    # A server that is named and does not answer is not replaced by another one.
+    with pytest.raises(NoServer, match=r"\(dsn: [^;]*\)"):
+        postgres_server.start(tmp_path, dsn=f"host={tmp_path} user=x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_of_the_wheel(base):
+    pytest.importorskip("pgserver")
+    with workspace.run_folder(base) as folder:
+        server = postgres_server.start(folder, "wheel")
+        name = server.create()
+        writer = postgres.Database(server.conninfo(name, "owner"), read_only=False)
+        writer.query("CREATE TABLE t (a int); INSERT INTO t VALUES (7)")
+        server.allow_reading(name)
+        reader = postgres.Database(server.conninfo(name, "reader"))
+        assert reader.query("SELECT a FROM t") == '[{"a": 7}]'
+
+
+def _admin(server, **more):
+    return psycopg.conninfo.make_conninfo(server._admin_info, **more)
+
+
+@pytest.fixture
+def user_dsn(server):
+    """A user's server, where the user is no superuser."""
+    with psycopg.connect(_admin(server), autocommit=True) as admin:
+        admin.execute("CREATE ROLE someone LOGIN CREATEDB CREATEROLE PASSWORD 'p'")
+        admin.execute("GRANT CONNECT ON DATABASE postgres TO someone")
+    yield _admin(server, user="someone", password="p")
+    with psycopg.connect(_admin(server), autocommit=True) as admin:
+        admin.execute("REVOKE ALL ON DATABASE postgres FROM someone; DROP ROLE someone")
+
+
+def _names(server):
+    with psycopg.connect(_admin(server)) as admin:
+        found = admin.execute(
+            "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+        )
+        return sorted(name for (name,) in found.fetchall())
+
+
+def test_a_server_of_the_user(base, server, user_dsn):
+    before = _names(server)
+    with workspace.run_folder(base) as folder:
+        mine = postgres_server.start(folder, "auto", user_dsn)
+        assert len(_names(server)) == len(before) + 2
+        name = mine.create()
+        writer = postgres.Database(mine.conninfo(name, "owner"), read_only=False)
+        writer.query("CREATE SCHEMA s; CREATE TABLE s.t (a int); INSERT INTO s.t VALUES (7)")
+        mine.allow_reading(name)
+        reader = postgres.Database(mine.conninfo(name, "reader"))
+        assert reader.query("SELECT a FROM s.t") == '[{"a": 7}]'
+        with pytest.raises(ToolError):
+            reader.query("DELETE FROM s.t")
+        assert postgres.digest(mine.conninfo(name, "owner"))
+    assert _names(server) == before
+
+
+def test_a_role_without_rights_is_named(tmp_path, server, user_dsn):
+    with psycopg.connect(_admin(server), autocommit=True) as admin:
+        admin.execute("ALTER ROLE someone NOCREATEROLE")
+    with pytest.raises(NoServer, match="the role needs LOGIN, CREATEDB and CREATEROLE"):
+        postgres_server.start(tmp_path, "dsn", user_dsn)
+
+
+PROGRAM = """
+import pathlib, sys, time
+from jaxlab.evals.ajbench import postgres_server, workspace
+with workspace.run_folder(pathlib.Path(sys.argv[1])) as folder:
+    server = postgres_server.start(folder, dsn=sys.argv[2] or None)
+    server.create(server.create())
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def _killed(base, dsn=""):
+    command = [sys.executable, "-c", PROGRAM, str(base), dsn]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    folder = pathlib.Path(child.stdout.readline().strip())
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    return folder
+
+
+def _servers_in(folder):
+    found = []
+    for place in pathlib.Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if folder in pathlib.Path(os.readlink(place)).parents:
+                found.append(place)
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/cwd").exists(), reason="needs /proc")
+def test_a_killed_run_leaves_no_server_after_the_next(server):
+    base = pathlib.Path(tempfile.mkdtemp(prefix="ajb-"))
+    base.chmod(0o711)
+    folder = _killed(base)
+    assert _servers_in(folder)
+    with workspace.run_folder(base):
+        assert not folder.exists()
+    end = time.monotonic() + 10
+    while _servers_in(folder) and time.monotonic() < end:
+        time.sleep(0.05)  # its own children follow the server
+    assert _servers_in(folder) == []
+    assert list(base.iterdir()) == []
+    shutil.rmtree(base)
+
+
+def test_a_killed_run_leaves_nothing_on_the_users_server(tmp_path, server, user_dsn):
+    before = _names(server)
+    _killed(tmp_path, user_dsn)
+    assert len(_names(server)) == len(before) + 4
+    with workspace.run_folder(tmp_path):
+        assert _names(server) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_cleaned_now_is_kept_for_later(tmp_path, server, user_dsn):
+    folder = _killed(tmp_path, user_dsn)
+    before = len(_names(server))
+    with psycopg.connect(_admin(server), autocommit=True) as admin:
+        admin.execute("ALTER ROLE someone NOLOGIN")
+        with workspace.run_folder(tmp_path):
+            assert folder.exists()
+        assert len(_names(server)) == before
+        admin.execute("ALTER ROLE someone LOGIN")
+    with workspace.run_folder(tmp_path):
+        assert len(_names(server)) == before - 4
+    assert list(tmp_path.iterdir()) == []
