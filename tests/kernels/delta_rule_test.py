@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -292,6 +293,64 @@ def test_packed_rows_equal_separate_sequences(implementation):
     for key in gradients:
         if key != "initial_state":
             assert_close(gradients[key][rows : rows + 1, tokens], expected[key], 1e-13)
+
+
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("name", ["gdn", "fg2_plus", "left", "gdn2"])
+def test_a_state_before_and_after_every_segment(name, logits):
+    """Against a call per segment, gradients as well; some places stay empty."""
+    count = 6
+    arguments = cases.make(dataclasses.replace(cases.MEMBERS[name], key_dim=4))
+    form = arguments.pop("form")
+    rng = np.random.default_rng(2)
+    arguments["initial_state"] = rng.normal(size=(2, count, *arguments["initial_state"].shape[1:]))
+    operation, gates = gated_delta, {}
+    if logits:
+        operation, gates = gated_delta_from_logits, {"gate_scale": 2.0}
+        for gate in {"erase", "write"} & set(arguments):
+            arguments[f"{gate}_logits"] = rng.normal(size=arguments.pop(gate).shape)
+    weights = [rng.normal(size=arguments[key].shape) for key in ("v", "initial_state")]
+
+    def total(result):
+        return sum(jnp.vdot(w, x) for w, x in zip(weights, result, strict=True)), result
+
+    def packed(arguments):
+        return total(operation(**arguments, **gates, form=form, segment_ids=jnp.asarray(SEGMENTS),
+                               chunk_size=SMALL_CHUNK, implementation="chunked"))  # fmt: skip
+
+    def separate(arguments):
+        out = jnp.zeros_like(arguments["v"])
+        states = arguments["initial_state"]
+        for row, ids in enumerate(SEGMENTS):
+            tokens = np.flatnonzero(ids)
+            cuts = np.flatnonzero(np.diff(ids[tokens])) + 1
+            for n, part in enumerate(np.split(tokens, cuts)):
+                given = {key: x[row : row + 1, part] for key, x in arguments.items()
+                         if key != "initial_state"}  # fmt: skip
+                start = arguments["initial_state"][row : row + 1, n]
+                o, last = operation(**given, **gates, form=form, initial_state=start,
+                                    implementation="reference")  # fmt: skip
+                out = out.at[row, part].set(o[0])
+                states = states.at[row, n].set(last[0])
+        return total((out, states))
+
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        floats = jax.tree.map(jnp.asarray, arguments)
+        slopes, result = jax.jit(jax.grad(packed, has_aux=True))(floats)
+        expected_slopes, expected = jax.jit(jax.grad(separate, has_aux=True))(floats)
+    assert_close(result, expected, 1e-12)
+    assert_close(slopes, expected_slopes, 1e-11)
+
+
+def test_more_segments_than_states():
+    arguments = cases.make(cases.MEMBERS["kda"], dtype=np.float32)
+    arguments["initial_state"] = np.stack([arguments["initial_state"]] * 3, axis=1)
+    out, _ = gated_delta(**arguments, segment_ids=SEGMENTS)
+    order = np.array([[0] * 3 + [1] + [2] * 39 + [3] * 40, [0] * 64 + [1] + [2] * 18])
+    order[1, 2:64], order[1, 64], order[1, 65:] = 0, 1, 2
+    np.testing.assert_array_equal(np.isnan(out).all((2, 3)), order >= 3)
+    with pytest.raises(ValueError, match=r"initial_state has shape .*expected \[B, HV, Dk, Dv\] "):
+        gated_delta(**arguments)
 
 
 def test_recurrent_is_the_scan_until_a_gradient_is_taken():

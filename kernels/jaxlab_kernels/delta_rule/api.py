@@ -16,6 +16,7 @@ from jaxlab_kernels.delta_rule.chunked import chunked
 from jaxlab_kernels.delta_rule.gpu import triton
 from jaxlab_kernels.delta_rule.reference import recurrence
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, compute_dtype, empty_state
+from jaxlab_kernels.delta_rule.segment_states import extract, insert, layout
 from jaxlab_kernels.delta_rule.segments import unpack
 from jaxlab_kernels.delta_rule.sequence_parallel import across_shards, id_before
 from jaxlab_kernels.delta_rule.tpu import pallas
@@ -84,7 +85,10 @@ def gated_delta(
         write: [B, T, HV] or [B, T, HV, Dv]; None: erase serves as both.
         form: "symmetric", "left" (write must be None) or "gdn2".
         scale: factor of the output; None: Dk ** -0.5.
-        initial_state: [B, HV, Dk, Dv], what the first segment of each row begins with; None: 0.
+        initial_state: [B, HV, Dk, Dv], what the first segment of each row begins with, the others
+            with an empty state; None: 0. With segment_ids also [B, N, HV, Dk, Dv], what each of up
+            to N segments of a row begins with, in their order; the outputs of further ones are
+            NaN. It costs 2 N Dk more tokens per row (`segment_states`).
         segment_ids: int [B, T]. A token whose id differs from that of the nearest earlier token
             begins anew with an empty state. Id 0 is padding, wherever it stands: it leaves the
             state alone, its output is 0, and what its arguments hold does not matter, not even NaN.
@@ -99,8 +103,9 @@ def gated_delta(
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the state after the last token of each row,
-        [B, HV, Dk, Dv]. The computation and the state are float32, or float64 where an argument
-        is float64.
+        [B, HV, Dk, Dv], or after each segment, [B, N, HV, Dk, Dv], where the initial states are
+        so; an absent segment's is its initial one. The computation and the state are float32, or
+        float64 where an argument is float64.
 
     Raises:
         ValueError: an argument's shape, dtype or value of a choice is wrong. With JAXLAB_DEBUG=1
@@ -223,10 +228,16 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
         log_decay=log_decay, erase=erase, write=write, initial_state=initial_state,
     )  # fmt: skip
     dtype = compute_dtype(q, k, v, log_decay, erase, write, initial_state)
+    per_segment = initial_state is not None and initial_state.ndim == 5
+    if per_segment and axis_name is not None:
+        raise ValueError(
+            f"initial_state has shape {initial_state.shape}: a state per segment; with axis_name "
+            f"[B, HV, Dk, Dv] was expected"
+        )
     if segment_ids is not None:
         before = None if axis_name is None else id_before(segment_ids, axis_name)
         q, k, v, log_decay, erase, write = unpack(
-            segment_ids, dtype, q, k, v, log_decay, erase, write, before
+            segment_ids, dtype, q, k, v, log_decay, erase, write, before, resets=not per_segment
         )
     if initial_state is None:
         initial_state = empty_state(v, k.shape[-1], dtype)
@@ -234,11 +245,15 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
     scale = k.shape[-1] ** -0.5 if scale is None else scale
 
     def local(inputs):
-        key_dim, value_dim = inputs.initial_state.shape[2:]
+        key_dim, value_dim = inputs.initial_state.shape[-2:]
         order = preferences(key_dim, value_dim, inputs.v.shape[1])
         return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
                              rule, inputs, scale=scale, chunk_size=chunk_size)  # fmt: skip
 
+    if per_segment:
+        where = layout(segment_ids, initial_state.shape[1], k.shape[-1])
+        out, states = extract(local(insert(rule, inputs, where))[0], scale, where)
+        return out.astype(v.dtype), states
     if axis_name is None:
         return local(inputs)
     return across_shards(local, rule, inputs, axis_name)

@@ -33,7 +33,7 @@ def check(
         log_decay: [*lead, HV] or [*lead, HV, Dk].
         erase: [*lead, HV] or [*lead, HV, Dk].
         write: [*lead, HV] or [*lead, HV, Dv] or None.
-        initial_state: [B, HV, Dk, Dv] or None.
+        initial_state: [B, HV, Dk, Dv], with segment_ids also [B, N, HV, Dk, Dv], or None.
         segment_ids: [B, T] or None.
         lead: the leading axes, "BT" or "B".
         state_name: what the caller calls initial_state.
@@ -73,7 +73,13 @@ def check(
         )
     if initial_state is not None:
         shape = (front[0], value_heads, key_dim, value_dim)
-        _expect(state_name, initial_state, f"[B, HV, Dk, Dv] {shape}", shape)
+        expected = f"[B, HV, Dk, Dv] {shape}"
+        by_segment = (front[0], *initial_state.shape[1:2], value_heads, key_dim, value_dim)
+        if segment_ids is None:
+            _expect(state_name, initial_state, expected, shape)
+        else:
+            expected += " or [B, N, HV, Dk, Dv], a state per segment"
+            _expect(state_name, initial_state, expected, shape, by_segment)
     if segment_ids is not None:
         _expect("segment_ids", segment_ids, f"[B, T] {front}", front)
         if not jnp.issubdtype(segment_ids.dtype, jnp.integer):

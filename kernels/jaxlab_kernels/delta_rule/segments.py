@@ -36,12 +36,13 @@ def unpack(
     erase: jax.Array,
     write: jax.Array | None,
     before: jax.Array | None = None,
+    resets: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """The same arguments such that one recurrence over the row treats its segments apart.
 
     At padding q, k, v and log_decay become 0 and the gates 1, whatever stands there: the state
-    passes and the output is 0. Where a segment starts, log_decay becomes `RESET`. For `before`
-    see `starts`.
+    passes and the output is 0. Where a segment starts, log_decay becomes `RESET`, unless resets is
+    False. For `before` see `starts`.
 
     Returns:
         q, k, v, log_decay (in dtype), erase, write.
@@ -53,7 +54,8 @@ def unpack(
         return jnp.where(mask, jnp.asarray(value, x.dtype), x)
 
     q, k, v, log_decay = (at_padding(x, 0) for x in (q, k, v, log_decay.astype(dtype)))
-    start = starts(segment_ids, before)
-    start = start.reshape(start.shape + (1,) * (log_decay.ndim - 2))
-    log_decay = jnp.where(start, jnp.asarray(RESET, dtype), log_decay)
+    if resets:
+        start = starts(segment_ids, before)
+        start = start.reshape(start.shape + (1,) * (log_decay.ndim - 2))
+        log_decay = jnp.where(start, jnp.asarray(RESET, dtype), log_decay)
     return q, k, v, log_decay, at_padding(erase, 1), None if write is None else at_padding(write, 1)
