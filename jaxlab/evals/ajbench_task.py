@@ -14,7 +14,7 @@ from inspect_ai.solver import TaskState
 
 from jaxlab.evals import ajbench_judges, graders
 from jaxlab.evals.ajbench import rows, verdicts
-from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay
+from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay, Web
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench_judges import Arm, Options, Scaffold
@@ -37,6 +37,7 @@ def ajbench(
     dsn: str | None = None,
     tools: Sequence[str] | None = None,
     servers: Mapping[str, Mapping[str, Any]] | None = None,
+    web: Web = "snapshot",
     summariser: bool = False,
     record_characters: int = 4000,
     subdomains: Sequence[str] = (),
@@ -66,6 +67,7 @@ def ajbench(
         dsn: see there.
         tools: see there.
         servers: see there.
+        web: see there.
         summariser: see there.
         record_characters: see there.
         subdomains: only these.
@@ -93,17 +95,29 @@ def ajbench(
         dsn,
         tuple(tools) if tools is not None else None,
         servers or {},
+        web,
         summariser,
         record_characters,
         seed,
     )
     if arm == "agent":
-        absent = {units[row.id].subdomain for row in panel.rows} - ENVIRONMENTS.keys()
+        found_in = {units[row.id].subdomain for row in panel.rows}
+        absent = found_in - ENVIRONMENTS.keys()
         if absent:
             raise ValueError(
                 f"no environment for {min(absent)}: there are {', '.join(ENVIRONMENTS)}; name "
                 "those in subdomains, or set arm=text"
             )
+        searched = {name for name in found_in if name.startswith("Search-")}
+        if web == "live" and searched - options.servers.keys():
+            raise ValueError(
+                f"web=live: name a server with a browser as servers.{min(searched)}, or give "
+                "pages in states and set web=snapshot"
+            )
+        wanted = [units[row.id] for row in panel.rows]
+        lacking = ajbench_judges.missing(wanted, options)
+        if lacking:
+            raise ValueError(f"{len(lacking)} of {len(wanted)} units lack a state: {lacking[0]}")
     dataset = MemoryDataset(
         [
             Sample(

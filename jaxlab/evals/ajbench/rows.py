@@ -2,7 +2,7 @@
 
     Search/deep_llm_judge_single_row.json, Search/wide_llm_judge_single_row.jsonl
     DS/{filesystem,postgres}/.../{success,fail}/RUN/messages.json
-    GUI/{PPT,Word,Excel}/TASK/{true,false}/traj.jsonl
+    GUI/{PPT,Word,Excel}/TASK/{true,false}/traj.jsonl with the result files beside it
 
 The label of DS and GUI is a directory's name. The keys of the Search files are not published in
 writing, so several names of each are tried and a map of one's own goes before them.
@@ -36,7 +36,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SEARCH = {"Search-Wide": "wide_llm_judge_single_row", "Search-Deep": "deep_llm_judge_single_row"}
 # The third is not the paper's: sets of one's own over SQLite.
 DS = {"DS-FileSystem": "filesystem", "DS-Postgres": "postgres", "DS-SQLite": "sqlite"}
-GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel"}
+# The last is not the paper's: sets of one's own on pages.
+GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel", "GUI-Page": "Page"}
 DS_LABELS = {"success": True, "fail": False}
 GUI_LABELS = {"true": True, "false": False}
 _LABELS = {"1": True, "true": True, "success": True, "0": False, "false": False, "fail": False}
