@@ -108,6 +108,7 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             raise ImportError(
                 "benchmarks are run by inspect_ai; install it with: pip install jaxlab[evals]"
             ) from error
+        config = harness.without_secrets(config)
         task = harness.prepare(config, workdir, regrade=REGRADE.value)
         model = None if REGRADE.value else harness.subject(config)
         log = harness.regrade(config, workdir) if REGRADE.value else None

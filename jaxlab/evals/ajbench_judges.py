@@ -69,7 +69,8 @@ class Options:
             that state already, so nothing is run on them.
         states: folder of states; see `ajbench.states`.
         postgres: where a server comes from; see `postgres_server.start`.
-        dsn: the user's server.
+        dsn: the user's server, without a password; the whole DSN in the environment's variable
+            `postgres_server.DSN` does as well.
         tools: only these of the tools; all by default.
         servers: sub-domain -> MCP server (command, args, env) whose tools the judge gets instead
             of ours. {root}, {sqlite} and {dsn} in args and env are the sample's.

@@ -11,9 +11,10 @@ from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
+from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.evals import ajbench_judges, graders
-from jaxlab.evals.ajbench import rows, verdicts
+from jaxlab.evals.ajbench import postgres_server, rows, verdicts
 from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay, Web
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.postgres_server import Source
@@ -64,7 +65,7 @@ def ajbench(
         states: see there.
         definitions: folder of MCPMark's task definitions, from which instructions come.
         postgres: see there.
-        dsn: see there.
+        dsn: see there; without a password, for arguments of a task are written down.
         tools: see there.
         servers: see there.
         web: see there.
@@ -79,6 +80,12 @@ def ajbench(
         seed: as in `math`.
         bad_rows: as in `math`.
     """
+    shown = postgres_server.without_password(dsn or "")
+    if conninfo_to_dict(dsn or "") != conninfo_to_dict(shown):
+        raise ValueError(
+            "a DSN with a password would stand in every log: give it in the environment as "
+            f"{postgres_server.DSN}"
+        )
     found = rows.read(path, tuple(subdomains), fields, definitions, bad_rows)
     panel = found.panel().subset(limit)
     units = {unit.id: unit for unit in found.units}

@@ -1,7 +1,7 @@
-"""`python -m jaxlab.evaluate` with a judge that looks: "looking/judge", over the trees of the tests.
+"""`python -m jaxlab.evaluate` with a judge that looks, "looking/judge", over the tests' trees.
 
-Every request is noted in the file that JAXLAB_TEST_ASKED names; after JAXLAB_TEST_ANSWERS of them,
-if that is there, the program kills itself.
+Every request is noted in the file that JAXLAB_TEST_ASKED names; at the number of them that is in
+JAXLAB_TEST_ANSWERS, if there is one, the program kills itself.
 """
 
 import json
@@ -61,7 +61,9 @@ def reply(messages):
         assert message.error is None, message.error
     if len(done) < len(orders):
         return ModelOutput.for_tool_call("judge", *orders[len(done)])
-    return ModelOutput.from_content("judge", f"Response: [{int(wanted in done[-1].text + chr(10))}]")
+    return ModelOutput.from_content(
+        "judge", f"Response: [{int(wanted in done[-1].text + chr(10))}]"
+    )
 
 
 @modelapi(name="looking")

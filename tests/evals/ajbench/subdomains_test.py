@@ -1,5 +1,6 @@
 """All sub-domains through the door, with their own environments; the run is killed once."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,20 +10,25 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
+from urllib.parse import quote, urlencode
 
 import pytest
 
 pytest.importorskip("inspect_ai")
 
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
 from jaxlab.evals import results
-from jaxlab.evals.ajbench import browser, rows, workspace
+from jaxlab.evals.ajbench import browser, postgres_server, rows, workspace
 from jaxlab.evals.ajbench.types import SUBDOMAINS
 from jaxlab.evals.rows import sample_seed
 from tests.conftest import ROOT
 from tests.evals.ajbench import gui_trees, layout, web_trees
 
 HERE = pathlib.Path(__file__).parent
-SAMPLES, BATCH = 2, 4
+SAMPLES, BATCH = 1, 4
+PASSWORD = "Zu%21 geheim&/\\'"  # with signs that need quoting in a DSN
 
 
 def make(folder):
@@ -108,16 +114,44 @@ def finished(server, base, tmp_path_factory):
     except FileNotFoundError as error:
         pytest.skip(f"{error}")
     door = Door(make(tmp_path_factory.mktemp("all")), base)
-    done = door(answers=60)
-    assert done.returncode == -9, done.stderr[-3000:]
-    assert door.left() != []  # it had no time to clean up
-    done = door()
-    assert done.returncode == 0, done.stderr[-4000:]
-    yield door
+    with admin(server) as dsn:
+        before = databases(server)
+        # Now as an option, which ends in config.json; then in the environment.
+        done = door(f"--config.benchmark.options.dsn={dsn}", answers=40)
+        assert done.returncode == -9, done.stderr[-3000:]
+        # It had no time to clean up.
+        assert door.left() != []
+        assert databases(server) != before
+        done = door(**{postgres_server.DSN: dsn})
+        assert done.returncode == 0, done.stderr[-4000:]
+        yield door, before
     shutil.rmtree(door.tmp)
 
 
+@contextlib.contextmanager
+def admin(server):
+    """URL of a role that may make databases, with a password of its own."""
+    name = "test_admin"
+    with server._admin() as connection:
+        statement = "CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}"
+        connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Literal(PASSWORD)))
+        fields = conninfo_to_dict(server._admin_info)
+        place = urlencode({"host": fields["host"], "port": fields["port"]})
+        yield f"postgresql://{name}:{quote(PASSWORD, safe='')}@/postgres?{place}"
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def databases(server):
+    """Names of databases and roles on the server."""
+    with server._admin() as connection:
+        found = connection.execute(
+            "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+        )
+        return sorted(name for (name,) in found.fetchall())
+
+
 def test_every_subdomain_is_judged_in_its_own_environment(finished):
+    finished, _ = finished
     graded = results.read(finished.workdir / "samples.jsonl")
     assert all(result.correct for result in graded)
     assert {result.meta["subdomain"] for result in graded} == {*SUBDOMAINS, "DS-SQLite", "GUI-Page"}
@@ -137,6 +171,7 @@ def test_every_subdomain_is_judged_in_its_own_environment(finished):
 
 
 def test_nothing_is_lost_and_nothing_counted_twice(finished):
+    finished, _ = finished
     units = rows.read(finished.folder / "src").units
     wanted = Counter((unit.id, sample) for unit in units for sample in range(1, SAMPLES + 1))
     graded = results.read(finished.workdir / "samples.jsonl")
@@ -148,6 +183,35 @@ def test_nothing_is_lost_and_nothing_counted_twice(finished):
     assert 0 < begun.total() - len(begun) <= BATCH
 
 
-def test_nothing_is_left(finished):
-    assert finished.left() == []
-    assert finished.processes() == []
+def test_nothing_is_left(finished, server):
+    door, before = finished
+    assert door.left() == []
+    assert door.processes() == []
+    assert databases(server) == before
+
+
+def test_a_password_is_nowhere_written(finished):
+    door, _ = finished
+    shapes = [PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD)]
+    shapes += [json.dumps(shape)[1:-1] for shape in shapes]
+    content = door.written()
+    assert b"looking/judge" in content
+    for shape in shapes:
+        assert shape.encode() not in content
+        assert shape not in door.said
+    options = json.loads((door.workdir / "config.json").read_text())["benchmark"]["options"]
+    assert "user=test_admin" in options["dsn"]
+    assert "dbname=postgres" in options["dsn"]
+    # The logs hold no copy of all trajectories either.
+    (log,) = (header for header in headers(door.workdir) if header["status"] == "success")
+    assert log["plan"]["steps"] == [{"solver": "ajbench_judge", "params": {}, "params_passed": {}}]
+    assert len(json.dumps(log["eval"])) < 10_000
+    assert "test_admin" not in json.dumps(log)
+
+
+def headers(workdir):
+    """What each log begins with."""
+    for path in workdir.rglob("*.eval"):
+        with zipfile.ZipFile(path) as archive:
+            if "header.json" in archive.namelist():
+                yield json.loads(archive.read("header.json"))
