@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(doors.WORKDIR.value or "")
     if COMPARE.value is not None:
         with doors.reading_input():
-            table = compare.write(
+            tables = compare.write(
                 workdir, [pathlib.Path(run) for run in [COMPARE.value, *argv[1:]]]
             )
-        logger.info("%s", "\n".join(table.markdown()))
+        logger.info("%s", "\n".join(line for table in tables for line in table.markdown()))
         return
     with doors.reading_input():
         if argv[1:]:

@@ -64,7 +64,7 @@ ALLOWED = {
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
     "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
-    "evals.compare": {"evals.metrics", "evals.results", "evals.tables"},
+    "evals.compare": {"evals.ajbench", "evals.metrics", "evals.results", "evals.tables"},
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},
