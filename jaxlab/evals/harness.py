@@ -15,6 +15,7 @@ from typing import Any
 
 import inspect_ai
 import inspect_ai.model
+import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.scorer import Scorer
@@ -30,6 +31,7 @@ from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
+from jaxlab.evals.unicode import well_formed
 
 TASKS: dict[str, Callable[..., Task]] = {
     "gsm8k": tasks.gsm8k,
@@ -142,8 +144,7 @@ def generate(
         workdir: has the logs.
         model: instead of the config's.
     """
-    if model is None:
-        model = subject(run)
+    model = _well_formed(subject(run) if model is None else model)
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
@@ -179,6 +180,26 @@ def subject(run: Run) -> inspect_ai.model.Model:
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
     return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+
+
+def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
+    """The model with replies that can be written down, see `unicode`."""
+    generate = model.api.generate
+
+    def clean(value: Any) -> Any:
+        if not isinstance(value, pydantic.BaseModel):
+            return value
+        content = value.model_dump()
+        cleaned = well_formed(content)
+        return value if cleaned == content else type(value).model_validate(cleaned)
+
+    @functools.wraps(generate)
+    async def generate_clean(*args: Any, **kwargs: Any) -> Any:
+        reply = await generate(*args, **kwargs)
+        return tuple(map(clean, reply)) if isinstance(reply, tuple) else clean(reply)
+
+    model.api.generate = generate_clean  # type: ignore[method-assign]
+    return model
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:

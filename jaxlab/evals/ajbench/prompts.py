@@ -14,6 +14,7 @@ from typing import Any
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.tools import Tool
 from jaxlab.evals.ajbench.types import Unit
+from jaxlab.evals.unicode import well_formed
 
 _VERDICT = (
     'When you have decided, end your reply with one line that is "Response: [1]" if it is right, '
@@ -140,7 +141,7 @@ def action(reply: str) -> Action | None:
     rest = text[found.end() :].lstrip()
     rest = re.sub(r"^```(?:json)?\s*", "", rest)
     try:
-        arguments, _ = json.JSONDecoder().raw_decode(rest)
+        arguments = well_formed(json.JSONDecoder().raw_decode(rest)[0])
     except (ValueError, RecursionError):
         arguments = None
     return Action(found[1], arguments if isinstance(arguments, dict) else None)

@@ -19,6 +19,7 @@ from jaxlab.evals import rows
 from jaxlab.evals.ajbench import definitions, trajectories
 from jaxlab.evals.ajbench.types import ABILITIES, Unit
 from jaxlab.evals.rows import Panel, Rejected, Row
+from jaxlab.evals.unicode import well_formed
 
 BadRows = Literal["error", "skip"]
 
@@ -175,7 +176,7 @@ def _ds(
             continue
         task = path.parent.parent.parent.relative_to(folder).as_posix()
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))
+            messages = well_formed(json.loads(path.read_text(encoding="utf-8")))
             instruction, steps = trajectories.from_messages(messages)
         except (ValueError, RecursionError) as error:
             yield Rejected(str(path), str(error))
@@ -216,7 +217,8 @@ def _gui(folder: Path, subdomain: str) -> Iterator[Unit | Rejected]:
         home = path.parent.parent
         task = home.relative_to(folder).as_posix()
         try:
-            steps = trajectories.from_actions(path.read_text(encoding="utf-8").splitlines())
+            # Not splitlines: a JSON text may hold signs that are line breaks to Python alone.
+            steps = trajectories.from_actions(path.read_text(encoding="utf-8").split("\n"))
             definition, where = _gui_task(home, path.parent)
         except ValueError as error:
             yield Rejected(str(path), str(error))
@@ -237,7 +239,7 @@ def _gui_task(*folders: Path) -> tuple[dict[str, Any], Path]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = well_formed(json.loads(path.read_text(encoding="utf-8")))
             except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict) and isinstance(content.get("instruction"), str):
