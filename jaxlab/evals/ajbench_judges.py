@@ -190,10 +190,11 @@ async def _ask(
     tools: Sequence[ToolDef] = (),
     last: bool = False,
 ) -> ChatMessageAssistant:
-    """One reply; `last` asks for it without tools, which some providers still want to be named."""
+    """One reply, put behind the messages; with `last`, one that calls no tool."""
     output = await get_model().generate(
         state.messages,
         tools=list(tools),
+        # Some providers want tools to be named that earlier messages have called.
         tool_choice="none" if last and tools else None,
         config=config,
     )
@@ -201,6 +202,14 @@ async def _ask(
     state.output = output
     state.messages.append(output.message)
     return output.message
+
+
+async def _ask_for_verdict(
+    state: TaskState, config: GenerateConfig, effort: _Effort, tools: Sequence[ToolDef] = ()
+) -> None:
+    """The reply after the last turn."""
+    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
+    await _ask(state, config, effort, tools, last=True)
 
 
 async def _loop(
@@ -219,8 +228,7 @@ async def _loop(
         done = await execute_tools(state.messages, list(tools), max_output=_max_output())
         _count_calls(done.messages, effort)
         state.messages.extend(done.messages)
-    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
-    await _ask(state, config, effort, tools, last=True)
+    await _ask_for_verdict(state, config, effort, tools)
 
 
 async def _react(
@@ -259,8 +267,7 @@ async def _react(
             )
         text = f"{prompts.OBSERVATION} {observation}"
         state.messages.append(ChatMessageUser(content=text))
-    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
-    await _ask(state, stopping, effort)
+    await _ask_for_verdict(state, stopping, effort)
 
 
 def _count_calls(done: Sequence[ChatMessage], effort: _Effort) -> None:
@@ -362,9 +369,10 @@ def _timed(tool: ToolDef, seconds: float, wrap: Callable[[str], Any] | None) -> 
 
 
 async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
-    fenced = f"Question:\n{unit.instruction}\n\nItem:\n{unit.item}\n\nPage:\n{page}"
+    """What a page says of the item, by the judge's model."""
+    system, user = prompts.summary(unit, page)
     output = await get_model().generate(
-        [ChatMessageSystem(content=prompts.SUMMARY), ChatMessageUser(content=fenced)]
+        [ChatMessageSystem(content=system), ChatMessageUser(content=user)]
     )
     effort.count(output)
     return output.completion

@@ -299,7 +299,12 @@ def without_password(dsn: str) -> str:
     """
     try:
         fields = conninfo_to_dict(dsn)
-    except psycopg.Error:
+        # A password with a slash that is not escaped becomes part of these.
+        if not re.fullmatch(r"[\d,]*", str(fields.get("port", ""))):
+            raise ValueError
+        if "://" in dsn and "@" in str(fields.get("dbname", "")):
+            raise ValueError
+    except (psycopg.Error, ValueError):
         raise ValueError(
             "the DSN is malformed: postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE is wanted, with "
             "%XX for what is no letter or digit, or 'host=... user=... dbname=...'"
