@@ -17,6 +17,7 @@ PLAIN_BENCHMARK = {
     "evals.results",
     "evals.rows",
     "evals.tables",
+    "evals.unicode",
 }
 
 # Part -> the parts of jaxlab that it may import, beside itself. A name with a dot is one module of
@@ -57,14 +58,15 @@ ALLOWED = {
     "evals.repeats": set(),
     "evals.sweeps": set(),
     "evals.tokens": {"data.tasks", "losses", "models", "runtime"},
-    "evals.rows": {"data.sources"},
+    "evals.rows": {"data.sources", "evals.unicode"},
+    "evals.unicode": set(),
     "evals.results": {"evals.graders"},
     "evals.tables": {"evals.metrics"},
     "evals.math": PLAIN_BENCHMARK,
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
     "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
-    "evals.compare": {"evals.metrics", "evals.results", "evals.tables"},
+    "evals.compare": {"evals.ajbench", "evals.metrics", "evals.results", "evals.tables"},
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},
@@ -146,6 +148,7 @@ WITHOUT_JAX = (
     "evals.rows",
     "evals.results",
     "evals.tables",
+    "evals.unicode",
     "evals.settings",
     "evals.compare",
     "evals.benchmark_report",

@@ -114,7 +114,7 @@ def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) ->
         axes = figure.subplots(len(bars), height_ratios=ratios, squeeze=False)[:, 0]
         for axis, table in zip(axes, bars, strict=True):
             _bars(axis, table)
-        plots[workdir / "groups.png"] = "Accuracy of each group, with its 95 % interval."
+        plots[workdir / "groups.png"] = "The first score of each group, with its 95 % interval."
         report.save(figure, workdir / "groups.png")
     figure = Figure(figsize=(5.5, 3.2))
     axis = figure.subplots()
@@ -146,5 +146,6 @@ def _bars(axis: Any, table: Table) -> None:
     errors = np.array([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
     axis.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", capsize=2)
     axis.set_yticks(range(len(rows)), [str(row[label]) for row in rows], fontsize=8)
-    axis.set(xlim=(-0.02, 1.02), title=table.title)
+    score = next(name for name, value in table.rows[0].items() if isinstance(value, Bootstrap))
+    axis.set(xlim=(-0.02, 1.02), title=table.title, xlabel=score)
     axis.grid(alpha=0.3)

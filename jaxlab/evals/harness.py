@@ -7,6 +7,7 @@ directory and are not generated again.
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import inspect_ai
 import inspect_ai.model
+import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.scorer import Scorer
@@ -21,6 +23,7 @@ from inspect_ai.scorer import Scorer
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, results, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
+from jaxlab.evals.ajbench import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade
@@ -28,6 +31,7 @@ from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
+from jaxlab.evals.unicode import well_formed
 
 TASKS: dict[str, Callable[..., Task]] = {
     "gsm8k": tasks.gsm8k,
@@ -49,7 +53,13 @@ TABLES = {
 # Options that are the scorer's: they can change without a new generation.
 GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
 # What may differ between a run and its continuation: no answer depends on it.
-FREE = ("mesh", "eval.batch", "eval.padding")
+FREE = (
+    "mesh",
+    "eval.batch",
+    "eval.padding",
+    "benchmark.options.postgres",
+    "benchmark.options.dsn",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +77,34 @@ class Outcome:
     failures: list[str]
 
 
+def without_secrets(run: Run) -> Run:
+    """The run as it may be written down: the password of a DSN goes into the environment.
+
+    There (`postgres_server.DSN`) it is found by the server's start in this process, and a run that
+    goes on finds it if it is given again, in the variable or as the option.
+
+    Raises:
+        ValueError: the DSN is malformed.
+    """
+    dsn = run.benchmark.options.get("dsn") or os.environ.get(postgres_server.DSN)
+    if run.benchmark.name != "ajbench" or not dsn:
+        return run
+    shown = postgres_server.without_password(dsn)
+    held = os.environ.get(postgres_server.DSN)
+    # One without a password may be what is left of the one that is there.
+    if dsn != shown or held is None or postgres_server.without_password(held) != shown:
+        os.environ[postgres_server.DSN] = dsn
+    options = {**run.benchmark.options, "dsn": shown}
+    return dataclasses.replace(run, benchmark=dataclasses.replace(run.benchmark, options=options))
+
+
 def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     """Read the rows and check that the work directory is this run's.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
     """
+    run = without_secrets(run)
     wanted = run.benchmark
     if wanted.path is None:
         raise config_lib.ConfigError("benchmark.path: name a file of rows, or AJ-Bench's folder")
@@ -85,7 +117,9 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.grader=rule"
         )
     _check_same(run, workdir, regrade)
-    options = {key: value for key, value in wanted.options.items() if key not in GRADING}
+    # A DSN is in the environment, and no reason to take a run for another one.
+    left_out = (*GRADING, "dsn")
+    options = {key: value for key, value in wanted.options.items() if key not in left_out}
     try:
         task = TASKS[wanted.name](
             path=wanted.path,
@@ -110,8 +144,7 @@ def generate(
         workdir: has the logs.
         model: instead of the config's.
     """
-    if model is None:
-        model = subject(run)
+    model = _well_formed(subject(run) if model is None else model)
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
@@ -147,6 +180,26 @@ def subject(run: Run) -> inspect_ai.model.Model:
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
     return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+
+
+def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
+    """The model with replies that can be written down, see `unicode`."""
+    generate = model.api.generate
+
+    def clean(value: Any) -> Any:
+        if not isinstance(value, pydantic.BaseModel):
+            return value
+        content = value.model_dump()
+        cleaned = well_formed(content)
+        return value if cleaned == content else type(value).model_validate(cleaned)
+
+    @functools.wraps(generate)
+    async def generate_clean(*args: Any, **kwargs: Any) -> Any:
+        reply = await generate(*args, **kwargs)
+        return tuple(map(clean, reply)) if isinstance(reply, tuple) else clean(reply)
+
+    model.api.generate = generate_clean  # type: ignore[method-assign]
+    return model
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:
@@ -269,9 +322,8 @@ def _facts(
     if run.benchmark.name == "ajbench":
         facts["judge"] = {
             key: value
-            for key, value in run.benchmark.options.items()
-            # It may hold a password.
-            if value is not None and key != "dsn"
+            for key, value in without_secrets(run).benchmark.options.items()
+            if value is not None
         }
     if run.benchmark.name in ("gsm8k", "math"):
         facts["references that do not equal themselves"] = _self_test(task)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlab.data.sources import parse_row
+from jaxlab.evals.unicode import well_formed
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def read(
     rejected = []
     for where, content in _lines(path):
         try:
-            row = parse(content if isinstance(content, dict) else parse_row(content, where))
+            content = content if isinstance(content, dict) else parse_row(content, where)
+            row = parse(well_formed(content))
             if row.id in rows:
                 raise ValueError(f"the id {row.id!r} occurs twice")
             rows[row.id] = row
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             cause = str(error).removeprefix(f"{where}: ")
             if bad_rows == "error":
                 raise ValueError(f"{where}: {cause}") from None

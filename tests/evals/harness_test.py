@@ -267,7 +267,7 @@ def test_compare(sums, tmp_path):
         answer = script(lambda prompt, below=below: int(prompt.split()[1]) < below)
         _evaluate(_run(sums, samples=1), tmp_path / name, answer)
     runs = [tmp_path / name for name in "abc"]
-    table = compare.write(tmp_path / "table", runs)
+    (table,) = compare.write(tmp_path / "table", runs)
     first, better, same = table.rows
     assert "p" not in first
     assert (better["better"], better["worse"]) == (8, 0)

@@ -400,15 +400,19 @@ async def _screenshot(page: async_api.Page) -> bytes:
 
 
 async def _text(page: async_api.Page) -> str:
-    texts = []
-    for frame in page.frames:
-        with contextlib.suppress(async_api.Error, TimeoutError):
-            # Of all bodies: that of one would wait until there is one.
-            found = await asyncio.wait_for(frame.locator("body").all_inner_texts(), 5.0)
-            if frame != page.main_frame and found:
-                texts.append(f"[frame {frame.url[:200]}]")
-            texts += found
-    return "\n".join(texts)
+    # The browser's own pages, where a frame's was refused, do not answer.
+    frames = [frame for frame in page.frames if not frame.url.startswith("chrome-error:")]
+    return "\n".join(filter(None, await asyncio.gather(*map(_text_of, frames))))
+
+
+async def _text_of(frame: async_api.Frame) -> str:
+    found: list[str] = []
+    with contextlib.suppress(async_api.Error, TimeoutError):
+        # Of all bodies: that of one would wait until there is one.
+        found = await asyncio.wait_for(frame.locator("body").all_inner_texts(), 5.0)
+    if frame.parent_frame is not None and found:
+        found.insert(0, f"[frame {frame.url[:200]}]")
+    return "\n".join(found)
 
 
 async def _settled(session: Session) -> str:

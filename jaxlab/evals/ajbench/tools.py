@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+from jaxlab.evals.unicode import well_formed
 
 # Of an argument that is no string: the parts of JSON schema that `fits` knows.
 Schema = Mapping[str, Any]
@@ -88,10 +89,12 @@ class Toolbox:
                 return Reply(f"{key} of {tool.name} must be {_shown(wanted)}", True)
         try:
             with self._lock:
-                text = tool.run(**kept)
+                reply = Reply(tool.run(**kept))
         except ToolError as error:
-            return Reply(trajectories.cut(str(error), self._limits.characters), True)
-        return Reply(trajectories.cut(text, self._limits.characters))
+            reply = Reply(str(error), True)
+        # Names of files may be no text.
+        text = well_formed(trajectories.cut(reply.text, self._limits.characters))
+        return Reply(text, reply.failed)
 
 
 def fits(value: Any, schema: Schema) -> bool:
