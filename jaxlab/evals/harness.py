@@ -67,6 +67,32 @@ class Outcome:
     failures: list[str]
 
 
+def evaluate(
+    run: Run,
+    workdir: Path,
+    *,
+    again: bool = False,
+    model: inspect_ai.model.Model | None = None,
+) -> Outcome:
+    """The whole of it, for programs and notebooks.
+
+    Args:
+        run: the config.
+        workdir: where the logs and the report go, and where a run that was killed goes on.
+        again: grade the finished run's completions by the config's grader, without generating.
+        model: instead of the config's.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
+        RuntimeError: no sample has finished.
+    """
+    task = prepare(run, workdir, regrade=again)
+    log = regrade(run, workdir) if again else None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.save_json(run, workdir / "config.json")
+    return finish(run, task, log or generate(run, task, workdir, model), workdir)
+
+
 def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     """Read the rows and check that the work directory is this run's.
 
