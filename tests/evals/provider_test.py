@@ -1,4 +1,5 @@
 import asyncio
+import random
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +60,17 @@ def _key(output):
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}], ids=["greedy", "seeded"])
-def test_the_same_answers_at_any_concurrency(model, options):
-    texts = [f"question {i}" for i in range(12)]
-    runs = [_ask(model, texts, c, logprobs=True, **options) for c in (1, 3, 12)]
-    keys = [[_key(output) for output in run] for run in runs]
-    assert keys[0] == keys[1] == keys[2]
+def test_the_same_answers_at_any_concurrency_and_in_any_order(model, options):
+    # Of three widths, which take turns.
+    texts = [f"question {i} {'x' * (i % 3 * 12)}" for i in range(66)]
+    found = []
+    for concurrency in (1, 7, 64):
+        order = random.Random(concurrency).sample(range(len(texts)), len(texts))
+        outputs = _ask(model, [texts[i] for i in order], concurrency, logprobs=True, **options)
+        keys = dict(zip(order, map(_key, outputs), strict=True))
+        found.append([keys[i] for i in range(len(texts))])
+    assert found[0] == found[1] == found[2]  # log-probabilities to the last bit
+    assert len({completion for completion, _ in found[0]}) > 20
 
 
 def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):

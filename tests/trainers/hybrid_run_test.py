@@ -10,8 +10,7 @@ import pytest
 from jaxlab import config as config_lib
 from jaxlab import train
 from jaxlab.data.tasks.modsum import ModSum
-from jaxlab.interop import hf
-from jaxlab.interop import models
+from jaxlab.interop import hf, models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.runtime.checkpoint import Checkpointer
