@@ -128,6 +128,11 @@ def generate(
     """
     if model is None:
         model = subject(run)
+        try:
+            return generate(run, task, workdir, model)
+        finally:
+            if run.model.path is not None:
+                cast(Any, model.api).close()
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
@@ -162,7 +167,8 @@ def subject(run: Run) -> inspect_ai.model.Model:
     arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
-    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+    # Not the one from before: by now the directory may hold a later checkpoint.
+    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", memoize=False, **arguments)
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:

@@ -4,7 +4,8 @@
 
 The name behind "jaxlab/" is a work directory of training or a HuggingFace directory. Requests that
 are under way at the same time are decoded together (`rollouts.batcher`). Arguments of the model
-(`-M batch=128`) are those of `Settings`.
+(`-M batch=128`) are those of `Settings`. In a program that trains on, ask inspect_ai for the model
+with `get_model(..., memoize=False)`: it keeps those that it has made.
 """
 
 import asyncio
@@ -21,9 +22,11 @@ from inspect_ai.model import (
     Logprob,
     Logprobs,
     ModelAPI,
+    ModelInfo,
     ModelOutput,
     ModelUsage,
     StopReason,
+    set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -109,6 +112,8 @@ class JaxlabAPI(ModelAPI):
         source = models.find(spec, "model", vocab_size=self.tokenizer.vocab_size, seed=0)
         mesh = mesh_lib.make_mesh(self._settings.mesh.shape)
         self._context = source.config.max_position
+        # Inspect_ai looks this up, and would make a second model to ask it for its name.
+        set_model_info(f"jaxlab/{model_name}", ModelInfo(context_length=self._context))
         self._batcher = Batcher(
             Decoder(source.config),
             source.load(mesh, self._settings.mesh.rules),

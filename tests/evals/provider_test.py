@@ -1,5 +1,7 @@
 import asyncio
 import random
+import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.tool import ToolInfo
 
 from jaxlab.config import ConfigError
+from jaxlab.evals import harness, results
 from jaxlab.evals.provider import JaxlabAPI
+from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
 from jaxlab.interop.tokenizer import train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig
@@ -78,6 +82,28 @@ def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):
     assert len({output.completion for output in first}) > 1
     same = _ask(model, ["a"] * 6, seed=1)
     assert len({output.completion for output in same}) == 1
+
+
+def test_an_evaluation_takes_the_checkpoint_that_is_there_now(directory, tmp_path):
+    """A program that trains on must not be shown the answers of the model from before."""
+    (tmp_path / "rows.jsonl").write_text('{"problem": "p", "answer": "1"}\n')
+    run = Run(
+        Subject(path=str(tmp_path / "model")),
+        Benchmark("math", str(tmp_path / "rows.jsonl")),
+        Sampling(max_new_tokens=12, temperature=0.0, batch=1, prompt_multiple=128),
+    )
+    found, before = [], set(threading.enumerate())
+    for scale in (1.0, -1.0):
+        config, params = hf.load(directory)
+        hf.save(tmp_path / "model", config, jax.tree.map(lambda x, s=scale: s * x, params))
+        for file in directory.glob("tokenizer*"):
+            shutil.copy(file, tmp_path / "model")
+        harness.evaluate(run, tmp_path / f"run{scale}")
+        (result,) = results.read(tmp_path / f"run{scale}" / "samples.jsonl")
+        found.append(result.completion)
+        left = set(threading.enumerate()) - before
+        assert not any(thread.name == "batcher" for thread in left)
+    assert found[0] != found[1]
 
 
 def test_usage_and_stop_reasons(model):
