@@ -25,7 +25,8 @@ class Benchmark:
 
     Attributes:
         name: one of `BENCHMARKS`, or a .py file with a task, see `evals.task_file`.
-        path: its rows, a .jsonl or .json file; of AJ-Bench a folder.
+        path: its rows, a .jsonl or .json file, or the directory of a dataset (see `rows.read`); of
+            AJ-Bench a folder.
         samples: completions per row.
         limit: so many rows, always the same ones; None is all.
         options: further arguments of the task in `evals.tasks`.
