@@ -25,11 +25,14 @@ from jaxlab import doors
 from jaxlab.evals import compare, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.metrics import MetricsWriter
-from jaxlab.trainers import models, setup
-from jaxlab.trainers.settings import Data, Mesh, Model
+from jaxlab.runtime.settings import Mesh
+from jaxlab.trainers import setup
+from jaxlab.trainers.settings import Data
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")

@@ -11,17 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import inspect_ai
 import inspect_ai.model
 import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
-from inspect_ai.scorer import Scorer
+from inspect_ai.scorer import Scorer, value_to_float
 
 from jaxlab import config as config_lib
-from jaxlab.evals import benchmark_report, results, tasks
+from jaxlab.evals import benchmark_report, results, task_file, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.ajbench import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
@@ -98,6 +98,33 @@ def without_secrets(run: Run) -> Run:
     return dataclasses.replace(run, benchmark=dataclasses.replace(run.benchmark, options=options))
 
 
+def evaluate(
+    run: Run,
+    workdir: Path,
+    *,
+    again: bool = False,
+    model: inspect_ai.model.Model | None = None,
+) -> Outcome:
+    """The whole of it, for programs and notebooks.
+
+    Args:
+        run: the config.
+        workdir: where the logs and the report go, and where a run that was killed goes on.
+        again: grade the finished run's completions by the config's grader, without generating.
+        model: instead of the config's.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
+        RuntimeError: no sample has finished.
+    """
+    run = without_secrets(run)
+    task = prepare(run, workdir, regrade=again)
+    log = regrade(run, workdir) if again else None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.save_json(run, workdir / "config.json")
+    return finish(run, task, log or generate(run, task, workdir, model), workdir)
+
+
 def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     """Read the rows and check that the work directory is this run's.
 
@@ -117,20 +144,8 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.grader=rule"
         )
     _check_same(run, workdir, regrade)
-    # A DSN is in the environment, and no reason to take a run for another one.
-    left_out = (*GRADING, "dsn")
-    options = {key: value for key, value in wanted.options.items() if key not in left_out}
-    try:
-        task = TASKS[wanted.name](
-            path=wanted.path,
-            samples=wanted.samples,
-            limit=wanted.limit,
-            seed=run.seed,
-            **options,
-        )
-        return task_with(task, scorer=_scorer(wanted))
-    except TypeError as error:
-        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+    task = _task(run)
+    return task if wanted.own else task_with(task, scorer=_scorer(run))
 
 
 def generate(
@@ -144,7 +159,14 @@ def generate(
         workdir: has the logs.
         model: instead of the config's.
     """
-    model = _well_formed(subject(run) if model is None else model)
+    if model is None:
+        model = subject(run)
+        try:
+            return generate(run, task, workdir, model)
+        finally:
+            if run.model.path is not None:
+                cast(Any, model.api).close()
+    model = _well_formed(model)
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
@@ -179,7 +201,8 @@ def subject(run: Run) -> inspect_ai.model.Model:
     arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
-    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+    # Not the one from before: by now the directory may hold a later checkpoint.
+    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", memoize=False, **arguments)
 
 
 def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
@@ -214,7 +237,7 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
         raise FileNotFoundError(f"{workdir} holds no finished run to grade again")
     log = inspect_ai.score(
         finished[0],
-        _scorer(run.benchmark),
+        _scorer(run),
         action="overwrite",
         display="rich" if sys.stderr.isatty() else "plain",
     )
@@ -238,7 +261,7 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         raise RuntimeError(f"no sample has finished: {cause}")
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
-    title = f"{run.benchmark.name}: {run.model.name or run.model.path}"
+    title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"
     scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
     return Outcome(scores, files, failures)
 
@@ -249,17 +272,19 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
     for sample in log.samples or []:
         if sample.error is not None or not sample.scores:
             continue
-        score = next(iter(sample.scores.values()))
+        scorer, score = next(iter(sample.scores.items()))
         notes = score.metadata or {}
+        correct = value_to_float()(score.value) == 1.0
         meta = {key: value for key, value in sample.metadata.items() if key != "question"}
         usage = sample.output.usage
         found[sample.id, sample.epoch] = results.Result(
             id=str(sample.id),
             sample=sample.epoch,
-            correct=bool(score.as_float()),
+            correct=correct,
             answer=score.answer,
-            reason=notes.get("reason", ""),
-            grader=notes.get("grader", ""),
+            # A file's own scorer may say neither.
+            reason=notes.get("reason", "match" if correct else "mismatch"),
+            grader=notes.get("grader", scorer),
             cluster=meta.pop("cluster", str(sample.id)),
             # Judges with tools count over all their turns.
             input_tokens=meta.pop("input_tokens", usage.input_tokens if usage else 0),
@@ -274,12 +299,38 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
     return list(found.values())
 
 
-def _scorer(benchmark: Benchmark) -> Scorer:
-    options = {key: benchmark.options[key] for key in GRADING if key in benchmark.options}
-    return SCORERS[benchmark.name](**options)
+def _task(run: Run) -> Task:
+    wanted = run.benchmark
+    make, options = TASKS.get(wanted.name), wanted.options
+    if make is None:
+        make = task_file.task(wanted.name)
+    else:
+        # A DSN is in the environment, and no reason to take a run for another one.
+        left_out = (*GRADING, "dsn")
+        options = {key: value for key, value in options.items() if key not in left_out}
+    try:
+        return make(
+            path=wanted.path,
+            samples=wanted.samples,
+            limit=wanted.limit,
+            seed=run.seed,
+            **options,
+        )
+    except TypeError as error:
+        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+
+
+def _scorer(run: Run) -> Scorer | list[Scorer]:
+    wanted = run.benchmark
+    if wanted.own:
+        return cast(list[Scorer], _task(run).scorer)
+    options = {key: wanted.options[key] for key in GRADING if key in wanted.options}
+    return SCORERS[wanted.name](**options)
 
 
 def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[Table]]:
+    if benchmark.own:
+        return task_file.tables(benchmark.name) or math_metrics.tables
     if benchmark.name == "ajbench":
         drop = benchmark.options.get("on_parse_fail", "wrong")
         return functools.partial(ajbench_metrics.tables, on_parse_fail=drop)
@@ -304,10 +355,10 @@ def _facts(
         "benchmark": run.benchmark.name,
         "model": run.model.name or run.model.path,
         "rows": len(task.dataset),
-        "panel": metadata["panel"],
+        "panel": metadata.get("panel"),
         "completions": len(graded),
         "failed samples": len(failures),
-        "rejected rows": metadata["rejected"],
+        "rejected rows": metadata.get("rejected", []),
         "sampling": {
             "samples": run.benchmark.samples,
             "temperature": run.eval.temperature,
