@@ -6,9 +6,9 @@ With G_i the sum of log decays up to token i of the chunk and S the state at its
     u = (I + L)^-1 (z - (a e^G) S)
     out = (q e^G) S + P u                             S <- e^G_C S + (b e^(G_C - G))^T u.
 
-The solve is triangular: powers of L overflow for equal keys (a 64-block of them loses every
-digit). Memory of the backward pass is the inputs, u, and one state per chunk; a chunk's other
-arrays are computed again.
+The inverse is put together from those of blocks that double: powers of L overflow for equal keys
+(a 64-block of them loses every digit). Memory of the backward pass is the inputs, u, the inverse
+and one state per chunk; a chunk's other arrays are computed again.
 """
 
 import functools
@@ -82,11 +82,11 @@ def _scan_chunks(plan, arrays, state):
 
 
 def _forward(plan, size, arrays, state, keep):
-    """(out, last state), and with keep the state before every chunk and its u."""
+    """(out, last state), and with keep the state before every chunk and its solution."""
 
     def step(state, n):
-        new_state, out, u = _chunk(plan, _take(arrays, n, size), state)
-        return new_state, (out, (state, u) if keep else None)
+        new_state, out, solution = _chunk(plan, _take(arrays, n, size), state)
+        return new_state, (out, (state, solution) if keep else None)
 
     length = arrays[0].shape[1]
     arrays = whole_chunks(arrays, size)
@@ -106,10 +106,12 @@ def _backward(plan, saved, cotangents):
     arrays, d_out = whole_chunks((arrays, d_out), size)
 
     def step(d_state, n):
-        state, u = (jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False) for x in kept)
+        state, solution = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False), kept
+        )
 
         def chunk(arrays, state):
-            return _chunk(plan, arrays, state, solved=u)[:2]
+            return _chunk(plan, arrays, state, solution)[:2]
 
         _, pull = jax.vjp(chunk, _take(arrays, n, size), state)
         d_chunk, d_state = pull((d_state, _take(d_out, n, size)))
@@ -137,17 +139,18 @@ def _join(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def _chunk(plan, arrays, state, solved=None):
+def _chunk(plan, arrays, state, solution=None):
     """One chunk [B, C, ...] and the state before it.
 
     Args:
         plan: see `_Plan`.
         arrays: the chunk's inputs.
         state: [B, HV, Dk, Dv].
-        solved: u, where it is known: only its gradient is then computed.
+        solution: (I + L)^-1 [B, HV, C, C] and u [B, HV, C, Dv], where they are known: only u's
+            gradient is then computed.
 
     Returns:
-        The state after the chunk, out [B, C, HV, Dv], and u [B, HV, C, Dv].
+        The state after the chunk, out [B, C, HV, Dv], and the solution.
     """
     dtype = state.dtype
     q, k, v, log_decay, erase, write = arrays
@@ -162,11 +165,17 @@ def _chunk(plan, arrays, state, solved=None):
     inner, outer = products(a, q, b, levels)
     size = a.shape[2]
     from_state = _product(jnp.concatenate([a * prefix, q * prefix], axis=2), state)
-    u = _solve(inner, z - from_state[:, :, :size], solved)
+    rhs = z - from_state[:, :, :size]
+    if solution is None:
+        inverse = _inverse(inner)
+        u = _product(inverse, rhs)
+    else:
+        inverse, u = solution
+        u = _solved(inner, rhs, inverse, u)
     out = from_state[:, :, size:] + _product(outer, u)
     state = _scaled(prefix[:, :, -1, :, None], state)
     state += _updates(b * suffix, u)
-    return state, jnp.swapaxes(out, 1, 2).astype(v.dtype), u
+    return state, jnp.swapaxes(out, 1, 2).astype(v.dtype), (inverse, u)
 
 
 @jax.custom_vjp
@@ -361,36 +370,40 @@ _pairs.defvjp(lambda x, y: (_pairs(x, y), (x, y)), _pairs_bwd)
 _updates.defvjp(lambda x, y: (_updates(x, y), (x, y)), _updates_bwd)
 
 
-@jax.custom_vjp
-def _solve(inner: jax.Array, rhs: jax.Array, solved: jax.Array | None) -> jax.Array:
-    """u of (I + inner) u = rhs, of which only what is below inner's diagonal counts."""
-    return _solve_fwd(inner, rhs, solved)[0]
+def _inverse(inner: jax.Array) -> jax.Array:
+    """(I + inner)^-1 [B, HV, C, C], of which only what is below inner's diagonal counts.
 
-
-def _solve_fwd(inner, rhs, solved):
-    u = _triangular(inner, rhs, transposed=False) if solved is None else solved
-    return u, (inner, u)
-
-
-def _solve_bwd(saved, d):
-    inner, u = saved
-    d_rhs = _triangular(inner, d, transposed=True)
-    return -_pairs(d_rhs, u), d_rhs, None
-
-
-_solve.defvjp(_solve_fwd, _solve_bwd)
-
-
-def _triangular(inner: jax.Array, rhs: jax.Array, transposed: bool) -> jax.Array:
-    """(I + inner)^-1 rhs, or (I + inner)^-T rhs.
-
-    Posed for the transposes: LAPACK takes columns first, and so nothing is copied.
+    Of two neighbouring blocks with inverses X and Y and the corner L between them, the inverse has
+    the corner -Y L X. LAPACK's solves are no faster, and in jaxlib 0.10.2 they share the threads of
+    the program that waits for them: as many at once as it has threads wait for ever.
     """
-    solution = jax.lax.linalg.triangular_solve(
-        jnp.swapaxes(inner, -1, -2), jnp.swapaxes(rhs, -1, -2),
-        left_side=False, lower=False, transpose_a=transposed, unit_diagonal=True,
-    )  # fmt: skip
-    return jnp.swapaxes(solution, -1, -2)
+    *front, size, _ = inner.shape
+    blocks = jnp.ones((*front, size, 1, 1), inner.dtype)
+    half = 1
+    while half < size:
+        borders = range(half, size, 2 * half)
+        corners = [inner[..., n : n + half, n - half : n] for n in borders]
+        corner = -jnp.stack(corners, axis=-3)
+        if half > 1:  # a single number's inverse is 1
+            corner = _matmul(_matmul(blocks[..., 1::2, :, :], corner), blocks[..., 0::2, :, :])
+        blocks = _doubled(blocks, corner)
+        half *= 2
+    return blocks.reshape(*front, size, size)
+
+
+@jax.custom_vjp
+def _solved(inner: jax.Array, rhs: jax.Array, inverse: jax.Array, u: jax.Array) -> jax.Array:
+    """u of (I + inner) u = rhs, known like the inverse: a function of inner and rhs alone."""
+    return u
+
+
+def _solved_bwd(saved, d):
+    inverse, u = saved
+    d_rhs = _updates(inverse, d)
+    return -_pairs(d_rhs, u), d_rhs, None, None
+
+
+_solved.defvjp(lambda inner, rhs, inverse, u: (u, (inverse, u)), _solved_bwd)
 
 
 @jax.custom_vjp
