@@ -144,7 +144,7 @@ def calls_on(box):
         given = st.fixed_dictionaries(some) | st.fixed_dictionaries({}, optional=some)
         return st.tuples(st.just(name), given | JSON)
 
-    return st.sampled_from(sorted(box.tools)).flatmap(of) | st.tuples(TEXT, JSON)
+    return st.sampled_from(sorted(box.tools)).flatmap(of) | st.tuples(TEXT | JSON, JSON)
 
 
 def answered(box):
