@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
         tools=placeholder(tuple),
         servers=ConfigDict(),
         web="snapshot",
+        observation="a11y",
         summariser=False,
         record_characters=4000,
         subdomains=(),
