@@ -26,7 +26,6 @@ from jaxlab.evals.ajbench.types import Call, Step, Unit
 # Beside what the definition names. Pictures are not among them: they are those of the steps.
 RESULTS = (*packages.KINDS, ".odt", ".ods", ".odp", ".pdf", ".csv")
 
-
 Observation = Literal["a11y", "screenshot", "mixed"]
 # Tools that tell in words what a page or a file holds, and the one that shows it.
 WORDS = {"accessibility_tree", "read_page", "find_in_page", *READING}

@@ -163,6 +163,11 @@ class Office:
         """
         return self._tree.digest(_content_digest)
 
+    def address(self, read_only: bool) -> dict[str, str]:
+        """What a tool server of the user's needs: the folder, which it has to guard itself."""
+        del read_only
+        return {"root": str(self._folder)}
+
     def close(self) -> None:
         """Ends the child and what LibreOffice has left."""
         self._closing.close()
