@@ -5,6 +5,7 @@ again. What its tools may do is decided there and by the options, never by anyth
 """
 
 import atexit
+import base64
 import contextlib
 import functools
 import json
@@ -24,6 +25,9 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageUser,
+    Content,
+    ContentImage,
+    ContentText,
     GenerateConfig,
     ModelOutput,
     execute_tools,
@@ -40,8 +44,9 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, prompts, workspace
+from jaxlab.evals.ajbench import environment, gui, prompts, workspace
 from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
+from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
 from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench.tools import Tool, Toolbox
@@ -76,6 +81,8 @@ class Options:
             of ours. {root}, {sqlite} and {dsn} in args and env are the sample's.
         web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),
             or "live" (the tools of `servers`).
+        observation: what judges of GUI units look at: "a11y" (words: the accessibility tree, what
+            is in a file), "screenshot" (pictures), or "mixed". Pictures need a model that sees.
         summariser: whether pages reach a judge of search answers as a summary of what bears on
             the item.
         record_characters: of each argument and result in the record.
@@ -94,6 +101,7 @@ class Options:
     tools: Sequence[str] | None = None
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     web: Web = "snapshot"
+    observation: Observation = "a11y"
     summariser: bool = False
     record_characters: int = 4000
     seed: int = 0
@@ -106,6 +114,7 @@ class Options:
             ("replay", ("true", "false", "prebuilt_state")),
             ("postgres", ("auto", "dsn", "system", "wheel")),
             ("web", ("snapshot", "browser", "live")),
+            ("observation", ("a11y", "screenshot", "mixed")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}: {getattr(self, name)!r}")
@@ -247,6 +256,7 @@ async def _react(
         effort.turns += 1
         reply = await _ask(state, stopping, effort)
         wanted = prompts.action(reply.text)
+        images: list[Content] = []
         if wanted is None:
             if "response:" in reply.text.lower():
                 return
@@ -265,9 +275,19 @@ async def _react(
                 for message in done.messages
                 if message.role == "tool"
             )
+            images += _images(done.messages)
         text = f"{prompts.OBSERVATION} {observation}"
-        state.messages.append(ChatMessageUser(content=text))
+        content = [ContentText(text=text), *images] if images else text
+        state.messages.append(ChatMessageUser(content=content))
     await _ask_for_verdict(state, stopping, effort)
+
+
+def _images(done: Sequence[ChatMessage]) -> list[Content]:
+    """Pictures among what tools have returned."""
+    parts = [
+        part for message in done if isinstance(message.content, list) for part in message.content
+    ]
+    return [part for part in parts if isinstance(part, ContentImage)]
 
 
 def _count_calls(done: Sequence[ChatMessage], effort: _Effort) -> None:
@@ -325,7 +345,9 @@ async def _tools(
     async with contextlib.AsyncExitStack() as stack:
         if server is None:
             box = Toolbox(opened.tools(options.read_only), limits)
-            found = [_own(box, tool) for tool in box.tools.values()]
+            found = [_own(box, tool, options.observation) for tool in box.tools.values()]
+            if unit.domain == "GUI":
+                found = [t for t in found if gui.observed(t.name, options.observation)]
         else:
             addresses = getattr(opened, "address", None)
             source = mcp_tools(_server(server, addresses(options.read_only) if addresses else {}))
@@ -343,13 +365,19 @@ async def _tools(
         yield [_timed(tool, options.tool_timeout, wrap) for tool in found]
 
 
-def _own(box: Toolbox, tool: Tool) -> ToolDef:
+def _own(box: Toolbox, tool: Tool, observation: Observation) -> ToolDef:
     """A tool of ours as one of inspect_ai's, which works in a thread."""
 
-    async def execute(**kwargs: Any) -> str:
+    async def execute(**kwargs: Any) -> str | list[Content]:
         reply = await anyio.to_thread.run_sync(box.call, tool.name, kwargs, abandon_on_cancel=True)
         if reply.failed:
             raise ToolError(reply.text)
+        if reply.picture and observation != "a11y":
+            # JPEG begins with FF D8.
+            kind = "jpeg" if reply.picture.startswith(b"\xff\xd8") else "png"
+            data = base64.b64encode(reply.picture).decode()
+            image = ContentImage(image=f"data:image/{kind};base64,{data}")
+            return [ContentText(text=reply.text), image]
         return reply.text
 
     parameters = ToolParams.model_validate(tool.schema() | {"additionalProperties": False})

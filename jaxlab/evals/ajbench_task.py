@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from jaxlab.evals import ajbench_judges, graders
 from jaxlab.evals.ajbench import postgres_server, rows, verdicts
 from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay, Web
+from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench_judges import Arm, Options, Scaffold
@@ -39,6 +40,7 @@ def ajbench(
     tools: Sequence[str] | None = None,
     servers: Mapping[str, Mapping[str, Any]] | None = None,
     web: Web = "snapshot",
+    observation: Observation = "a11y",
     summariser: bool = False,
     record_characters: int = 4000,
     subdomains: Sequence[str] = (),
@@ -69,6 +71,7 @@ def ajbench(
         tools: see there.
         servers: see there.
         web: see there.
+        observation: see there.
         summariser: see there.
         record_characters: see there.
         subdomains: only these.
@@ -103,6 +106,7 @@ def ajbench(
         tuple(tools) if tools is not None else None,
         servers or {},
         web,
+        observation,
         summariser,
         record_characters,
         seed,

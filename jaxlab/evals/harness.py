@@ -53,13 +53,7 @@ TABLES = {
 # Options that are the scorer's: they can change without a new generation.
 GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
 # What may differ between a run and its continuation: no answer depends on it.
-FREE = (
-    "mesh",
-    "eval.batch",
-    "eval.padding",
-    "benchmark.options.postgres",
-    "benchmark.options.dsn",
-)
+FREE = ("mesh", "eval.batch", "eval.padding", "benchmark.options.dsn")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -259,6 +259,11 @@ class Recorded:
         """Of the environment."""
         return self._inner.digest()
 
+    def address(self, read_only: bool) -> dict[str, str]:
+        """That of the environment, if a tool server of the user's can reach it."""
+        found = getattr(self._inner, "address", None)
+        return dict(found(read_only)) if found else {}
+
     def close(self) -> None:
         """Closes both."""
         self._stored.close()
@@ -421,7 +426,7 @@ def needs_pages(place: Place) -> Path | None:
     return states.find_web(place.run.states, place.unit.subdomain, place.key)
 
 
-# What can be missed before anything is opened.
+# What can be found missing before anything is opened.
 NEEDS: dict[str, Callable[[Place], Path | None]] = {
     "Search-Wide": needs_pages,
     "Search-Deep": needs_pages,
@@ -440,7 +445,8 @@ def missing(units: Iterable[Unit], run: Run) -> list[str]:
     found = []
     for unit in units:
         try:
-            NEEDS[unit.subdomain](Place(unit, run.folder, run))
+            if unit.subdomain in NEEDS:
+                NEEDS[unit.subdomain](Place(unit, run.folder, run))
         except FileNotFoundError as error:
             found.append(f"{unit.id}: {error}")
     return found

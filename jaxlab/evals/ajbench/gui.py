@@ -16,14 +16,27 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from jaxlab.evals.ajbench import actions, packages
 from jaxlab.evals.ajbench.files import Tree
+from jaxlab.evals.ajbench.office import READING
 from jaxlab.evals.ajbench.types import Call, Step, Unit
 
 # Beside what the definition names. Pictures are not among them: they are those of the steps.
 RESULTS = (*packages.KINDS, ".odt", ".ods", ".odp", ".pdf", ".csv")
+
+Observation = Literal["a11y", "screenshot", "mixed"]
+# Tools that tell in words what a page or a file holds, and the one that shows it.
+WORDS = {"accessibility_tree", "read_page", "find_in_page", *READING}
+PICTURE = "screenshot"
+
+
+def observed(tool: str, observation: Observation) -> bool:
+    """Whether a judge of a GUI unit has a tool: of two ways to look, it may have one only."""
+    return tool not in (WORDS if observation == "screenshot" else ()) and (
+        tool != PICTURE or observation != "a11y"
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from jaxlab.evals.ajbench.browser import Session
 from jaxlab.evals.ajbench.files import Tree
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
 from jaxlab.evals.ajbench.snapshot import Snapshot, normal
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench.tools import Shown, Tool
 
 # Of a name that is reserved and that no resolver knows (RFC 6761).
 ORIGIN = "https://sample.test"
@@ -347,8 +347,9 @@ class Page:
 
     def _picture(self) -> str:
         path = self._open_session().scratch / "screenshot.png"
-        path.write_bytes(self.screenshot())
-        return str(path)
+        content = self.screenshot()
+        path.write_bytes(content)
+        return Shown(str(path), content)
 
     async def _outline(self, page: async_api.Page) -> str:
         async with _protocol(page) as send:

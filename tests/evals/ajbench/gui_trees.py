@@ -78,7 +78,13 @@ MAKERS = {"Word": word, "Excel": excel, "PPT": slides}
 def make(root, steps=None):
     """src/data with one task per kind; `steps` are the lines of every trajectory."""
     lines = steps or [
-        {"step_num": 1, "action": "pyautogui.click(10, 20)", "response": "I click.", "done": False},
+        {
+            "step_num": 1,
+            "action": "pyautogui.click(10, 20)",
+            "response": "I click.",
+            "done": False,
+            "screenshot_file": "step_1.png",
+        },
         {"step_num": 2, "action": "DONE", "response": "It is done.", "done": True, "reward": 1},
     ]
     for kind, name in KINDS.items():

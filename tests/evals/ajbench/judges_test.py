@@ -1,6 +1,7 @@
 """Judges from rows to report, on trajectories that are really replayed; the models are scripted."""
 
 import asyncio
+import base64
 import json
 import os
 import pathlib
@@ -16,12 +17,12 @@ from inspect_ai.model import ModelOutput, ModelUsage, get_model
 from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.config import ConfigError
-from jaxlab.evals import ajbench_judges, ajbench_task, harness, results
+from jaxlab.evals import ajbench_judges, ajbench_task, benchmark_report, harness, results
 from jaxlab.evals.ajbench import environment, postgres_server, prompts, rows, workspace
 from jaxlab.evals.ajbench.environment import Run as SharedRun
 from jaxlab.evals.ajbench.tools import Tool
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
-from tests.evals.ajbench import layout, web_trees
+from tests.evals.ajbench import gui_trees, layout, web_trees
 
 LOCAL = ("DS-FileSystem", "DS-SQLite")
 # What to look at, and what is there if the task was done.
@@ -50,6 +51,13 @@ def shared(base, tmp_path, monkeypatch):
         monkeypatch.setattr(ajbench_judges, "_run_of", run_of)
         yield found
         assert [path for path in folder.iterdir() if path.name.startswith("sample-")] == []
+
+
+@pytest.fixture(autouse=True)
+def plots(request, monkeypatch):
+    """Drawn in the first test, whose files are looked at; elsewhere they would be most of it."""
+    if request.node.originalname != "test_a_judge_that_looks_is_right":
+        monkeypatch.setattr(benchmark_report, "_plots", lambda *arguments: {})
 
 
 def _usage(output):
@@ -111,10 +119,9 @@ def _tables(workdir):
     return {table["title"]: table["rows"] for table in tables}
 
 
-@pytest.mark.parametrize("subdomains", [LOCAL, ("DS-Postgres",)])
-def test_a_judge_that_looks_is_right(shared, request, tmp_path, subdomains):
-    if "DS-Postgres" in subdomains:
-        shared._server = request.getfixturevalue("server")
+def test_a_judge_that_looks_is_right(shared, server, tmp_path):
+    shared._server = server
+    subdomains = ("DS-FileSystem", "DS-Postgres", "DS-SQLite")
     run = _run(tmp_path, subdomains, samples=2)
     outcome, graded = _evaluate(run, tmp_path / "run", looking)
     assert outcome.failures == []
@@ -547,6 +554,41 @@ def test_the_harness_keeps_a_password_to_itself(tmp_path, monkeypatch):
         assert held in os.environ[postgres_server.DSN]
     with pytest.raises(ValueError, match="malformed"):
         harness.without_secrets(_run(tmp_path, arm="text", dsn="postgresql://u:ge heim@h:x"))
+
+
+@pytest.mark.parametrize(
+    ("observation", "scaffold"), [("a11y", "loop"), ("screenshot", "react"), ("mixed", "loop")]
+)
+def test_pictures_reach_a_judge_that_sees(shared, tmp_path, observation, scaffold):
+    """The stored picture of a step, as an image and not as a path; and the ways to look."""
+    gui_trees.make(tmp_path / "src")
+    offered = set()
+
+    def judging(messages, tools):
+        offered.update(tool.name for tool in tools)
+        offered.update(re.findall(r"^- (\w+):", messages[0].text, re.MULTILINE))
+        last = messages[-1]
+        if len(messages) == 2:
+            if scaffold == "react":
+                step = 'Action: VIEW_TRAJECTORY_STEP\nAction Input: {"step": "1"}'
+                return _said(f"Thought: look\n{step}")
+            return _called("VIEW_TRAJECTORY_STEP", {"step": "1"})
+        # inspect_ai puts images of tools into a message of their own, behind.
+        assert "picture step_1.png" in "".join(message.text for message in messages[2:])
+        parts = last.content if isinstance(last.content, list) else []
+        images = [part.image for part in parts if part.type == "image"]
+        png = base64.b64encode(b"\x89PNG").decode()
+        seen = observation != "a11y"
+        assert images == ([f"data:image/png;base64,{png}"] if seen else [])
+        return _said("Response: [1]")
+
+    run = _run(tmp_path, ("GUI-Word",), observation=observation, scaffold=scaffold)
+    outcome, graded = _evaluate(run, tmp_path / "run", judging)
+    assert outcome.failures == []
+    assert {result.answer for result in graded} == {"1"}
+    assert ("screenshot" in offered) == (observation != "a11y")
+    assert ("read_paragraphs" in offered) == (observation != "screenshot")
+    assert "list_directory" in offered
 
 
 def test_a_live_web_needs_a_server(tmp_path):
