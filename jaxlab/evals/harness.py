@@ -111,8 +111,11 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.grader=rule"
         )
     _check_same(run, workdir, regrade)
-    task = _task(run)
-    return task if wanted.own else task_with(task, scorer=_scorer(run))
+    try:
+        task = _task(run)
+        return task if wanted.own else task_with(task, scorer=_scorer(run))
+    except TypeError as error:
+        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
 
 
 def generate(
@@ -252,16 +255,9 @@ def _task(run: Run) -> Task:
         make = task_file.task(wanted.name)
     else:
         options = {key: value for key, value in options.items() if key not in GRADING}
-    try:
-        return make(
-            path=wanted.path,
-            samples=wanted.samples,
-            limit=wanted.limit,
-            seed=run.seed,
-            **options,
-        )
-    except TypeError as error:
-        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+    return make(
+        path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
+    )
 
 
 def _scorer(run: Run) -> Scorer | list[Scorer]:
