@@ -20,6 +20,9 @@ from jaxlab.evals.math import grade, prompts, rows
         ),
         ({"question": "q", "options": "A) 1 B) 2", "Answer": "B"}, "q\nA) 1 B) 2", "B"),
         ({"question": "q", "answer": "6 * 12 = <<6*12=72>>72\n#### 1,072"}, "q", "1072"),
+        ({"question": "q", "answer": "so\n#### -$1,072,000.5"}, "q", "-$1072000.5"),
+        ({"question": "q", "answer": "so\n#### [84,146]"}, "q", "[84,146]"),
+        ({"question": "q", "answer": "so\n#### A, C"}, "q", "A, C"),
         (
             {
                 "problem": "p\nPlease reason step by step, and put your final answer within "
