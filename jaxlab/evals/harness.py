@@ -138,8 +138,11 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.grader=rule"
         )
     _check_same(run, workdir, regrade)
-    task = _task(run)
-    return task if wanted.own else task_with(task, scorer=_scorer(run))
+    try:
+        task = _task(run)
+        return task if wanted.own else task_with(task, scorer=_scorer(run))
+    except TypeError as error:
+        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
 
 
 def generate(
@@ -302,16 +305,9 @@ def _task(run: Run) -> Task:
         # A DSN is in the environment, and no reason to take a run for another one.
         left_out = (*GRADING, "dsn")
         options = {key: value for key, value in options.items() if key not in left_out}
-    try:
-        return make(
-            path=wanted.path,
-            samples=wanted.samples,
-            limit=wanted.limit,
-            seed=run.seed,
-            **options,
-        )
-    except TypeError as error:
-        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+    return make(
+        path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
+    )
 
 
 def _scorer(run: Run) -> Scorer | list[Scorer]:

@@ -167,7 +167,8 @@ def _dataset(path: Path) -> Sequence[dict[str, Any]]:
         (split,) = builder.info.splits
         return builder.as_data_source(split)
     except (ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path}: one split in array_record files is needed: {error}") from None
+        cause = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: one split in array_record files is needed: {cause}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -83,14 +83,20 @@ def test_the_command_runs_on_a_checkpoint(benchmark, door, tmp_path):
 
 
 def test_answers_are_graded_kept_and_graded_again(benchmark, tmp_path):
-    asked = []
+    asked, broken = [], ["oak"]
 
     def answer(prompt, seed):
-        asked.append(seed)
         word = prompt.split()[1]
+        if word in broken:
+            raise RuntimeError("no such luck")
+        asked.append(seed)
         return f"It is {word[::-1]}." if len(word) > 3 else ""
 
     workdir = tmp_path / "run"
+    outcome = harness.evaluate(_run(benchmark, 2), workdir, model=scripted.model(answer))
+    assert len(outcome.failures) == 2
+    # The same run again asks what failed, and nothing else.
+    broken.clear()
     outcome = harness.evaluate(_run(benchmark, 2), workdir, model=scripted.model(answer))
     assert outcome.scores["avg@2"] == pytest.approx(4 / 6)
     assert outcome.scores["parse_failure_rate"] == pytest.approx(2 / 6)

@@ -5,7 +5,8 @@
     name = "general365_generated/seeds180_difficulty2_seed0"
     rows = tfds.data_source(name, split="test", data_dir="DIR")
 
-The files are array_record, which is read and written without TensorFlow; `tfds.load` would need it.
+The files are array_record, which is read and written without TensorFlow, and which `tfds.load` does
+not read: it wants `download_and_prepare(file_format="tfrecord")`, and TensorFlow.
 The directory DIR/NAME/1.0.0 is also a path of the benchmark.
 """
 
