@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-VARIANTS = ("", "s3", "s5", "demo", "tiny")
+VARIANTS = ("", "s3", "s5", "demo", "demo_s3", "tiny")
 GROUPS = {
     "s3": {"group": "s3"},
     "s5": {"group": "s5", "max_moved": 2},
+    "demo_s3": {"group": "s3"},
 }
 
 
@@ -29,9 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The study; see the module's docstring for the variants."""
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/state_tracking.py has the variants s3, s5, demo and tiny, not {variant!r}"
+            f"configs/state_tracking.py has the variants s3, s5, demo, demo_s3 and tiny, "
+            f"not {variant!r}"
         )
-    tiny, short = variant == "tiny", variant in ("demo", "tiny")
+    tiny, short = variant == "tiny", variant in ("demo", "demo_s3", "tiny")
     config = ConfigDict({"title": "State tracking", "stages": {}})
     seeds = 1 if short else 3
     for seed in range(seeds):
@@ -55,7 +57,7 @@ def mixers(rules: tuple[str, ...]) -> list[tuple[str, dict]]:
 
 def run(mixer: dict, group: dict, tiny: bool) -> ConfigDict:
     """One mixer on one group."""
-    steps, length = (2, 8) if tiny else (1000, 32)
+    steps, length = (2, 8) if tiny else (500, 32)
     config = ConfigDict({"trainer": "lm"})
     config.model = common.model(
         hidden_size=16 if tiny else 64,
@@ -68,9 +70,7 @@ def run(mixer: dict, group: dict, tiny: bool) -> ConfigDict:
     )
     config.data = ConfigDict({"task": "state_tracking", "options": group | {"length": length}})
     config.batch_size = 4 if tiny else 64
-    config.train = common.train(
-        steps, eval_every=max(steps // 10, 1), checkpoint_every=max(steps // 2, 1)
-    )
+    config.train = common.train(steps, eval_every=max(steps // 4, 1), checkpoint_every=steps)
     config.optim = common.optim(3e-3, schedule="cosine", warmup_steps=steps // 20)
     settings = [{"length": n * length} for n in ((1, 2) if tiny else (1, 2, 4, 8))]
     config.eval = ConfigDict(

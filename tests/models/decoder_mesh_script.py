@@ -75,30 +75,33 @@ def check_hybrid():
         logits = model.apply({"params": params}, tokens, None, segment_ids)
         return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0] ** 2), logits
 
-    def run(params, tokens, segment_ids):
-        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        (_, logits), slopes = gradient(params, tokens, segment_ids)
-        lengths = jnp.asarray([20, 3, 1, 11])
-        out = generate(model, params, tokens, lengths, jax.random.key(0), sampling)
-        return logits, slopes, out.tokens
+    train = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    forward = jax.jit(lambda *args: loss(*args)[1])
 
-    expected = run(params, tokens, segment_ids)
+    def complete(params, tokens):
+        lengths = jnp.asarray([20, 3, 1, 11])
+        return generate(model, params, tokens, lengths, jax.random.key(0), sampling).tokens
+
+    def assert_close(expected, actual):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, actual)
+
+    expected = train(params, tokens, segment_ids)
+    expected_tokens = complete(params, tokens)
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    rows = NamedSharding(mesh, P("data"))
-    for name in ("SHARDED", "DECODING"):
-        placed = jax.device_put(params, infer(params, getattr(common, name), mesh))
-        batch = jax.device_put((tokens, segment_ids), rows)
-        with jax.set_mesh(mesh):
-            actual = run(placed, *batch)
-        for one, other in zip(expected[:2], actual[:2], strict=True):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
-        np.testing.assert_array_equal(expected[2], actual[2])
-        print(f"hybrid {name}")
-    # The heads stay where they are: partial sums are added up, and nothing else is exchanged.
+    batch = jax.device_put((tokens, segment_ids), NamedSharding(mesh, P("data")))
     with jax.set_mesh(mesh):
-        forward = jax.jit(lambda *args: loss(*args)[1]).lower(placed, *batch).compile().as_text()
-    exchanged = set(re.findall(r" (all-\w+|collective-permute|reduce-scatter)\(", forward))
-    assert exchanged == {"all-reduce"}, exchanged
+        placed = jax.device_put(params, infer(params, common.SHARDED, mesh))
+        assert_close(expected, train(placed, *batch))
+        np.testing.assert_array_equal(expected_tokens, complete(placed, batch[0]))
+        print("hybrid SHARDED")
+        placed = jax.device_put(params, infer(params, common.DECODING, mesh))
+        compiled = forward.lower(placed, *batch).compile()
+        assert_close(expected[0][1], compiled(placed, *batch))
+        np.testing.assert_array_equal(expected_tokens, complete(placed, batch[0]))
+        print("hybrid DECODING")
+    # The heads stay where they are: partial sums are added up, and nothing else is exchanged.
+    exchanged = re.findall(r" (all-\w+|collective-permute|reduce-scatter)\(", compiled.as_text())
+    assert set(exchanged) == {"all-reduce"}, exchanged
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ from jaxlab.models.decoder import Decoder, DecoderConfig
 
 MESH_SCRIPT = pathlib.Path(__file__).with_name("decoder_mesh_script.py")
 
+# Ways to the same numbers are compared: LLVM's optimisations leave them as they are, and are half
+# of the time to compile.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+
 # Every optional part at once, and sizes that no two axes share.
 FULL = DecoderConfig(
     vocab_size=19,
@@ -56,7 +60,8 @@ def random_tokens(config, batch, length, seed=0):
 
 @functools.cache
 def compiled(config, method):
-    return jax.jit(functools.partial(Decoder(config).apply, method=method))
+    apply = functools.partial(Decoder(config).apply, method=method)
+    return jax.jit(apply, compiler_options=UNOPTIMISED)
 
 
 def apply(config, params, *args, method="__call__"):
@@ -267,7 +272,7 @@ class TestLayers:
             logits = Decoder(config).apply({"params": params}, tokens)
             return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
 
-        return jax.jit(jax.value_and_grad(loss))(params)
+        return jax.jit(jax.value_and_grad(loss), compiler_options=UNOPTIMISED)(params)
 
     def test_scan_and_remat_change_neither_loss_nor_gradient(self, full):
         config, params = full
@@ -341,7 +346,8 @@ def test_head_dim_follows_from_the_width():
 def test_eight_devices_give_the_logits_of_one():
     """Automatic and explicit axes, and a hybrid, in one process with eight host devices."""
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # Partitioning is compared; LLVM's optimisations are half of the time to compile.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }

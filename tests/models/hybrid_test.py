@@ -22,6 +22,9 @@ from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling import cache as caches
 from jaxlab.trainers import optim
 
+# Ways to the same numbers are compared: LLVM's optimisations leave them as they are, and are half
+# of the time to compile. Rows of one shape share a program.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
 HYBRID = DecoderConfig(
     vocab_size=19,
     hidden_size=12,
@@ -71,7 +74,8 @@ def random_tokens(config, batch, length, seed=0):
 @functools.cache
 def compiled(config, method="__call__"):
     apply = functools.partial(Decoder(config).apply, method=method)
-    return jax.jit(apply, static_argnums=3 if method == "prefill" else ())
+    static = 3 if method == "prefill" else ()
+    return jax.jit(apply, static_argnums=static, compiler_options=UNOPTIMISED)
 
 
 def forward(config, params, *args):
@@ -79,7 +83,7 @@ def forward(config, params, *args):
 
 
 def test_a_linear_model_without_mlp_is_its_parts():
-    params, tokens = random_params(LINEAR), random_tokens(LINEAR, 2, 6)
+    params, tokens = random_params(LINEAR), random_tokens(LINEAR, 1, 8)
     mixer = GatedDelta(LINEAR.hidden_size, LINEAR.delta, LINEAR.norm_eps)
     table = params["embed"]["embedding"]
     x = table[tokens]
@@ -104,11 +108,11 @@ def test_a_hybrid_has_layers_of_both_kinds():
 
 
 def test_without_rope_positions_do_not_matter():
-    tokens = random_tokens(NOPE, 1, 6)
+    tokens = random_tokens(NOPE, 1, 8)
     for config, same in ((NOPE, True), (HYBRID, False)):
         params = random_params(config)
-        logits = forward(config, params, tokens, jnp.arange(6)[None])
-        moved = forward(config, params, tokens, 3 * jnp.arange(6)[None])
+        logits = forward(config, params, tokens, jnp.arange(8)[None])
+        moved = forward(config, params, tokens, 3 * jnp.arange(8)[None])
         assert (np.abs(moved - logits).max() < 1e-6) == same
 
 
@@ -119,14 +123,15 @@ def test_packed_rows_are_each_alone(config):
     positions = jnp.asarray([[0, 1, 2, 0, 1, 2, 3, 4]])
     packed = forward(config, params, tokens, positions, jnp.asarray([[1, 1, 1, 2, 2, 2, 2, 2]]))
     np.testing.assert_allclose(packed[:, :3], forward(config, params, tokens)[:, :3], atol=1e-5)
-    np.testing.assert_allclose(packed[:, 3:], forward(config, params, tokens[:, 3:]), atol=1e-5)
+    second = forward(config, params, jnp.roll(tokens, -3, axis=1))[:, :5]
+    np.testing.assert_allclose(packed[:, 3:], second, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [HYBRID, LINEAR, NOPE], ids=["hybrid", "linear", "nope"])
 def test_prefill_and_steps_equal_the_whole_row(config):
     """Ragged prompts of 6, 2 and 1 tokens in left-padded rows, then four steps."""
     params, lengths = random_params(config), (6, 2, 1)
-    rows = random_tokens(config, 3, 10)
+    rows = random_tokens(config, 3, 11)
     expected = forward(config, params, rows)
     prompts = np.full((3, 6), 7, np.int32)
     for i, n in enumerate(lengths):
@@ -134,16 +139,16 @@ def test_prefill_and_steps_equal_the_whole_row(config):
     variables = {"params": params}
     hidden, cache = compiled(config, "prefill")(variables, prompts, jnp.asarray(lengths), 10)
     for t in range(4):
-        logits = Decoder(config).apply(variables, hidden, method="logits")
+        logits = compiled(config, "logits")(variables, hidden)
         for i, n in enumerate(lengths):
             np.testing.assert_allclose(logits[i], expected[i, n - 1 + t], atol=1e-5)
         tokens = jnp.stack([rows[i, n + t] for i, n in enumerate(lengths)])
         hidden, cache = compiled(config, "step")(variables, tokens, cache)
 
 
-@both
-def test_completions_behind_a_shared_prompt_have_the_gradients_of_whole_rows(config):
+def test_completions_behind_a_shared_prompt_have_the_gradients_of_whole_rows():
     """A prompt of 4 and one of 2 tokens, read once, then three completions of 3 tokens each."""
+    config = HYBRID
     params, lengths = random_params(config), jnp.asarray([4, 2])
     prompts, seen = random_tokens(config, 2, 4), random_tokens(config, 6, 3, seed=1)
     model = Decoder(config)
@@ -166,7 +171,7 @@ def test_completions_behind_a_shared_prompt_have_the_gradients_of_whole_rows(con
             y = hidden(params)
             return jnp.mean(weights * y), y
 
-        return jax.jit(jax.grad(loss, has_aux=True))(params)
+        return jax.jit(jax.grad(loss, has_aux=True), compiler_options=UNOPTIMISED)(params)
 
     (expected, y), (actual, other) = run(whole), run(shared)
     np.testing.assert_allclose(other, y, atol=1e-5)
@@ -188,6 +193,8 @@ def test_greedy_completions_are_the_argmax_of_the_whole_row(config):
         rows[range(3), lengths + t] = logits[range(3), lengths + t - 1].argmax(-1)
     expected = np.stack([rows[i, n : n + 6] for i, n in enumerate(lengths)])
     np.testing.assert_array_equal(out.tokens, np.repeat(expected, 2, axis=0))
+    if config is LINEAR:
+        return
     # Scanned layers are taken apart inside.
     scanned, stacked = decoder_lib.rescan(config, params)
     again = generate(Decoder(scanned), stacked, prompts, lengths, jax.random.key(0), sampling)
@@ -195,8 +202,8 @@ def test_greedy_completions_are_the_argmax_of_the_whole_row(config):
 
 
 def test_a_bfloat16_cache_leaves_states_in_float32():
-    params, tokens = random_params(HYBRID), random_tokens(HYBRID, 2, 4)
-    _, cache = compiled(HYBRID, "prefill")({"params": params}, tokens, jnp.asarray([4, 2]), 6)
+    params, prompts = random_params(HYBRID), random_tokens(HYBRID, 3, 6)
+    _, cache = compiled(HYBRID, "prefill")({"params": params}, prompts, jnp.asarray([6, 2, 1]), 10)
     stored = caches.repeat(caches.store_as(cache, jnp.bfloat16), 3)
     delta, attention = stored.layers[:2]
     assert isinstance(delta, DeltaCache)
@@ -214,13 +221,13 @@ class TestLayers:
             logits = Decoder(config).apply({"params": params}, tokens, None, segment_ids)
             return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
 
-        return jax.jit(jax.value_and_grad(loss))(params)
+        return jax.jit(jax.value_and_grad(loss), compiler_options=UNOPTIMISED)(params)
 
     @both
     def test_scan_and_remat_change_neither_loss_nor_gradient(self, config):
         params, tokens = random_params(config), random_tokens(config, 2, 6)
         loss, gradient = self.loss_and_gradient(config, params, tokens)
-        for scan, remat in ((False, True), (True, True)):
+        for scan, remat in ((False, True), (True, True)) if config is HYBRID else ((True, True),):
             other = dataclasses.replace(config, remat=remat)
             other, others = decoder_lib.rescan(other, params) if scan else (other, params)
             other_loss, others = self.loss_and_gradient(other, others, tokens)
@@ -246,7 +253,7 @@ class TestLayers:
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
     def test_scanned_logits_are_those_of_layers_apart(self):
-        params, tokens = random_params(HYBRID), random_tokens(HYBRID, 2, 6)
+        params, tokens = random_params(HYBRID), random_tokens(HYBRID, 1, 8)
         scanned, stacked = decoder_lib.rescan(HYBRID, params)
         expected = forward(HYBRID, params, tokens)
         np.testing.assert_allclose(forward(scanned, stacked, tokens), expected, atol=2e-6)
@@ -254,7 +261,7 @@ class TestLayers:
 
 @both
 def test_bfloat16_compute_gives_float32_logits(config):
-    params, tokens = random_params(config), random_tokens(config, 2, 7)
+    params, tokens = random_params(config), random_tokens(config, 1, 8)
     exact = forward(config, params, tokens)
     config = dataclasses.replace(config, dtype="bfloat16")
     rough = forward(config, params, tokens)

@@ -29,17 +29,20 @@ IMPLEMENTATIONS: dict[str, Callable] = {
     "triton": triton,
 }
 
-# Below this many numbers in a head's state, or with no more than so many tokens, a CPU runs the
-# recurrence forwards faster than chunks; benchmarks/kernels.py measures both.
-SMALL_STATE = 64 * 64
-SHORT = 16
+# A CPU runs the recurrence forwards faster than chunks below so many numbers in a head's state, and
+# with few tokens: up to the first number of them if they fill whole chunks of 16, else up to the
+# second, for padding copies the inputs. `benchmarks/kernels.py --what=sizes` measures both.
+SMALL_STATE, LARGE_STATE = 64 * 64, 128 * 128
+SHORT, SHORT_FOR_LARGE_STATES = (64, 320), (32, 40)
 
 
 def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[str, ...]]:
     """Platform -> implementations to try, best first, for calls of this size."""
-    small = key_dim * value_dim < SMALL_STATE or length <= SHORT
+    state = key_dim * value_dim
+    short = SHORT if state < LARGE_STATE else SHORT_FOR_LARGE_STATES
+    by_tokens = state < SMALL_STATE or length <= short[length % 16 != 0]
     return {
-        "cpu": ("recurrent",) if small else ("chunked",),
+        "cpu": ("recurrent",) if by_tokens else ("chunked",),
         "gpu": ("triton", "chunked"),
         "tpu": ("pallas", "chunked"),
     }
