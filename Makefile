@@ -44,7 +44,7 @@ demo-evals: setup  ## generate General365 problems, train a small model on the s
 
 test: setup  ## run the tests (CPU, no network)
 	@echo "Running the tests in $(JOBS) processes."
-	@$(PYTEST) -n $(JOBS) --dist loadfile
+	@$(PYTEST) -n $(JOBS) --dist worksteal
 
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."
