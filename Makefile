@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= runs/demo
 PYTEST := $(BIN)/python -m pytest
+# Processes that share the tests; each takes up to 5 GB.
+JOBS   ?= 2
 # Compiled XLA programs are reused between test runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
@@ -41,8 +43,8 @@ demo-evals: setup  ## generate General365 problems, train a small model on the s
 	@$(BIN)/python benchmarks/demo_evals.py --workdir=$(DEMO)-evals
 
 test: setup  ## run the tests (CPU, no network)
-	@echo "Running the tests."
-	@$(PYTEST)
+	@echo "Running the tests in $(JOBS) processes."
+	@$(PYTEST) -n $(JOBS) --dist worksteal
 
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."

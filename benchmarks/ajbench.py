@@ -11,10 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from jaxlab.evals.ajbench import environment, metrics, reproduction, scripted, workspace
 from jaxlab.evals.tables import Cell, Table
@@ -140,7 +137,8 @@ def _confusion(judge: str, verdicts: list[Verdict], store: str | None = None) ->
 
 
 def _plot(verdicts: list[Verdict], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(5.5, 3.4))
+    figure = Figure(figsize=(5.5, 3.4))
+    axis = figure.subplots()
     scores = {row["judge"]: row["macro F1"] for row in (_scores(j, verdicts) for j in _judges())}
     curve = [scores[f"A1, {turns} turns"] for turns in BUDGETS]
     axis.plot(BUDGETS, curve, "o-", label="A1: tools")

@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from inspect_ai.model import ModelAPI, ModelOutput, ModelUsage, modelapi
 
-from jaxlab import config as config_lib
 from jaxlab.evals import harness
 from jaxlab.evals.general365 import generate, grade
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
@@ -63,9 +62,7 @@ def main() -> None:
         Benchmark("general365", str(rows), options={"judge": "scripted/judge"}),
         Sampling(max_new_tokens=16, temperature=0.0, batch=32, prompt_multiple=64),
     )
-    task = harness.prepare(run, workdir, regrade=False)
-    config_lib.save_json(run, workdir / "config.json")
-    outcome = harness.finish(run, task, harness.generate(run, task, workdir), workdir)
+    outcome = harness.evaluate(run, workdir)
     print((workdir / "report.md").read_text())
     print("\n".join(f"wrote {path}" for path in outcome.files))
     print(f"look at the transcripts with: inspect view --log-dir {workdir / 'logs'}")

@@ -237,12 +237,10 @@ def print_goals(rows: list[Row]) -> None:
 
 def draw(rows: list[Row], path: pathlib.Path) -> None:
     """Time over T, both axes logarithmic, with a straight line through the first point."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.5, 3.8))
+    figure = Figure(figsize=(5.5, 3.8))
+    axes = figure.subplots()
     for which, style in zip(PASSES, ("--", "-"), strict=True):
         for color, member in enumerate(dict.fromkeys(row.member for row in rows)):
             points = sorted((r.length, r.milliseconds) for r in rows

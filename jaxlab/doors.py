@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a failure on the way (the last good checkpoint is intact);
 config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a checkpoint saved.
 """
 
+import difflib
 import functools
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxlab.runtime import host_memory
 from jaxlab.runtime.checkpoint import CheckpointError
@@ -77,10 +78,28 @@ def _parse(argv: list[str], positional: bool) -> list[str]:
         # --help must answer even where a required flag is missing.
         if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in argv):
             raise
-        bad_input(error)
+        bad_input(_unknown_key(argv) or error)
     if len(rest) > 1 and not positional:
         bad_input(ValueError(f"unexpected argument {rest[1]!r}; flags begin with --"))
     return rest
+
+
+def _unknown_key(argv: list[str]) -> KeyError | None:
+    """The first --config.KEY=... that the config has no place for, and what is in that place."""
+    names = [word.partition("=") for word in argv if word.startswith("--config")]
+    files = [value for name, _, value in names if name == "--config"]
+    for name, _, _ in names if files and files[0] else ():
+        part: Any = flags.FLAGS["config"].parser.parse(files[0])
+        for key in name.split(".")[1:]:
+            key = key.partition("[")[0]
+            if not isinstance(part, ConfigDict):
+                break
+            if key not in part:
+                near = difflib.get_close_matches(key, part, n=1)
+                cure = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(part)}"
+                return KeyError(f"{name}: there is no {key!r}; {cure}")
+            part = part.get(key)
+    return None
 
 
 def _leave(error: BaseException, code: int) -> NoReturn:

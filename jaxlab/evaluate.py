@@ -25,11 +25,14 @@ from jaxlab import doors
 from jaxlab.evals import compare, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.metrics import MetricsWriter
-from jaxlab.trainers import models, setup
-from jaxlab.trainers.settings import Data, Mesh, Model
+from jaxlab.runtime.settings import Mesh
+from jaxlab.trainers import setup
+from jaxlab.trainers.settings import Data
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
@@ -68,10 +71,10 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(doors.WORKDIR.value or "")
     if COMPARE.value is not None:
         with doors.reading_input():
-            table = compare.write(
+            tables = compare.write(
                 workdir, [pathlib.Path(run) for run in [COMPARE.value, *argv[1:]]]
             )
-        logger.info("%s", "\n".join(table.markdown()))
+        logger.info("%s", "\n".join(line for table in tables for line in table.markdown()))
         return
     with doors.reading_input():
         if argv[1:]:
@@ -108,6 +111,7 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             raise ImportError(
                 "benchmarks are run by inspect_ai; install it with: pip install jaxlab[evals]"
             ) from error
+        config = harness.without_secrets(config)
         task = harness.prepare(config, workdir, regrade=REGRADE.value)
         model = None if REGRADE.value else harness.subject(config)
         log = harness.regrade(config, workdir) if REGRADE.value else None

@@ -19,6 +19,7 @@ VARIANTS = {
     "eval_math": ("", "small", "tiny"),
     "eval_general365": ("", "demo", "tiny"),
     "eval_ajbench": ("", "text", "react", "tiny"),
+    "eval_file": ("", "tiny"),
     "mqar_fg2": ("", "matched", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),

@@ -248,8 +248,9 @@ def test_help_explains_the_flags(door, name):
     [
         (
             "--config.stages.aopd.optim.learning_rat=1",
-            'Did you mean "learning_rate" instead of "learning_rat"?',
+            "learning_rat: there is no 'learning_rat'; did you mean 'learning_rate'?",
         ),
+        ("--config.stages.aopd.zzz.optim=1", "there is no 'zzz'; there are data, eval, "),
         ("--workdirr=x", "Unknown command line flag 'workdirr'. Did you mean: workdir"),
         ("--config.stages.aopd.train.steps=many", "invalid literal for int() with base 10: 'many'"),
         ("--config=configs/aopd_modsum.py:huge", "has the variants strong, demo"),

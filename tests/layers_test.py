@@ -17,6 +17,7 @@ PLAIN_BENCHMARK = {
     "evals.results",
     "evals.rows",
     "evals.tables",
+    "evals.unicode",
 }
 
 # Part -> the parts of jaxlab that it may import, beside itself. A name with a dot is one module of
@@ -31,7 +32,7 @@ ALLOWED = {
     "sampling": {"models", "nn"},
     "losses": set(),
     "credit": set(),
-    "interop": {"models", "nn", "runtime"},
+    "interop": {"config", "models", "nn", "runtime"},
     "interop.tokenizer": {"interop.chat_template"},
     "interop.chat_template": set(),
     "data": set(),
@@ -57,14 +58,15 @@ ALLOWED = {
     "evals.repeats": set(),
     "evals.sweeps": set(),
     "evals.tokens": {"data.tasks", "losses", "models", "runtime"},
-    "evals.rows": {"data.sources"},
+    "evals.rows": {"data.sources", "evals.unicode"},
+    "evals.unicode": set(),
     "evals.results": {"evals.graders"},
     "evals.tables": {"evals.metrics"},
     "evals.math": PLAIN_BENCHMARK,
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
     "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
-    "evals.compare": {"evals.metrics", "evals.results", "evals.tables"},
+    "evals.compare": {"evals.ajbench", "evals.metrics", "evals.results", "evals.tables"},
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},
@@ -77,8 +79,6 @@ ALLOWED = {
         "rollouts",
         "runtime",
         "sampling",
-        "trainers.models",
-        "trainers.settings",
     },
     # What the lm-evaluation-harness calls.
     "evals.likelihood": {"losses", "models", "runtime"},
@@ -91,8 +91,6 @@ ALLOWED = {
         "rollouts",
         "runtime",
         "sampling",
-        "trainers.models",
-        "trainers.settings",
     },
     "evals.loop": {
         "evals.metrics",
@@ -146,6 +144,7 @@ WITHOUT_JAX = (
     "evals.rows",
     "evals.results",
     "evals.tables",
+    "evals.unicode",
     "evals.settings",
     "evals.compare",
     "evals.benchmark_report",
@@ -258,6 +257,7 @@ def test_configs_import_ml_collections_and_each_other(path):
         ("losses.opd", "def f():\n    import jaxlab.models.decoder", "losses may import"),
         ("trainers.sft", "from jaxlab.trainers import distill", "another trainer"),
         ("trainers.loop", "from jaxlab.evals import graders", "trainers may import"),
+        ("evals.provider", "from jaxlab.trainers import setup", "evals.provider may import"),
         ("nn.attention", "from jaxlab.runtime import mesh", "nn may import"),
         ("trainers.state", "import orbax.checkpoint", "only runtime.checkpoint"),
         ("data.tasks.math", "import jax.numpy as jnp", "without jax"),

@@ -4,10 +4,10 @@ import jax
 import pytest
 
 from configs import common
+from jaxlab.interop.models import abstract_params
 from jaxlab.models import presets
 from jaxlab.runtime import sharding
 from jaxlab.runtime.mesh import make_mesh
-from jaxlab.trainers.models import abstract_params
 
 
 @pytest.mark.parametrize("rules", [common.SHARDED, common.DECODING], ids=["SHARDED", "DECODING"])

@@ -5,6 +5,7 @@ again. What its tools may do is decided there and by the options, never by anyth
 """
 
 import atexit
+import base64
 import contextlib
 import functools
 import json
@@ -24,6 +25,9 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageUser,
+    Content,
+    ContentImage,
+    ContentText,
     GenerateConfig,
     ModelOutput,
     execute_tools,
@@ -40,8 +44,9 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, prompts, workspace
-from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run
+from jaxlab.evals.ajbench import environment, gui, prompts, workspace
+from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
+from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
 from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench.tools import Tool, Toolbox
@@ -65,13 +70,19 @@ class Options:
         read_only: whether the tools only look. Then the state must be the same before and after,
             and a sample in which it is not ends in an error.
         replay: "true" runs the trajectory's calls on the initial state, "false" does not, and
-            "prebuilt_state" begins with the unit's own final state.
+            "prebuilt_state" begins with the unit's own final state. Result files of GUI units are
+            that state already, so nothing is run on them.
         states: folder of states; see `ajbench.states`.
         postgres: where a server comes from; see `postgres_server.start`.
-        dsn: the user's server.
+        dsn: the user's server, without a password; the whole DSN in the environment's variable
+            `postgres_server.DSN` does as well.
         tools: only these of the tools; all by default.
         servers: sub-domain -> MCP server (command, args, env) whose tools the judge gets instead
             of ours. {root}, {sqlite} and {dsn} in args and env are the sample's.
+        web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),
+            or "live" (the tools of `servers`).
+        observation: what judges of GUI units look at: "a11y" (words: the accessibility tree, what
+            is in a file), "screenshot" (pictures), or "mixed". Pictures need a model that sees.
         summariser: whether pages reach a judge of search answers as a summary of what bears on
             the item.
         record_characters: of each argument and result in the record.
@@ -89,6 +100,8 @@ class Options:
     dsn: str | None = None
     tools: Sequence[str] | None = None
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    web: Web = "snapshot"
+    observation: Observation = "a11y"
     summariser: bool = False
     record_characters: int = 4000
     seed: int = 0
@@ -100,6 +113,8 @@ class Options:
             ("scaffold", ("loop", "react")),
             ("replay", ("true", "false", "prebuilt_state")),
             ("postgres", ("auto", "dsn", "system", "wheel")),
+            ("web", ("snapshot", "browser", "live")),
+            ("observation", ("a11y", "screenshot", "mixed")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}: {getattr(self, name)!r}")
@@ -130,7 +145,6 @@ class Violation(RuntimeError):
     """A judge that may only read has changed the state."""
 
 
-@solver
 def judge(units: Mapping[str, Unit], options: Options) -> Solver:
     """Asks for a verdict on the unit of the sample's id."""
 
@@ -155,7 +169,19 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
             if report is not None:
                 state.metadata["replay"] = vars(report) | {"failed": len(report.failed)}
 
-    return solve
+    # Arguments of a registered solver go into every log, and these are all trajectories.
+    @solver(name="ajbench_judge")
+    def without_arguments() -> Solver:
+        return solve
+
+    return without_arguments()
+
+
+def missing(units: Sequence[Unit], options: Options) -> list[str]:
+    """What `environment.missing` says of a run with these options."""
+    states = Path(options.states) if options.states is not None else None
+    run = Run(Path(), states, replay=options.replay, web=options.web)
+    return environment.missing(units, run)
 
 
 def messages(unit: Unit, options: Options) -> list[ChatMessage]:
@@ -173,10 +199,11 @@ async def _ask(
     tools: Sequence[ToolDef] = (),
     last: bool = False,
 ) -> ChatMessageAssistant:
-    """One reply; `last` asks for it without tools, which some providers still want to be named."""
+    """One reply, put behind the messages; with `last`, one that calls no tool."""
     output = await get_model().generate(
         state.messages,
         tools=list(tools),
+        # Some providers want tools to be named that earlier messages have called.
         tool_choice="none" if last and tools else None,
         config=config,
     )
@@ -184,6 +211,14 @@ async def _ask(
     state.output = output
     state.messages.append(output.message)
     return output.message
+
+
+async def _ask_for_verdict(
+    state: TaskState, config: GenerateConfig, effort: _Effort, tools: Sequence[ToolDef] = ()
+) -> None:
+    """The reply after the last turn."""
+    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
+    await _ask(state, config, effort, tools, last=True)
 
 
 async def _loop(
@@ -202,8 +237,7 @@ async def _loop(
         done = await execute_tools(state.messages, list(tools), max_output=_max_output())
         _count_calls(done.messages, effort)
         state.messages.extend(done.messages)
-    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
-    await _ask(state, config, effort, tools, last=True)
+    await _ask_for_verdict(state, config, effort, tools)
 
 
 async def _react(
@@ -222,6 +256,7 @@ async def _react(
         effort.turns += 1
         reply = await _ask(state, stopping, effort)
         wanted = prompts.action(reply.text)
+        images: list[Content] = []
         if wanted is None:
             if "response:" in reply.text.lower():
                 return
@@ -240,10 +275,19 @@ async def _react(
                 for message in done.messages
                 if message.role == "tool"
             )
+            images += _images(done.messages)
         text = f"{prompts.OBSERVATION} {observation}"
-        state.messages.append(ChatMessageUser(content=text))
-    state.messages.append(ChatMessageUser(content=prompts.LAST_TURN))
-    await _ask(state, stopping, effort)
+        content = [ContentText(text=text), *images] if images else text
+        state.messages.append(ChatMessageUser(content=content))
+    await _ask_for_verdict(state, stopping, effort)
+
+
+def _images(done: Sequence[ChatMessage]) -> list[Content]:
+    """Pictures among what tools have returned."""
+    parts = [
+        part for message in done if isinstance(message.content, list) for part in message.content
+    ]
+    return [part for part in parts if isinstance(part, ContentImage)]
 
 
 def _count_calls(done: Sequence[ChatMessage], effort: _Effort) -> None:
@@ -265,8 +309,9 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
         try:
             report = Report()
             if options.replay == "true":
+                calls = environment.calls_of(opened, unit)
                 report = await anyio.to_thread.run_sync(
-                    environment.replay, opened, unit.calls, run.limits
+                    environment.replay, opened, calls, run.limits
                 )
             before = await anyio.to_thread.run_sync(opened.digest)
             try:
@@ -300,7 +345,9 @@ async def _tools(
     async with contextlib.AsyncExitStack() as stack:
         if server is None:
             box = Toolbox(opened.tools(options.read_only), limits)
-            found = [_own(box, tool) for tool in box.tools.values()]
+            found = [_own(box, tool, options.observation) for tool in box.tools.values()]
+            if unit.domain == "GUI":
+                found = [t for t in found if gui.observed(t.name, options.observation)]
         else:
             addresses = getattr(opened, "address", None)
             source = mcp_tools(_server(server, addresses(options.read_only) if addresses else {}))
@@ -318,13 +365,19 @@ async def _tools(
         yield [_timed(tool, options.tool_timeout, wrap) for tool in found]
 
 
-def _own(box: Toolbox, tool: Tool) -> ToolDef:
+def _own(box: Toolbox, tool: Tool, observation: Observation) -> ToolDef:
     """A tool of ours as one of inspect_ai's, which works in a thread."""
 
-    async def execute(**kwargs: Any) -> str:
+    async def execute(**kwargs: Any) -> str | list[Content]:
         reply = await anyio.to_thread.run_sync(box.call, tool.name, kwargs, abandon_on_cancel=True)
         if reply.failed:
             raise ToolError(reply.text)
+        if reply.picture and observation != "a11y":
+            # JPEG begins with FF D8.
+            kind = "jpeg" if reply.picture.startswith(b"\xff\xd8") else "png"
+            data = base64.b64encode(reply.picture).decode()
+            image = ContentImage(image=f"data:image/{kind};base64,{data}")
+            return [ContentText(text=reply.text), image]
         return reply.text
 
     parameters = ToolParams.model_validate(tool.schema() | {"additionalProperties": False})
@@ -344,9 +397,10 @@ def _timed(tool: ToolDef, seconds: float, wrap: Callable[[str], Any] | None) -> 
 
 
 async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
-    fenced = f"Question:\n{unit.instruction}\n\nItem:\n{unit.item}\n\nPage:\n{page}"
+    """What a page says of the item, by the judge's model."""
+    system, user = prompts.summary(unit, page)
     output = await get_model().generate(
-        [ChatMessageSystem(content=prompts.SUMMARY), ChatMessageUser(content=fenced)]
+        [ChatMessageSystem(content=system), ChatMessageUser(content=user)]
     )
     effort.count(output)
     return output.completion
@@ -392,22 +446,24 @@ def _run_of(options: Options) -> Run:
     """What the samples of this process share; a server is not started for each task anew."""
     with _lock:
         return _run(
-            options.states, options.postgres, options.dsn, options.tool_timeout, options.replay
+            options.states,
+            options.postgres,
+            options.dsn,
+            _limits(options),
+            options.replay,
+            options.web,
         )
 
 
 @functools.cache
 def _run(
-    states: str | None, postgres: Source, dsn: str | None, seconds: float, replay: Replay
+    states: str | None, postgres: Source, dsn: str | None, limits: Limits, replay: Replay, web: Web
 ) -> Run:
-    return Run(
-        _folder(),
-        Path(states) if states is not None else None,
-        postgres,
-        dsn,
-        replace(Limits(), seconds=seconds),
-        replay,
-    )
+    folder = Path(states) if states is not None else None
+    run = Run(_folder(), folder, postgres, dsn, limits, replay, web)
+    # Before the run's folder goes: what is registered last comes first.
+    atexit.register(run.close)
+    return run
 
 
 @functools.cache

@@ -11,10 +11,12 @@ from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
+from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.evals import ajbench_judges, graders
-from jaxlab.evals.ajbench import rows, verdicts
-from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay
+from jaxlab.evals.ajbench import postgres_server, rows, verdicts
+from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay, Web
+from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench_judges import Arm, Options, Scaffold
@@ -37,6 +39,8 @@ def ajbench(
     dsn: str | None = None,
     tools: Sequence[str] | None = None,
     servers: Mapping[str, Mapping[str, Any]] | None = None,
+    web: Web = "snapshot",
+    observation: Observation = "a11y",
     summariser: bool = False,
     record_characters: int = 4000,
     subdomains: Sequence[str] = (),
@@ -63,9 +67,11 @@ def ajbench(
         states: see there.
         definitions: folder of MCPMark's task definitions, from which instructions come.
         postgres: see there.
-        dsn: see there.
+        dsn: see there; without a password, for arguments of a task are written down.
         tools: see there.
         servers: see there.
+        web: see there.
+        observation: see there.
         summariser: see there.
         record_characters: see there.
         subdomains: only these.
@@ -77,6 +83,12 @@ def ajbench(
         seed: as in `math`.
         bad_rows: as in `math`.
     """
+    shown = postgres_server.without_password(dsn or "")
+    if conninfo_to_dict(dsn or "") != conninfo_to_dict(shown):
+        raise ValueError(
+            "a DSN with a password would stand in every log: give it in the environment as "
+            f"{postgres_server.DSN}"
+        )
     found = rows.read(path, tuple(subdomains), fields, definitions, bad_rows)
     panel = found.panel().subset(limit)
     units = {unit.id: unit for unit in found.units}
@@ -93,17 +105,30 @@ def ajbench(
         dsn,
         tuple(tools) if tools is not None else None,
         servers or {},
+        web,
+        observation,
         summariser,
         record_characters,
         seed,
     )
     if arm == "agent":
-        absent = {units[row.id].subdomain for row in panel.rows} - ENVIRONMENTS.keys()
+        found_in = {units[row.id].subdomain for row in panel.rows}
+        absent = found_in - ENVIRONMENTS.keys()
         if absent:
             raise ValueError(
                 f"no environment for {min(absent)}: there are {', '.join(ENVIRONMENTS)}; name "
                 "those in subdomains, or set arm=text"
             )
+        searched = {name for name in found_in if name.startswith("Search-")}
+        if web == "live" and searched - options.servers.keys():
+            raise ValueError(
+                f"web=live: name a server with a browser as servers.{min(searched)}, or give "
+                "pages in states and set web=snapshot"
+            )
+        wanted = [units[row.id] for row in panel.rows]
+        lacking = ajbench_judges.missing(wanted, options)
+        if lacking:
+            raise ValueError(f"{len(lacking)} of {len(wanted)} units lack a state: {lacking[0]}")
     dataset = MemoryDataset(
         [
             Sample(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxlab.evals import report
 from jaxlab.evals.metrics import Bootstrap
@@ -110,14 +110,14 @@ def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) ->
     if bars:
         height = 0.9 + 0.28 * sum(len(table.rows) for table in bars)
         ratios = [len(table.rows) for table in bars]
-        figure, axes = plt.subplots(
-            len(bars), figsize=(6.5, height + 0.6 * len(bars)), height_ratios=ratios, squeeze=False
-        )
-        for axis, table in zip(axes[:, 0], bars, strict=True):
+        figure = Figure(figsize=(6.5, height + 0.6 * len(bars)))
+        axes = figure.subplots(len(bars), height_ratios=ratios, squeeze=False)[:, 0]
+        for axis, table in zip(axes, bars, strict=True):
             _bars(axis, table)
-        plots[workdir / "groups.png"] = "Accuracy of each group, with its 95 % interval."
+        plots[workdir / "groups.png"] = "The first score of each group, with its 95 % interval."
         report.save(figure, workdir / "groups.png")
-    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    figure = Figure(figsize=(5.5, 3.2))
+    axis = figure.subplots()
     tokens = {
         name: [result.output_tokens for result in results if result.correct is correct]
         for name, correct in (("right", True), ("wrong", False))
@@ -146,5 +146,6 @@ def _bars(axis: Any, table: Table) -> None:
     errors = np.array([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
     axis.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", capsize=2)
     axis.set_yticks(range(len(rows)), [str(row[label]) for row in rows], fontsize=8)
-    axis.set(xlim=(-0.02, 1.02), title=table.title)
+    score = next(name for name, value in table.rows[0].items() if isinstance(value, Bootstrap))
+    axis.set(xlim=(-0.02, 1.02), title=table.title, xlabel=score)
     axis.grid(alpha=0.3)

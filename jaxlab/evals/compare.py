@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from jaxlab.evals import metrics, results
+from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.tables import Table
 
 
-def write(workdir: Path, runs: Sequence[Path]) -> Table:
+def write(workdir: Path, runs: Sequence[Path]) -> list[Table]:
     """Compare every run with the first, and write compare.md and compare.json in `workdir`.
 
     Rows are paired by their ids and the tests are clustered as the rows are; p-values are adjusted
-    for their number (Holm). Only rows that all runs have are used.
+    for their number (Holm). Only rows that all runs have are used. Runs of AJ-Bench are compared by
+    macro F1 besides.
 
     Raises:
         FileNotFoundError, ValueError: a directory holds no benchmark's samples.
@@ -22,15 +24,20 @@ def write(workdir: Path, runs: Sequence[Path]) -> Table:
     """
     if len(runs) < 2:
         raise ValueError("--compare needs two work directories or more")
-    table = compare({str(run): results.read(run / "samples.jsonl") for run in runs})
+    found = {str(run): results.read(run / "samples.jsonl") for run in runs}
+    tables = [compare(found)]
+    if all("subdomain" in result.meta for run in found.values() for result in run):
+        tables.append(ajbench_metrics.comparison(found))
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "compare.json").write_text(json.dumps(table.to_json(), indent=1), encoding="utf-8")
-    (workdir / "compare.md").write_text("\n".join(table.markdown()), encoding="utf-8")
-    return table
+    content = {"tables": [table.to_json() for table in tables]}
+    (workdir / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    lines = [line for table in tables for line in table.markdown()]
+    (workdir / "compare.md").write_text("\n".join(lines), encoding="utf-8")
+    return tables
 
 
 def compare(runs: dict[str, list[results.Result]]) -> Table:
-    """The table of `write`, from results by name; the first is the baseline."""
+    """The first table of `write`, from results by name; the first is the baseline."""
     scores: dict[str, dict[str, float]] = {}
     clusters: dict[str, str] = {}
     for name, found in runs.items():

@@ -7,20 +7,23 @@ directory and are not generated again.
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import inspect_ai
 import inspect_ai.model
+import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
-from inspect_ai.scorer import Scorer
+from inspect_ai.scorer import Scorer, value_to_float
 
 from jaxlab import config as config_lib
-from jaxlab.evals import benchmark_report, results, tasks
+from jaxlab.evals import benchmark_report, results, task_file, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
+from jaxlab.evals.ajbench import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade
@@ -28,6 +31,7 @@ from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
+from jaxlab.evals.unicode import well_formed
 
 TASKS: dict[str, Callable[..., Task]] = {
     "gsm8k": tasks.gsm8k,
@@ -49,7 +53,7 @@ TABLES = {
 # Options that are the scorer's: they can change without a new generation.
 GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
 # What may differ between a run and its continuation: no answer depends on it.
-FREE = ("mesh", "eval.batch", "eval.padding")
+FREE = ("mesh", "eval.batch", "eval.padding", "benchmark.options.dsn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +71,61 @@ class Outcome:
     failures: list[str]
 
 
+def without_secrets(run: Run) -> Run:
+    """The run as it may be written down: the password of a DSN goes into the environment.
+
+    There (`postgres_server.DSN`) it is found by the server's start in this process, and a run that
+    goes on finds it if it is given again, in the variable or as the option.
+
+    Raises:
+        ValueError: the DSN is malformed.
+    """
+    dsn = run.benchmark.options.get("dsn") or os.environ.get(postgres_server.DSN)
+    if run.benchmark.name != "ajbench" or not dsn:
+        return run
+    shown = postgres_server.without_password(dsn)
+    held = os.environ.get(postgres_server.DSN)
+    # One without a password may be what is left of the one that is there.
+    if dsn != shown or held is None or postgres_server.without_password(held) != shown:
+        os.environ[postgres_server.DSN] = dsn
+    options = {**run.benchmark.options, "dsn": shown}
+    return dataclasses.replace(run, benchmark=dataclasses.replace(run.benchmark, options=options))
+
+
+def evaluate(
+    run: Run,
+    workdir: Path,
+    *,
+    again: bool = False,
+    model: inspect_ai.model.Model | None = None,
+) -> Outcome:
+    """The whole of it, for programs and notebooks.
+
+    Args:
+        run: the config.
+        workdir: where the logs and the report go, and where a run that was killed goes on.
+        again: grade the finished run's completions by the config's grader, without generating.
+        model: instead of the config's.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
+        RuntimeError: no sample has finished.
+    """
+    run = without_secrets(run)
+    task = prepare(run, workdir, regrade=again)
+    log = regrade(run, workdir) if again else None
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.save_json(run, workdir / "config.json")
+    return finish(run, task, log or generate(run, task, workdir, model), workdir)
+
+
 def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     """Read the rows and check that the work directory is this run's.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
     """
+    run = without_secrets(run)
     wanted = run.benchmark
     if wanted.path is None:
         raise config_lib.ConfigError("benchmark.path: name a file of rows, or AJ-Bench's folder")
@@ -85,16 +138,9 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.grader=rule"
         )
     _check_same(run, workdir, regrade)
-    options = {key: value for key, value in wanted.options.items() if key not in GRADING}
     try:
-        task = TASKS[wanted.name](
-            path=wanted.path,
-            samples=wanted.samples,
-            limit=wanted.limit,
-            seed=run.seed,
-            **options,
-        )
-        return task_with(task, scorer=_scorer(wanted))
+        task = _task(run)
+        return task if wanted.own else task_with(task, scorer=_scorer(run))
     except TypeError as error:
         raise config_lib.ConfigError(f"benchmark.options: {error}") from error
 
@@ -112,6 +158,12 @@ def generate(
     """
     if model is None:
         model = subject(run)
+        try:
+            return generate(run, task, workdir, model)
+        finally:
+            if run.model.path is not None:
+                cast(Any, model.api).close()
+    model = _well_formed(model)
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
@@ -146,7 +198,28 @@ def subject(run: Run) -> inspect_ai.model.Model:
     arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
-    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", **arguments)
+    # Not the one from before: by now the directory may hold a later checkpoint.
+    return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", memoize=False, **arguments)
+
+
+def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
+    """The model with replies that can be written down, see `unicode`."""
+    generate = model.api.generate
+
+    def clean(value: Any) -> Any:
+        if not isinstance(value, pydantic.BaseModel):
+            return value
+        content = value.model_dump()
+        cleaned = well_formed(content)
+        return value if cleaned == content else type(value).model_validate(cleaned)
+
+    @functools.wraps(generate)
+    async def generate_clean(*args: Any, **kwargs: Any) -> Any:
+        reply = await generate(*args, **kwargs)
+        return tuple(map(clean, reply)) if isinstance(reply, tuple) else clean(reply)
+
+    model.api.generate = generate_clean  # type: ignore[method-assign]
+    return model
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:
@@ -161,7 +234,7 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
         raise FileNotFoundError(f"{workdir} holds no finished run to grade again")
     log = inspect_ai.score(
         finished[0],
-        _scorer(run.benchmark),
+        _scorer(run),
         action="overwrite",
         display="rich" if sys.stderr.isatty() else "plain",
     )
@@ -185,7 +258,7 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         raise RuntimeError(f"no sample has finished: {cause}")
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
-    title = f"{run.benchmark.name}: {run.model.name or run.model.path}"
+    title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"
     scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
     return Outcome(scores, files, failures)
 
@@ -196,17 +269,19 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
     for sample in log.samples or []:
         if sample.error is not None or not sample.scores:
             continue
-        score = next(iter(sample.scores.values()))
+        scorer, score = next(iter(sample.scores.items()))
         notes = score.metadata or {}
+        correct = value_to_float()(score.value) == 1.0
         meta = {key: value for key, value in sample.metadata.items() if key != "question"}
         usage = sample.output.usage
         found[sample.id, sample.epoch] = results.Result(
             id=str(sample.id),
             sample=sample.epoch,
-            correct=bool(score.as_float()),
+            correct=correct,
             answer=score.answer,
-            reason=notes.get("reason", ""),
-            grader=notes.get("grader", ""),
+            # A file's own scorer may say neither.
+            reason=notes.get("reason", "match" if correct else "mismatch"),
+            grader=notes.get("grader", scorer),
             cluster=meta.pop("cluster", str(sample.id)),
             # Judges with tools count over all their turns.
             input_tokens=meta.pop("input_tokens", usage.input_tokens if usage else 0),
@@ -221,12 +296,31 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
     return list(found.values())
 
 
-def _scorer(benchmark: Benchmark) -> Scorer:
-    options = {key: benchmark.options[key] for key in GRADING if key in benchmark.options}
-    return SCORERS[benchmark.name](**options)
+def _task(run: Run) -> Task:
+    wanted = run.benchmark
+    make, options = TASKS.get(wanted.name), wanted.options
+    if make is None:
+        make = task_file.task(wanted.name)
+    else:
+        # A DSN is in the environment, and no reason to take a run for another one.
+        left_out = (*GRADING, "dsn")
+        options = {key: value for key, value in options.items() if key not in left_out}
+    return make(
+        path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
+    )
+
+
+def _scorer(run: Run) -> Scorer | list[Scorer]:
+    wanted = run.benchmark
+    if wanted.own:
+        return cast(list[Scorer], _task(run).scorer)
+    options = {key: wanted.options[key] for key in GRADING if key in wanted.options}
+    return SCORERS[wanted.name](**options)
 
 
 def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[Table]]:
+    if benchmark.own:
+        return task_file.tables(benchmark.name) or math_metrics.tables
     if benchmark.name == "ajbench":
         drop = benchmark.options.get("on_parse_fail", "wrong")
         return functools.partial(ajbench_metrics.tables, on_parse_fail=drop)
@@ -251,10 +345,10 @@ def _facts(
         "benchmark": run.benchmark.name,
         "model": run.model.name or run.model.path,
         "rows": len(task.dataset),
-        "panel": metadata["panel"],
+        "panel": metadata.get("panel"),
         "completions": len(graded),
         "failed samples": len(failures),
-        "rejected rows": metadata["rejected"],
+        "rejected rows": metadata.get("rejected", []),
         "sampling": {
             "samples": run.benchmark.samples,
             "temperature": run.eval.temperature,
@@ -269,9 +363,8 @@ def _facts(
     if run.benchmark.name == "ajbench":
         facts["judge"] = {
             key: value
-            for key, value in run.benchmark.options.items()
-            # It may hold a password.
-            if value is not None and key != "dsn"
+            for key, value in without_secrets(run).benchmark.options.items()
+            if value is not None
         }
     if run.benchmark.name in ("gsm8k", "math"):
         facts["references that do not equal themselves"] = _self_test(task)

@@ -4,7 +4,7 @@ P: problems, n: samples per problem.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -138,9 +138,9 @@ def cluster_bootstrap(
 
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
-    for b in range(num_resamples):
-        draw = rng.integers(len(sums), size=len(sums))
-        means[b] = sums[draw].sum() / sizes[draw].sum()
+    for part in _parts(num_resamples, len(sums)):
+        draw = rng.integers(len(sums), size=(part.stop - part.start, len(sums)))
+        means[part] = sums[draw].sum(1) / sizes[draw].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     stderr = means.std(ddof=1) if len(sums) > 1 else np.nan
     return Bootstrap(float(values.mean()), float(stderr), float(low), float(high))
@@ -199,9 +199,10 @@ def paired_test(
         extra = 0
     else:
         rng = np.random.default_rng(seed)
-        totals = np.array(
-            [rng.choice((-1.0, 1.0), len(differing)) @ differing for _ in range(num_resamples)]
-        )
+        totals = np.empty(num_resamples)
+        for part in _parts(num_resamples, len(differing)):
+            flips = rng.choice((-1.0, 1.0), (part.stop - part.start, len(differing)))
+            totals[part] = flips @ differing
         extra = 1
     # A flip that gives the same sum in another order of addition is as extreme.
     hits = np.sum(np.abs(totals) >= abs(differing.sum()) - 1e-9)
@@ -217,6 +218,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = highest
     return adjusted
+
+
+def _parts(num_resamples: int, size: int) -> Iterator[slice]:
+    """Slices of the resamples, each of so many that its draws of `size` take a few megabytes."""
+    step = max(1, 2**20 // size)
+    for begin in range(0, num_resamples, step):
+        yield slice(begin, min(begin + step, num_resamples))
 
 
 def _cluster_sums(values: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:

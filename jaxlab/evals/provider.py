@@ -4,7 +4,8 @@
 
 The name behind "jaxlab/" is a work directory of training or a HuggingFace directory. Requests that
 are under way at the same time are decoded together (`rollouts.batcher`). Arguments of the model
-(`-M batch=128`) are those of `Settings`.
+(`-M batch=128`) are those of `Settings`. In a program that trains on, ask inspect_ai for the model
+with `get_model(..., memoize=False)`: it keeps those that it has made.
 """
 
 import asyncio
@@ -21,22 +22,25 @@ from inspect_ai.model import (
     Logprob,
     Logprobs,
     ModelAPI,
+    ModelInfo,
     ModelOutput,
     ModelUsage,
     StopReason,
+    set_model_info,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from jaxlab import config as config_lib
 from jaxlab.evals.rows import sample_seed
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.interop.tokenizer import Tokenizer
 from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models.decoder import Decoder
 from jaxlab.rollouts.batcher import Batcher, Reply
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime.settings import Mesh
 from jaxlab.sampling import SamplingConfig
-from jaxlab.trainers import models
-from jaxlab.trainers.settings import Mesh, Model
 
 # Options of a request that change what is sampled, and that the sampler does not have.
 UNSUPPORTED = (
@@ -108,6 +112,8 @@ class JaxlabAPI(ModelAPI):
         source = models.find(spec, "model", vocab_size=self.tokenizer.vocab_size, seed=0)
         mesh = mesh_lib.make_mesh(self._settings.mesh.shape)
         self._context = source.config.max_position
+        # Inspect_ai looks this up, and would make a second model to ask it for its name.
+        set_model_info(f"jaxlab/{model_name}", ModelInfo(context_length=self._context))
         self._batcher = Batcher(
             Decoder(source.config),
             source.load(mesh, self._settings.mesh.rules),

@@ -5,11 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from jaxlab.evals import repeats, sweeps
 
@@ -122,13 +119,14 @@ def _plots(
     if curves:
         more = [name for name in ("loss", "entropy", "orders") if name in rows[-1]]
         names = list(dict.fromkeys([*_score_names(rows)[:1], *more]))
-        figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.6))
-        for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        figure = Figure(figsize=(4.5 * len(names), 3.6))
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        for axis, name in zip(axes, names, strict=True):
             for method, series in curves.items():
                 _curve(axis, method, series, name)
             axis.set(xlabel="step", title=name)
             axis.grid(alpha=0.3)
-        np.atleast_1d(axes)[0].legend(frameon=False)
+        axes[0].legend(frameon=False)
         path = workdir / "curves.png"
         plots[path] = (
             "Evaluation against optimisation steps; with several seeds the mean and its standard "
@@ -176,7 +174,8 @@ def _draw_advantages(path: pathlib.Path, name: str, histogram: Mapping[str, Any]
     centres = (edges[:-1] + edges[1:]) / 2
     squares = counts * centres**2
     share = squares[centres < 0].sum() / max(squares.sum(), 1e-30)
-    figure, axis = plt.subplots(figsize=(5.5, 3.4))
+    figure = Figure(figsize=(5.5, 3.4))
+    axis = figure.subplots()
     colours = np.where(centres < 0, "tab:red", "tab:blue")
     axis.bar(centres, counts, width=np.diff(edges), color=colours)
     axis.set_yscale("log")
@@ -189,8 +188,7 @@ def _draw_advantages(path: pathlib.Path, name: str, histogram: Mapping[str, Any]
     )
 
 
-def save(figure: Any, path: pathlib.Path) -> None:
-    """Write a figure and forget it."""
+def save(figure: Figure, path: pathlib.Path) -> None:
+    """Write a figure, its parts moved so that none is cut off."""
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)

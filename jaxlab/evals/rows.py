@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlab.data.sources import parse_row
+from jaxlab.evals.unicode import well_formed
 
 
 @dataclass(frozen=True)
@@ -63,30 +64,33 @@ def read(
     parse: Callable[[dict[str, Any]], Row],
     bad_rows: Literal["error", "skip"] = "error",
 ) -> Panel:
-    """The rows of a .jsonl file, or of a .json file that holds one array.
+    """The rows of a .jsonl file, of a .json file that holds one array, or of a dataset's directory.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, UTF-8; or a directory that tensorflow-datasets has written, with one split
+            in array_record files.
         parse: makes a row, or raises ValueError with the cause.
         bad_rows: "error" ends at the first bad row; "skip" leaves it out and keeps an account in
             `Panel.rejected`. Bad are malformed lines, what `parse` refuses, and an id seen before.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: "file:line: cause" for the first bad row; or there is no good one.
+        ValueError: "file:line: cause" for the first bad row; or there is no good one; or the
+            directory holds no such dataset.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file; give the path of a .jsonl or .json file")
     rows: dict[str, Row] = {}
     rejected = []
     for where, content in _lines(path):
         try:
-            row = parse(content if isinstance(content, dict) else parse_row(content, where))
+            content = content if isinstance(content, dict) else parse_row(content, where)
+            row = parse(well_formed(content))
             if row.id in rows:
                 raise ValueError(f"the id {row.id!r} occurs twice")
             rows[row.id] = row
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             cause = str(error).removeprefix(f"{where}: ")
             if bad_rows == "error":
                 raise ValueError(f"{where}: {cause}") from None
@@ -132,6 +136,10 @@ def sample_seed(seed: int, row_id: str, sample: int) -> int:
 
 
 def _lines(path: Path) -> Iterable[tuple[str, bytes | dict[str, Any]]]:
+    if path.is_dir():
+        for i, row in enumerate(_dataset(path)):
+            yield f"{path}[{i}]", _plain(row)
+        return
     if path.suffix == ".json":
         try:
             array = json.loads(path.read_text(encoding="utf-8"))
@@ -146,6 +154,32 @@ def _lines(path: Path) -> Iterable[tuple[str, bytes | dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield f"{path}:{number}", line
+
+
+def _dataset(path: Path) -> Sequence[dict[str, Any]]:
+    """The one split of a dataset; only here is tensorflow-datasets needed."""
+    import tensorflow_datasets as tfds
+
+    if not (path / "dataset_info.json").exists():
+        raise ValueError(f"{path} is no dataset: name a .jsonl file, or the folder of a version")
+    try:
+        builder = tfds.builder_from_directory(str(path))
+        (split,) = builder.info.splits
+        return builder.as_data_source(split)
+    except (ValueError, NotImplementedError) as error:
+        cause = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: one split in array_record files is needed: {cause}") from None
+
+
+def _plain(value: Any) -> Any:
+    """What a dataset holds, as JSON values."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_plain(part) for part in value] if isinstance(value, list) else value
 
 
 def _hash(text: str) -> str:

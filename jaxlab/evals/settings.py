@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+BENCHMARKS = ("gsm8k", "math", "general365", "ajbench")
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -22,25 +24,35 @@ class Benchmark:
     """What is asked.
 
     Attributes:
-        name: of the benchmark.
-        path: its rows, a .jsonl or .json file; of AJ-Bench a folder.
+        name: one of `BENCHMARKS`, or a .py file with a task, see `evals.task_file`.
+        path: its rows, a .jsonl or .json file, or the directory of a dataset (see `rows.read`); of
+            AJ-Bench a folder.
         samples: completions per row.
         limit: so many rows, always the same ones; None is all.
         options: further arguments of the task in `evals.tasks`.
     """
 
-    name: Literal["gsm8k", "math", "general365", "ajbench"]
+    name: str
     path: str | None = None
     samples: int = 1
     limit: int | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse names that there are not, and counts below one."""
+        if self.name not in BENCHMARKS and not self.own:
+            raise ValueError(
+                f"name: {self.name!r} is none of {', '.join(BENCHMARKS)}, nor a .py file"
+            )
         for name in ("samples", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a file of the user's."""
+        return self.name.endswith(".py")
 
 
 @dataclasses.dataclass(frozen=True)

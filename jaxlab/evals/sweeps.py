@@ -7,11 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 # Rows of one evaluation each, one per seed, by method.
@@ -67,13 +64,14 @@ def tables(finals: Finals, cell: Any) -> list[str]:
     return lines
 
 
-def plot(finals: Finals) -> Any:
+def plot(finals: Finals) -> Figure | None:
     """A figure with a panel for each sweep of at least two settings; None if there is none."""
     sweeps = {options: found for options, found in find(finals).items() if len(found) > 1}
     if not sweeps:
         return None
-    figure, axes = plt.subplots(1, len(sweeps), figsize=(4.5 * len(sweeps), 3.6), squeeze=False)
-    for axis, (options, settings) in zip(axes[0], sweeps.items(), strict=True):
+    figure = Figure(figsize=(4.5 * len(sweeps), 3.6))
+    axes = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    for axis, (options, settings) in zip(axes, sweeps.items(), strict=True):
         ticks = [", ".join(values) for values in settings]
         places = _places(list(settings))
         logarithmic = min(places) > 0
@@ -90,7 +88,7 @@ def plot(finals: Finals) -> Any:
         axis.set_xticks(places, ticks)
         axis.set(xlabel=", ".join(options), title=next(iter(settings.values())).partition("@")[0])
         axis.grid(alpha=0.3)
-    axes[0][-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

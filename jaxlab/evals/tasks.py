@@ -38,6 +38,9 @@ from jaxlab.evals.math import prompts as math_prompts
 from jaxlab.evals.math import rows as math_rows
 from jaxlab.evals.rows import Panel, Row, sample_seed
 
+# Fields of a row that travel in a sample's metadata, beside the row's own.
+_OF_ROW = ("question", "cluster")
+
 BadRows = Literal["error", "skip"]
 Truncated = Literal["wrong", "graded"]
 
@@ -86,7 +89,7 @@ def math(
         bad_rows: what a malformed row does: see `rows.read`.
     """
     panel = math_rows.read(path, bad_rows).subset(limit)
-    return _task(
+    return benchmark(
         panel,
         lambda row: math_prompts.prompt(row.question, prompt),
         math_answer(truncated),
@@ -127,7 +130,7 @@ def general365(
         bad_rows: as in `math`.
     """
     panel = general365_rows.read(path, fields, id_pattern, bad_rows).subset(limit)
-    return _task(
+    return benchmark(
         panel,
         lambda row: general365_prompts.prompt(row.question, prompt),
         general365_answer(grader, judge, float_round, truncated),
@@ -136,10 +139,18 @@ def general365(
     )
 
 
-def _task(
-    panel: Panel, prompt: Callable[[Row], str], scoring: Scorer, samples: int, seed: int
+def benchmark(
+    panel: Panel, prompt: Callable[[Row], str], scoring: Scorer, samples: int = 1, seed: int = 0
 ) -> Task:
-    """The task over a panel; its metadata name the panel and what was left out of it."""
+    """The task over a panel; its metadata name the panel and what was left out of it.
+
+    Args:
+        panel: rows.
+        prompt: the text that the model reads for a row.
+        scoring: grades a completion; `by_rule` makes one of a function.
+        samples: completions per row.
+        seed: as in `math`.
+    """
     dataset = MemoryDataset(
         [
             Sample(
@@ -169,6 +180,19 @@ def ask(seed: int) -> Solver:
         return await generate(state, seed=sample_seed(seed, str(state.sample_id), state.epoch))
 
     return solve
+
+
+@scorer(metrics=[mean(), stderr(cluster="cluster")])
+def by_rule(grade: Callable[[Row, str], Verdict], name: str = "rule") -> Scorer:
+    """A function of row and completion as a scorer; `name` is the grader's in the report."""
+
+    async def score(state: TaskState, target: Target) -> Score:
+        meta = {key: value for key, value in state.metadata.items() if key not in _OF_ROW}
+        question, cluster = (state.metadata[key] for key in _OF_ROW)
+        row = Row(str(state.sample_id), question, target.text, cluster, meta)
+        return _score(grade(row, state.output.completion), name)
+
+    return score
 
 
 @scorer(metrics=[mean(), stderr(cluster="cluster")])

@@ -19,15 +19,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlab import config as config_lib
 from jaxlab.credit import advantages
 from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab, distillation, policy_gradient
 from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, cropped, response_hidden, to_host
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
+from jaxlab.runtime.settings import Mesh
 from jaxlab.sampling import SamplingConfig
-from jaxlab.trainers import microbatch, models, optim, setup, state
+from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Data, Mesh, Model, Train
+from jaxlab.trainers.settings import Data, Train
 
 # Losses that compare the student with a teacher at each of the student's tokens.
 METHODS = {

@@ -5,13 +5,12 @@ import pathlib
 
 import numpy as np
 
-from jaxlab.interop import hf, torch_check
+from jaxlab.interop import hf, models, torch_check
 from jaxlab.interop.families import DeltaFamily
 from jaxlab.interop.hf import DType
 from jaxlab.models.decoder import DecoderConfig, unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.checkpoint import Checkpointer
-from jaxlab.trainers import models
 
 # In float32, both models on the same stored numbers.
 MAX_DIFFERENCE = 2e-4

@@ -14,13 +14,16 @@ from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.tokens import TokenSource
 from jaxlab.evals.tokens import TokenEval, TokenEvaluator, label
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.trainers import microbatch, models, optim, state
+from jaxlab.runtime.settings import Mesh, Rules
+from jaxlab.trainers import microbatch, optim, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Mesh, Model, Rules, Train
+from jaxlab.trainers.settings import Train
 from jaxlab.trainers.token_data import Opened, TokenData
 
 

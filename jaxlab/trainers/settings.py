@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any, Literal
 
-Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -60,49 +58,6 @@ class Train:
                 f"train.microbatch: {self.microbatch} does not divide a batch of {rows} rows"
             )
         return rows // self.microbatch
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh:
-    """Devices and how parameters lie on them.
-
-    Attributes:
-        shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
-        rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
-        decode_rules: as `rules`, for sampling: parameters that training splits over "data" are
-            gathered once per rollout, not once per token. None: as they are.
-        multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
-            JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
-    """
-
-    shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
-    rules: Rules = ((".*", ()),)
-    decode_rules: Rules | None = None
-    multihost: Literal["none", "auto", "env"] = "none"
-
-    def __post_init__(self) -> None:
-        """Refuse a mesh over which no batch can be split."""
-        if "data" not in self.shape:
-            raise ValueError(
-                f'shape needs an axis "data", over which batches are split: {self.shape}'
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """Where a model comes from.
-
-    Attributes:
-        path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
-            directory of the stage NAME of the same config.
-        preset: a name of `jaxlab.models.presets`; random parameters.
-        sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
-            path, only those that do not change the function (dtype, scan_layers, remat) make sense.
-    """
-
-    path: str | None = None
-    preset: str | None = None
-    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlab.config import ConfigError
 from jaxlab.data.batch import bucket, prompt_completion_batch
 from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.interop import models
+from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.trainers import microbatch, models, optim, setup, state
+from jaxlab.runtime.settings import Mesh
+from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Data, Mesh, Model, Train
+from jaxlab.trainers.settings import Data, Train
 
 # Batches are padded to a multiple of this many tokens, so that few widths are compiled.
 LENGTH_BUCKET = 64

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxlab.runtime import sharding
-from jaxlab.trainers.settings import Rules
+from jaxlab.runtime.settings import Rules
 
 
 class TrainState(NamedTuple):

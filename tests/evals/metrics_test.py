@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -44,6 +44,23 @@ def test_maj_at_n():
     np.testing.assert_array_equal(first, [1.0, 0.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="problem 0 has 1 answers and 2 grades"):
         metrics.maj_at_n([["1"]], np.ones((1, 2)))
+
+
+def test_maj_at_n_against_every_order_of_the_samples():
+    """Drawn without replacement, tied answers are equally likely to come first."""
+    right = {"a": 1.0, "b": 0.0, "c": 0.5, None: 0.0}
+    for row in product([*right], repeat=4):
+        correct = np.array([right[answer] for answer in row])
+        by_order = []
+        for order in permutations(row):
+            votes = [answer for answer in order if answer is not None]
+            # The first answer to reach the largest number of votes.
+            most = max((votes.count(answer) for answer in votes), default=0)
+            winner = next((answer for answer in votes if votes.count(answer) == most), None)
+            by_order.append(right[winner])
+        np.testing.assert_allclose(
+            metrics.maj_at_n([row], correct[None]), [np.mean(by_order)], atol=1e-12
+        )
 
 
 def test_distinct_solutions():

@@ -1,4 +1,7 @@
 import asyncio
+import random
+import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,9 @@ from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.tool import ToolInfo
 
 from jaxlab.config import ConfigError
+from jaxlab.evals import harness, results
 from jaxlab.evals.provider import JaxlabAPI
+from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
 from jaxlab.interop.tokenizer import train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig
@@ -59,11 +64,17 @@ def _key(output):
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}], ids=["greedy", "seeded"])
-def test_the_same_answers_at_any_concurrency(model, options):
-    texts = [f"question {i}" for i in range(12)]
-    runs = [_ask(model, texts, c, logprobs=True, **options) for c in (1, 3, 12)]
-    keys = [[_key(output) for output in run] for run in runs]
-    assert keys[0] == keys[1] == keys[2]
+def test_the_same_answers_at_any_concurrency_and_in_any_order(model, options):
+    # Of three widths, which take turns.
+    texts = [f"question {i} {'x' * (i % 3 * 12)}" for i in range(66)]
+    found = []
+    for concurrency in (1, 7, 64):
+        order = random.Random(concurrency).sample(range(len(texts)), len(texts))
+        outputs = _ask(model, [texts[i] for i in order], concurrency, logprobs=True, **options)
+        keys = dict(zip(order, map(_key, outputs), strict=True))
+        found.append([keys[i] for i in range(len(texts))])
+    assert found[0] == found[1] == found[2]  # log-probabilities to the last bit
+    assert len({completion for completion, _ in found[0]}) > 20
 
 
 def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):
@@ -71,6 +82,28 @@ def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):
     assert len({output.completion for output in first}) > 1
     same = _ask(model, ["a"] * 6, seed=1)
     assert len({output.completion for output in same}) == 1
+
+
+def test_an_evaluation_takes_the_checkpoint_that_is_there_now(directory, tmp_path):
+    """A program that trains on must not be shown the answers of the model from before."""
+    (tmp_path / "rows.jsonl").write_text('{"problem": "p", "answer": "1"}\n')
+    run = Run(
+        Subject(path=str(tmp_path / "model")),
+        Benchmark("math", str(tmp_path / "rows.jsonl")),
+        Sampling(max_new_tokens=12, temperature=0.0, batch=1, prompt_multiple=128),
+    )
+    found, before = [], set(threading.enumerate())
+    for scale in (1.0, -1.0):
+        config, params = hf.load(directory)
+        hf.save(tmp_path / "model", config, jax.tree.map(lambda x, s=scale: s * x, params))
+        for file in directory.glob("tokenizer*"):
+            shutil.copy(file, tmp_path / "model")
+        harness.evaluate(run, tmp_path / f"run{scale}")
+        (result,) = results.read(tmp_path / f"run{scale}" / "samples.jsonl")
+        found.append(result.completion)
+        left = set(threading.enumerate()) - before
+        assert not any(thread.name == "batcher" for thread in left)
+    assert found[0] != found[1]
 
 
 def test_usage_and_stop_reasons(model):

@@ -287,7 +287,7 @@ def test_a_killed_process_leaves_a_usable_checkpoint(tmp_path):
         process.stdout.readline()  # a first save is on disk
         time.sleep(rng.uniform(0.0, 0.4))
         process.kill()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         process.stdout.close()
         saver = checkpoint.Checkpointer(tmp_path)
         restored = saver.restore({"params": {"a": jnp.zeros(2000), "b": jnp.zeros((3, 5))}})
@@ -320,7 +320,7 @@ def test_two_processes_save_restore_and_are_preempted_together(tmp_path):
         for index in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=60) for process in processes]
+        outputs = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -53,7 +53,7 @@ def _signal_when(process, condition, number):
         assert time.monotonic() < limit, "the moment never came"
         time.sleep(0.002)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     return process.returncode, stderr
 
 
@@ -139,7 +139,7 @@ def test_killed_thrice_and_damaged_it_ends_bit_for_bit_the_same(tmp_path, refere
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
     process = _start(tmp_path)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     (named,) = [line for line in stderr.splitlines() if "is damaged" in line]
     assert str(saved / str(newest)) in named
@@ -166,7 +166,7 @@ def test_other_meshes_see_the_same_batches(tmp_path, reference):
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr[-4000:]
     # On 8 devices up to step 5, which it saves, on 4 up to step 10, then on one.
@@ -188,7 +188,7 @@ def test_two_processes_train_one_model(tmp_path, reference):
         for index in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=180)[1] for process in processes]
+        outputs = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

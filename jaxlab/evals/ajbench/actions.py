@@ -14,7 +14,7 @@ from typing import Any
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.files import Tree
 from jaxlab.evals.ajbench.limits import ToolError
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench.tools import Shown, Tool
 from jaxlab.evals.ajbench.types import Call, Step
 
 # Tool -> its arguments, in the order of pyautogui's where it has the same.
@@ -199,13 +199,15 @@ def viewing(steps: Sequence[Step], stored: Tree | None = None) -> Tool:
         if not step.isdecimal() or not 1 <= int(step[:9]) <= len(steps):
             raise ToolError(f"{step!r:.40} is no step: 1 to {len(steps)}")
         found = steps[int(step) - 1]
+        picture = b""
         text = trajectories.render([found]).replace("[step 1]", f"[step {int(step)}]", 1)
         for call in found.calls:
             name = _picture(call.result)
             if stored is not None and name:
-                stored.read(name)  # refuses what is outside or no file
+                # Refuses what is outside or no file.
+                picture = stored.read(name)
                 text += f"\npicture {'/'.join(stored.parts(name))}"
-        return text
+        return Shown(text, picture) if picture else text
 
     return Tool(
         "VIEW_TRAJECTORY_STEP", "A step as it was recorded.", {"step": "its number, from 1"}, view

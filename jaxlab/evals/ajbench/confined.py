@@ -5,6 +5,7 @@ sheet, say, becomes an object per cell. In a child that can neither grow nor fil
 fail as they like.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import json
@@ -26,6 +27,11 @@ from jaxlab.evals.ajbench.limits import ToolError
 MEMORY = 2 << 30  # bytes of address space
 START_SECONDS = 120.0
 READY = b"ready\n"
+# Of our environment: what Python needs, and no keys or passwords.
+_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+# The kernel ends a child with the thread that started it (PR_SET_PDEATHSIG), and threads that run
+# tools come and go; this one stays.
+_starter = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="confined")
 FILE = 128 << 20  # bytes of a temporary file
 MAX_TEXT = 1 << 20  # characters of a reply
 
@@ -93,15 +99,16 @@ class Worker:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._temporary.mkdir(mode=0o700, exist_ok=True)
-        child = subprocess.Popen(
+        child = _starter.submit(
+            subprocess.Popen[bytes],
             [sys.executable, "-m", self._module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **more},
+            env={name: os.environ[name] for name in _KEPT if name in os.environ} | more,
             bufsize=0,
             start_new_session=True,
-        )
+        ).result()
         for pipe in (child.stdin, child.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)

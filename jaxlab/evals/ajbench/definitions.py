@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlab.evals.unicode import well_formed
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -36,7 +38,7 @@ def read(folder: Path) -> Definition:
     """
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = well_formed(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: malformed JSON: {error}") from None
     if not isinstance(meta, dict):

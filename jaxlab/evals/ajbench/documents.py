@@ -11,20 +11,15 @@ import docx
 from docx.document import Document
 from docx.enum.text import WD_ALIGN_PARAGRAPH
 from docx.oxml.ns import qn
-from docx.shared import Pt, RGBColor
+from docx.shared import Pt
 from docx.text.paragraph import Paragraph
 from docx.text.run import Run
 
-from jaxlab.evals.ajbench import formats
+from jaxlab.evals.ajbench import formats, letters
+from jaxlab.evals.ajbench.letters import points
 from jaxlab.evals.ajbench.limits import ToolError
 
 MAX_PARAGRAPHS = 500  # of one call
-ALIGNMENTS = {
-    "left": WD_ALIGN_PARAGRAPH.LEFT,
-    "center": WD_ALIGN_PARAGRAPH.CENTER,
-    "right": WD_ALIGN_PARAGRAPH.RIGHT,
-    "justify": WD_ALIGN_PARAGRAPH.JUSTIFY,
-}
 
 
 def load(content: bytes) -> Document:
@@ -51,9 +46,9 @@ def overview(document: Document) -> str:
         if value
     ]
     for number, section in enumerate(document.sections, start=1):
-        size = [_points(length) for length in (section.page_width, section.page_height)]
+        size = [points(length) for length in (section.page_width, section.page_height)]
         margins = [
-            _points(length)
+            points(length)
             for length in (
                 section.top_margin,
                 section.right_margin,
@@ -86,7 +81,7 @@ def overview(document: Document) -> str:
         )
     for number, picture in enumerate(pictures, start=1):
         lines.append(
-            f"picture {number}: {_points(picture.width)} x {_points(picture.height)} pt, in line"
+            f"picture {number}: {points(picture.width)} x {points(picture.height)} pt, in line"
         )
     floating = body.findall(f".//{qn('wp:anchor')}")
     for name, tag in (
@@ -210,22 +205,14 @@ def format_paragraph(document: Document, number: str, format: str) -> str:
         paragraph.style = wanted["style"]
     layout = paragraph.paragraph_format
     if "align" in wanted:
-        paragraph.alignment = ALIGNMENTS[wanted["align"]]
+        paragraph.alignment = getattr(WD_ALIGN_PARAGRAPH, wanted["align"].upper())
     if "line_spacing" in wanted:
         layout.line_spacing = wanted["line_spacing"]
     for name in ("space_before", "space_after", "left_indent", "first_line_indent"):
         if name in wanted:
             setattr(layout, name, Pt(wanted[name]))
     for run in paragraph.runs:
-        for name in ("bold", "italic", "underline", "strike"):
-            if name in wanted:
-                setattr(run.font, name, wanted[name])
-        if "font" in wanted:
-            run.font.name = wanted["font"]
-        if "size" in wanted:
-            run.font.size = Pt(wanted["size"])
-        if "color" in wanted:
-            run.font.color.rgb = RGBColor.from_string(wanted["color"])
+        letters.change(run.font, wanted, docx.shared, docx.shared)
     return _paragraph(int(number), paragraph)
 
 
@@ -245,7 +232,7 @@ def set_table_cell(document: Document, table: str, row: str, column: str, text: 
 
 FORMATS: dict[str, formats.Check] = {
     **formats.TEXT,
-    "align": formats.one_of(*ALIGNMENTS),
+    "align": formats.one_of(*letters.ALIGNMENTS),
     "style": formats.text,
     "line_spacing": formats.size,
     "space_before": formats.place,
@@ -278,16 +265,16 @@ def _paragraph(number: int, paragraph: Paragraph) -> str:
         notes.append(
             f"line spacing {spacing:g}"
             if isinstance(spacing, float)
-            else f"line spacing {_points(spacing)} pt"
+            else f"line spacing {points(spacing)} pt"
         )
     for name in ("space_before", "space_after", "left_indent", "first_line_indent"):
         if getattr(layout, name) is not None:
-            notes.append(f"{name.replace('_', ' ')} {_points(getattr(layout, name))} pt")
+            notes.append(f"{name.replace('_', ' ')} {points(getattr(layout, name))} pt")
     if paragraph._p.find(f"{qn('w:pPr')}/{qn('w:numPr')}") is not None:
         notes.append("list item")
     if layout.page_break_before:
         notes.append("page break before")
-    stops = [f"{_points(stop.position)} pt" for stop in layout.tab_stops]
+    stops = [f"{points(stop.position)} pt" for stop in layout.tab_stops]
     if stops:
         notes.append(f"tab stops {' '.join(stops)}")
     lines = [f"{number} [{', '.join(notes)}] {paragraph.text}"]
@@ -300,12 +287,7 @@ def _paragraph(number: int, paragraph: Paragraph) -> str:
 def _run(run: Run) -> str:
     font = run.font
     names = ("bold", "italic", "underline", "strike", "superscript", "subscript", "all_caps")
-    notes = [name for name in names if getattr(font, name)]
-    notes += [f"not {name}" for name in ("bold", "italic") if getattr(font, name) is False]
-    if font.name:
-        notes.append(font.name)
-    if font.size is not None:
-        notes.append(f"{_points(font.size)} pt")
+    notes = letters.notes(font, names)
     if font.color is not None and font.color.rgb is not None:
         notes.append(f"color #{font.color.rgb}")
     if font.highlight_color is not None:
@@ -321,10 +303,6 @@ def _pictures(run: Run) -> bool:
 
 def _style(paragraph: Paragraph) -> str:
     return str(paragraph.style.name) if paragraph.style is not None else "no style"
-
-
-def _points(length: Any) -> str:
-    return f"{length.pt:g}" if length is not None else "?"
 
 
 def _fields(element: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jaxlab.evals import metrics
+from jaxlab.evals.ajbench import intervals
 from jaxlab.evals.ajbench.types import SUBDOMAINS
 from jaxlab.evals.results import Result, by_row
 from jaxlab.evals.tables import Cell, Table
@@ -104,8 +105,9 @@ def macro_f1(by_subdomain: Mapping[str, float]) -> float:
 def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> list[Table]:
     """Scores, sub-domains, abilities, and kinds where the set has kinds.
 
-    F1 is that of each run (sample number), averaged over runs as the paper does; "std" is the
-    standard deviation over runs. The other columns pool the runs.
+    F1 is that of each run (sample number), averaged over runs as the paper does, with its interval
+    over tasks (`intervals`); "std" is the standard deviation over runs. The other columns pool the
+    runs.
 
     Args:
         results: with `answer` "0", "1" or None and `target` "0" or "1".
@@ -122,6 +124,49 @@ def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> l
     if any("turns" in result.meta for result in results):
         found.append(_effort(results))
     return found
+
+
+def comparison(runs: Mapping[str, Sequence[Result]]) -> Table:
+    """Macro F1 of several runs, and its difference to the first one's, on what all of them have.
+
+    A verdict that could not be read counts as wrong, whatever the runs' own reports do with it:
+    otherwise they would be compared on different units.
+
+    Raises:
+        ValueError: they have no verdict in common.
+    """
+    common = set.intersection(*({(r.id, r.sample) for r in found} for found in runs.values()))
+    if not common:
+        raise ValueError(f"no verdict is in all of {', '.join(runs)}: are they of one benchmark?")
+    kept = {name: [r for r in found if (r.id, r.sample) in common] for name, found in runs.items()}
+    counts = {
+        name: intervals.of_judge(
+            _groups(found, "subdomain", SUBDOMAINS), lambda result: verdict_of(result, "wrong")
+        )
+        for name, found in kept.items()
+    }
+    (baseline, first), *others = counts.items()
+    tests = [intervals.paired(first, other) for _, other in others]
+    adjusted = metrics.holm([p_value for _, p_value in tests])
+    rows: list[dict[str, Cell]] = [{"run": baseline, "macro F1": intervals.bootstrap(first)}]
+    for (name, other), (difference, p_value), corrected in zip(
+        others, tests, adjusted, strict=True
+    ):
+        rows.append(
+            {
+                "run": name,
+                "macro F1": intervals.bootstrap(other),
+                "difference": difference,
+                "p": p_value,
+                "p (Holm)": corrected,
+            }
+        )
+    note = (
+        f"{len(common)} verdicts that all runs have, on {len({id for id, _ in common})} units of "
+        f"{len(first)} sub-domains. Differences are to the first run; intervals by drawing tasks, "
+        "p by exchanging the verdicts on tasks, two-sided. An unread verdict counts as wrong."
+    )
+    return Table("Macro F1", rows, note)
 
 
 def _effort(results: Sequence[Result]) -> Table:
@@ -160,10 +205,14 @@ def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
         for run in _runs(results):
             groups = _groups(run, "subdomain", SUBDOMAINS)
             overall.append(macro_f1({k: _confusion(g, judge).f1 for k, g in groups.items()}))
+        value: Cell = float(np.mean(overall))
+        if name == "the judge":
+            groups = _groups(results, "subdomain", SUBDOMAINS)
+            value = intervals.bootstrap(intervals.of_judge(groups, judge))
         rows.append(
             {
                 "judge": name,
-                "macro F1": float(np.mean(overall)),
+                "macro F1": value,
                 "std": float(np.std(overall, ddof=1)) if len(overall) > 1 else None,
                 **_columns(results, judge),
                 "unread": _unread(results) if name == "the judge" else 0,
@@ -190,11 +239,12 @@ def _grouped(
             for run in _runs(group)
         ]
         always = _confusion(group, lambda result: True)
+        counts = intervals.of_judge({name: group}, lambda result: verdict_of(result, on_parse_fail))
         rows.append(
             {
                 key: name,
                 "units": len({result.id for result in group}),
-                "F1": float(np.mean(f1)),
+                "F1": intervals.bootstrap(counts),
                 "std": float(np.std(f1, ddof=1)) if len(f1) > 1 else None,
                 **_columns(group, lambda result: verdict_of(result, on_parse_fail)),
                 "F1 of always right": always.f1,

@@ -19,7 +19,7 @@ from jaxlab.evals.ajbench.confined import Worker
 from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
 from jaxlab.evals.ajbench.files import Tree
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench.tools import Shown, Tool
 
 MAX_BYTES = 32 << 20  # of an office file
 
@@ -163,6 +163,11 @@ class Office:
         """
         return self._tree.digest(_content_digest)
 
+    def address(self, read_only: bool) -> dict[str, str]:
+        """What a tool server of the user's needs: the folder, which it has to guard itself."""
+        del read_only
+        return {"root": str(self._folder)}
+
     def close(self) -> None:
         """Ends the child and what LibreOffice has left."""
         self._closing.close()
@@ -197,7 +202,7 @@ class Office:
         assert self._scratch is not None
         target = self._scratch / "screenshot.png"
         target.write_bytes(content)
-        return str(target)
+        return Shown(str(target), content)
 
     def _content(self, path: str) -> bytes:
         size = self._tree.stat(path).st_size

@@ -24,7 +24,7 @@ from jaxlab.evals.ajbench.browser import Session
 from jaxlab.evals.ajbench.files import Tree
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
 from jaxlab.evals.ajbench.snapshot import Snapshot, normal
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench.tools import Shown, Tool
 
 # Of a name that is reserved and that no resolver knows (RFC 6761).
 ORIGIN = "https://sample.test"
@@ -347,8 +347,9 @@ class Page:
 
     def _picture(self) -> str:
         path = self._open_session().scratch / "screenshot.png"
-        path.write_bytes(self.screenshot())
-        return str(path)
+        content = self.screenshot()
+        path.write_bytes(content)
+        return Shown(str(path), content)
 
     async def _outline(self, page: async_api.Page) -> str:
         async with _protocol(page) as send:
@@ -400,15 +401,19 @@ async def _screenshot(page: async_api.Page) -> bytes:
 
 
 async def _text(page: async_api.Page) -> str:
-    texts = []
-    for frame in page.frames:
-        with contextlib.suppress(async_api.Error, TimeoutError):
-            # Of all bodies: that of one would wait until there is one.
-            found = await asyncio.wait_for(frame.locator("body").all_inner_texts(), 5.0)
-            if frame != page.main_frame and found:
-                texts.append(f"[frame {frame.url[:200]}]")
-            texts += found
-    return "\n".join(texts)
+    # The browser's own pages, where a frame's was refused, do not answer.
+    frames = [frame for frame in page.frames if not frame.url.startswith("chrome-error:")]
+    return "\n".join(filter(None, await asyncio.gather(*map(_text_of, frames))))
+
+
+async def _text_of(frame: async_api.Frame) -> str:
+    found: list[str] = []
+    with contextlib.suppress(async_api.Error, TimeoutError):
+        # Of all bodies: that of one would wait until there is one.
+        found = await asyncio.wait_for(frame.locator("body").all_inner_texts(), 5.0)
+    if frame.parent_frame is not None and found:
+        found.insert(0, f"[frame {frame.url[:200]}]")
+    return "\n".join(found)
 
 
 async def _settled(session: Session) -> str:

@@ -28,6 +28,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 Source = Literal["auto", "dsn", "system", "wheel"]
 SOURCES: tuple[Source, ...] = ("dsn", "system", "wheel")
+# Holds a DSN that must not be written down; options are, in config.json, logs and reports.
+DSN = "JAXLAB_AJBENCH_DSN"
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
 # DROP DATABASE ... WITH (FORCE) came with it.
 OLDEST = 13
@@ -271,11 +273,12 @@ def start(folder: Path, source: Source = "auto", dsn: str | None = None) -> Serv
         folder: of `workspace.run_folder`, which cleans up after it.
         source: "dsn" (the user's server), "system" (installed programs), "wheel" (those of the
             package pgserver), or "auto": the first of these, in this order, that there is.
-        dsn: conninfo or URL of the user's server.
+        dsn: conninfo or URL of the user's server; what the variable `DSN` holds by default.
 
     Raises:
         NoServer: there is none.
     """
+    dsn = dsn or os.environ.get(DSN)
     reasons = []
     for one in SOURCES if source == "auto" else (source,):
         try:
@@ -286,6 +289,27 @@ def start(folder: Path, source: Source = "auto", dsn: str | None = None) -> Serv
             if one == "dsn" and dsn is not None:
                 break
     raise NoServer(f"no PostgreSQL server ({'; '.join(reasons)})")
+
+
+def without_password(dsn: str) -> str:
+    """The server, database and role of a DSN, as conninfo that can be written down.
+
+    Raises:
+        ValueError: it is malformed; it is not repeated, for a password may be what is wrong.
+    """
+    try:
+        fields = conninfo_to_dict(dsn)
+        # A password with a slash that is not escaped becomes part of these.
+        if not re.fullmatch(r"[\d,]*", str(fields.get("port", ""))):
+            raise ValueError
+        if "://" in dsn and "@" in str(fields.get("dbname", "")):
+            raise ValueError
+    except (psycopg.Error, ValueError):
+        raise ValueError(
+            "the DSN is malformed: postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE is wanted, with "
+            "%XX for what is no letter or digit, or 'host=... user=... dbname=...'"
+        ) from None
+    return make_conninfo("", **{key: fields[key] for key in fields if "password" not in key})
 
 
 def programs(source: Source) -> Path:
@@ -336,7 +360,10 @@ def _start_one(folder: Path, source: Source, dsn: str | None) -> Server:
         if not dsn:
             raise NoServer("none was given")
         try:
-            make_conninfo(dsn)
+            without_password(dsn)
+        except ValueError as error:
+            raise NoServer(str(error)) from None
+        try:
             psycopg.connect(dsn, connect_timeout=10).close()
         except psycopg.Error as error:
             raise NoServer(f"{_place(dsn)}: {_first_line(error)}") from None

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pptx
+from pptx import util
+from pptx.dml import color as colors
 from pptx.dml.color import RGBColor
 from pptx.enum.text import PP_ALIGN
 from pptx.oxml.ns import qn
@@ -17,16 +19,11 @@ from pptx.shapes.group import GroupShape
 from pptx.slide import Slide
 from pptx.util import Pt
 
-from jaxlab.evals.ajbench import formats
+from jaxlab.evals.ajbench import formats, letters
+from jaxlab.evals.ajbench.letters import points
 from jaxlab.evals.ajbench.limits import ToolError
 
 MAX_SHAPES = 500  # of a slide
-ALIGNMENTS = {
-    "left": PP_ALIGN.LEFT,
-    "center": PP_ALIGN.CENTER,
-    "right": PP_ALIGN.RIGHT,
-    "justify": PP_ALIGN.JUSTIFY,
-}
 
 
 def load(content: bytes) -> Presentation:
@@ -46,7 +43,7 @@ def overview(presentation: Presentation) -> str:
     width, height = presentation.slide_width, presentation.slide_height
     layouts = [layout.name for layout in presentation.slide_layouts]
     lines = [
-        f"{len(presentation.slides)} slides of {_points(width)} x {_points(height)} pt",
+        f"{len(presentation.slides)} slides of {points(width)} x {points(height)} pt",
         f"layouts: {', '.join(layouts)}",
     ]
     for number, slide in enumerate(presentation.slides, start=1):
@@ -119,14 +116,14 @@ def format_shape(presentation: Presentation, slide: str, shape: str, format: str
             raise ToolError(f"shape {shape} has no fill")
         found.fill.solid()
         found.fill.fore_color.rgb = RGBColor.from_string(wanted["fill"])
-    letters = wanted.keys() & {*formats.TEXT, "align"}
-    if letters and not found.has_text_frame:
+    of_text = wanted.keys() & {*formats.TEXT, "align"}
+    if of_text and not found.has_text_frame:
         raise ToolError(f"shape {shape} holds no text")
-    for paragraph in found.text_frame.paragraphs if letters else ():
+    for paragraph in found.text_frame.paragraphs if of_text else ():
         if "align" in wanted:
-            paragraph.alignment = ALIGNMENTS[wanted["align"]]
+            paragraph.alignment = getattr(PP_ALIGN, wanted["align"].upper())
         for run in paragraph.runs:
-            _format_run(run, wanted)
+            letters.change(run.font, wanted, util, colors)
     return "\n".join(_shape(found))
 
 
@@ -184,7 +181,7 @@ FRAME: dict[str, formats.Check] = {
 }
 FORMATS: dict[str, formats.Check] = {
     **{name: check for name, check in formats.TEXT.items() if name != "strike"},
-    "align": formats.one_of(*ALIGNMENTS),
+    "align": formats.one_of(*letters.ALIGNMENTS),
     "fill": formats.color,
     **FRAME,
 }
@@ -232,8 +229,8 @@ def _shape(shape: Any) -> list[str]:
     if shape.is_placeholder:
         notes[-1] += f" {shape.placeholder_format.type.name.lower()}"
     notes.append(
-        f"at {_points(shape.left)}, {_points(shape.top)} size {_points(shape.width)} x "
-        f"{_points(shape.height)} pt"
+        f"at {points(shape.left)}, {points(shape.top)} size {points(shape.width)} x "
+        f"{points(shape.height)} pt"
     )
     if getattr(shape, "rotation", 0):
         notes.append(f"rotated {shape.rotation:g}")
@@ -288,14 +285,9 @@ def _texts(shape: Any) -> Iterator[str]:
 
 def _run(run: Any) -> str:
     font = run.font
-    notes = [name for name in ("bold", "italic", "underline") if getattr(font, name)]
-    notes += [f"not {name}" for name in ("bold", "italic") if getattr(font, name) is False]
+    notes = letters.notes(font, ("bold", "italic", "underline"))
     if run._r.rPr is not None and run._r.rPr.get("strike") not in (None, "noStrike"):
         notes.append("strike")
-    if font.name:
-        notes.append(font.name)
-    if font.size is not None:
-        notes.append(f"{_points(font.size)} pt")
     # font.color itself would write a fill into the file where there is none.
     solid = run._r.rPr.find(qn("a:solidFill")) if run._r.rPr is not None else None
     if solid is not None:
@@ -303,18 +295,6 @@ def _run(run: Any) -> str:
     if run.hyperlink.address:
         notes.append(f"link {run.hyperlink.address!r}")
     return ", ".join(notes)
-
-
-def _format_run(run: Any, wanted: Mapping[str, Any]) -> None:
-    for name in ("bold", "italic", "underline"):
-        if name in wanted:
-            setattr(run.font, name, wanted[name])
-    if "font" in wanted:
-        run.font.name = wanted["font"]
-    if "size" in wanted:
-        run.font.size = Pt(wanted["size"])
-    if "color" in wanted:
-        run.font.color.rgb = RGBColor.from_string(wanted["color"])
 
 
 def _background(slide: Slide) -> str:
@@ -337,7 +317,3 @@ def _color(color: Any) -> str:
     return (
         f"#{color.rgb}" if color.type.name == "RGB" else f"theme {color.theme_color.name.lower()}"
     )
-
-
-def _points(length: Any) -> str:
-    return f"{length / 12700:.4g}" if length is not None else "?"

@@ -2,7 +2,7 @@
 
     Search/deep_llm_judge_single_row.json, Search/wide_llm_judge_single_row.jsonl
     DS/{filesystem,postgres}/.../{success,fail}/RUN/messages.json
-    GUI/{PPT,Word,Excel}/TASK/{true,false}/traj.jsonl
+    GUI/{PPT,Word,Excel}/TASK/{true,false}/traj.jsonl with the result files beside it
 
 The label of DS and GUI is a directory's name. The keys of the Search files are not published in
 writing, so several names of each are tried and a map of one's own goes before them.
@@ -19,6 +19,7 @@ from jaxlab.evals import rows
 from jaxlab.evals.ajbench import definitions, trajectories
 from jaxlab.evals.ajbench.types import ABILITIES, Unit
 from jaxlab.evals.rows import Panel, Rejected, Row
+from jaxlab.evals.unicode import well_formed
 
 BadRows = Literal["error", "skip"]
 
@@ -36,7 +37,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 SEARCH = {"Search-Wide": "wide_llm_judge_single_row", "Search-Deep": "deep_llm_judge_single_row"}
 # The third is not the paper's: sets of one's own over SQLite.
 DS = {"DS-FileSystem": "filesystem", "DS-Postgres": "postgres", "DS-SQLite": "sqlite"}
-GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel"}
+# The last is not the paper's: sets of one's own on pages.
+GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel", "GUI-Page": "Page"}
 DS_LABELS = {"success": True, "fail": False}
 GUI_LABELS = {"true": True, "false": False}
 _LABELS = {"1": True, "true": True, "success": True, "0": False, "false": False, "fail": False}
@@ -174,7 +176,7 @@ def _ds(
             continue
         task = path.parent.parent.parent.relative_to(folder).as_posix()
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))
+            messages = well_formed(json.loads(path.read_text(encoding="utf-8")))
             instruction, steps = trajectories.from_messages(messages)
         except (ValueError, RecursionError) as error:
             yield Rejected(str(path), str(error))
@@ -215,7 +217,8 @@ def _gui(folder: Path, subdomain: str) -> Iterator[Unit | Rejected]:
         home = path.parent.parent
         task = home.relative_to(folder).as_posix()
         try:
-            steps = trajectories.from_actions(path.read_text(encoding="utf-8").splitlines())
+            # Not splitlines: a JSON text may hold signs that are line breaks to Python alone.
+            steps = trajectories.from_actions(path.read_text(encoding="utf-8").split("\n"))
             definition, where = _gui_task(home, path.parent)
         except ValueError as error:
             yield Rejected(str(path), str(error))
@@ -236,7 +239,7 @@ def _gui_task(*folders: Path) -> tuple[dict[str, Any], Path]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = well_formed(json.loads(path.read_text(encoding="utf-8")))
             except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict) and isinstance(content.get("instruction"), str):

@@ -17,6 +17,7 @@ import json
 import math
 import mimetypes
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -54,15 +55,23 @@ class Text:
 
 
 class Snapshot:
-    """The pages of one sample, which nothing here changes."""
+    """Pages, which nothing here changes; samples may share them."""
 
-    def __init__(self, folder: Path, limits: Limits = DEFAULT, seconds: float = 20.0):
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits = DEFAULT,
+        seconds: float = 20.0,
+        home: Path | None = None,
+    ):
         """Reads the index.
 
         Args:
             folder: see above.
             limits: `write_bytes` is the size at which a page is cut off.
             seconds: for the text of one page.
+            home: folder of the run to which the child that reads pages belongs, if the pages are
+                not in there themselves.
 
         Raises:
             FileNotFoundError: there is no index.jsonl.
@@ -72,8 +81,10 @@ class Snapshot:
             raise FileNotFoundError(f"{folder}: a snapshot has an index.jsonl, see the module")
         self._limits = limits
         self._tree = Tree(folder, limits=limits)
-        self._worker = Worker("jaxlab.evals.ajbench.html_text", folder, seconds)
+        self._worker = Worker("jaxlab.evals.ajbench.html_text", home or folder, seconds)
         self._texts: dict[str, Text] = {}
+        # Samples share a snapshot, and there is one child.
+        self._lock = threading.RLock()
         self.entries = _read_index(folder / "index.jsonl")
 
     def address(self, url: str) -> str:
@@ -108,16 +119,23 @@ class Snapshot:
         entry = self.entries.get(address)
         if entry is None:
             raise ToolError(f"{url!r:.300} is not in the snapshot: search shows what is")
-        if address not in self._texts:
-            self._texts[address] = self._extract(address, entry)
-        return self._texts[address]
+        with self._lock:
+            if address not in self._texts:
+                self._texts[address] = self._extract(address, entry)
+            return self._texts[address]
+
+    def read_all(self) -> None:
+        """Read every page now, and not in the first search."""
+        with self._lock:
+            _ = self._index
 
     def search(self, query: str) -> str:
         """The best pages for some words, with the passage that fits best."""
         words = _words(query)[:50]
         if not words:
             raise ToolError("a query needs at least one word")
-        counts, lengths, documents = self._index
+        with self._lock:
+            counts, lengths, documents = self._index
         mean = sum(lengths.values()) / max(len(lengths), 1)
         scores: dict[str, float] = collections.defaultdict(float)
         for word in dict.fromkeys(words):
@@ -232,7 +250,7 @@ def normal(url: str) -> str:
 
 def _read_index(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

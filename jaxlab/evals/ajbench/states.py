@@ -3,9 +3,11 @@
     STATES/filesystem/KEY/ or KEY.zip
     STATES/postgres/KEY.backup, .dump, .tar (pg_restore) or .sql (psql)
     STATES/sqlite/KEY.sqlite, .db or .sql
+    STATES/office/KEY/ or KEY.zip, STATES/page/KEY/ or KEY.zip (see `gui`)
+    STATES/web/ for all of Search, STATES/web/Wide/, STATES/web/Wide/KEY/ (see `snapshot`)
 
-KEY is a task's category, as MCPMark's archives are called; for states that are ready to be judged
-it is the unit's id.
+KEY is a task's category, as MCPMark's archives are called, or the task where it has none; for
+states that are ready to be judged it is the unit's id.
 """
 
 import re
@@ -24,7 +26,11 @@ ENDS: dict[str, tuple[str, ...]] = {
     "filesystem": ("", ".zip"),
     "postgres": (".backup", ".dump", ".tar", ".sql"),
     "sqlite": (".sqlite", ".db", ".sql"),
+    "office": ("", ".zip"),
+    "page": ("", ".zip"),
 }
+# What a folder with a snapshot of the web has.
+WEB_INDEX = "index.jsonl"
 # What an archive may unpack to.
 LARGEST_BYTES = 4 << 30
 _OWN_RESTRICTION = re.compile(rb"\\(un)?restrict [A-Za-z0-9]+\s*")
@@ -49,6 +55,28 @@ def find(states: Path | None, kind: str, key: str) -> Path:
         if place.is_file() if end else place.is_dir():
             return place
     raise FileNotFoundError(f"no state: {' or '.join(map(str, places.values()))} is needed")
+
+
+def find_web(states: Path | None, subdomain: str, key: str) -> Path:
+    """The snapshot of a task, else that of its sub-domain, else the one of all.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if states is None:
+        raise FileNotFoundError(
+            f"pages are needed: give the folder with web/{WEB_INDEX} as states, or judge with "
+            "web=live and a browser of yours in servers"
+        )
+    kind = subdomain.partition("-")[2]
+    places = [states / "web" / kind, states / "web"]
+    relative = PurePosixPath(key)
+    if not relative.is_absolute() and ".." not in relative.parts:
+        places.insert(0, states / "web" / kind / relative)
+    for place in places:
+        if (place / WEB_INDEX).is_file():
+            return place
+    raise FileNotFoundError(f"no pages: {places[-1] / WEB_INDEX} is needed")
 
 
 def tree(source: Path, target: Path) -> None:

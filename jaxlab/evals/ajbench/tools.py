@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+from jaxlab.evals.unicode import well_formed
 
 # Of an argument that is no string: the parts of JSON schema that `fits` knows.
 Schema = Mapping[str, Any]
@@ -30,7 +31,7 @@ class Tool:
         description: what a judge reads of it.
         parameters: names of the arguments and what they mean; strings and required, if the
             following do not say otherwise.
-        run: the work, with the arguments by name; it may raise ToolError.
+        run: the work, with the arguments by name; it may raise ToolError, and return `Shown`.
         schemas: of arguments that are no strings.
         optional: names of arguments that may be left out; `run` has defaults for them.
     """
@@ -52,12 +53,29 @@ class Tool:
         return {"type": "object", "properties": properties, "required": required}
 
 
+class Shown(str):
+    """A tool's result with a picture beside the text.
+
+    Attributes:
+        picture: PNG or JPEG.
+    """
+
+    picture: bytes
+
+    def __new__(cls, text: str, picture: bytes) -> "Shown":
+        """The text, with the picture."""
+        found = super().__new__(cls, text)
+        found.picture = picture
+        return found
+
+
 @dataclass(frozen=True)
 class Reply:
-    """What a call came to."""
+    """What a call came to; `picture` is empty where there is none."""
 
     text: str
     failed: bool = False
+    picture: bytes = b""
 
 
 class Toolbox:
@@ -88,10 +106,14 @@ class Toolbox:
                 return Reply(f"{key} of {tool.name} must be {_shown(wanted)}", True)
         try:
             with self._lock:
-                text = tool.run(**kept)
+                result = tool.run(**kept)
+            picture = result.picture if isinstance(result, Shown) else b""
+            reply = Reply(result, picture=picture)
         except ToolError as error:
-            return Reply(trajectories.cut(str(error), self._limits.characters), True)
-        return Reply(trajectories.cut(text, self._limits.characters))
+            reply = Reply(str(error), True)
+        # Names of files may be no text.
+        text = well_formed(trajectories.cut(reply.text, self._limits.characters))
+        return Reply(text, reply.failed, reply.picture)
 
 
 def fits(value: Any, schema: Schema) -> bool:

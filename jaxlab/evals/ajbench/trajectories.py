@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlab.evals.ajbench.types import Call, Step
+from jaxlab.evals.unicode import well_formed
 
 
 def from_messages(messages: Any) -> tuple[str, tuple[Step, ...]]:
@@ -64,7 +65,7 @@ def from_actions(lines: Sequence[str]) -> tuple[Step, ...]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = well_formed(json.loads(line))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number}: malformed JSON: {error}") from None
         if not isinstance(entry, dict) or "action" not in entry:
@@ -136,7 +137,7 @@ def _arguments(value: Any) -> dict[str, Any] | None:
     """Arguments given as an object or as its JSON text; None where they are neither."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else {}
+            value = well_formed(json.loads(value)) if value.strip() else {}
         except (ValueError, RecursionError):
             return None
     if value is None:

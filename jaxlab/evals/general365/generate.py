@@ -2,6 +2,8 @@
 
     python -m jaxlab.evals.general365.generate --out=rows.jsonl --seeds=180 --difficulty=2
 
+With --format=tfds they become a dataset of tensorflow-datasets, see `dataset`.
+
 Every answer comes from two routes that share no code, an exact method and an exhaustive search that
 also proves it unique. A seed has three variants: "reskin" (other names and things), "constraint"
 (one constraint changed, so that the answer changes) and "distractor" (a true sentence more that has
@@ -36,12 +38,17 @@ def generate(seeds: int, difficulty: int = 2, seed: int = 0) -> Iterator[dict[st
     Raises:
         ValueError: a count below 1.
     """
-    if seeds < 1 or difficulty < 1:
-        raise ValueError(f"seeds >= 1 and difficulty >= 1 are needed, got {seeds}, {difficulty}")
+    check(seeds, difficulty)
     for i in range(seeds):
         family = FAMILIES[i % len(FAMILIES)]
         rng = random.Random(f"{seed}/{family.name}/{i}/{difficulty}")
         yield from _family_rows(family, rng, difficulty, f"{family.name}-{i:04d}")
+
+
+def check(seeds: int, difficulty: int) -> None:
+    """ValueError where a count is below 1."""
+    if seeds < 1 or difficulty < 1:
+        raise ValueError(f"seeds >= 1 and difficulty >= 1 are needed, got {seeds}, {difficulty}")
 
 
 def write(path: str | Path, seeds: int, difficulty: int = 2, seed: int = 0) -> int:
@@ -97,18 +104,25 @@ def _proved(family: Family, problem: Any, skin: Skin) -> str | None:
 
 
 def main() -> None:
-    """Write a file of rows."""
+    """Write a file of rows, or a dataset."""
     parser = argparse.ArgumentParser(description="Generate problems in General365's schema.")
-    parser.add_argument("--out", required=True, help="the .jsonl file to write")
+    parser.add_argument("--out", required=True, help="the .jsonl file, or the folder, to write")
+    parser.add_argument("--format", choices=("jsonl", "tfds"), default="jsonl")
     parser.add_argument("--seeds", type=int, default=180, help="seed problems; four rows of each")
     parser.add_argument("--difficulty", type=int, default=2, help="from 1")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     arguments = parser.parse_args()
+    out, sizes = arguments.out, (arguments.seeds, arguments.difficulty, arguments.seed)
     try:
-        rows = write(arguments.out, arguments.seeds, arguments.difficulty, arguments.seed)
+        if arguments.format == "tfds":
+            from jaxlab.evals.general365 import dataset
+
+            rows, out = dataset.write(out, *sizes)
+        else:
+            rows = write(out, *sizes)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f"wrote {rows} rows to {arguments.out}")
+    print(f"wrote {rows} rows to {out}")
 
 
 if __name__ == "__main__":

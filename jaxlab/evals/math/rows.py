@@ -20,6 +20,7 @@ GROUPS = ("subject", "level", "type", "problem_type")
 _QUESTION = ("problem", "question")
 _ANSWER = ("answer", "Answer", "final_answer", "expected_answer")
 _ID = ("id", "unique_id", "problem_idx")
+_GROUPED = re.compile(r"[-+$]*\d{1,3}(,\d{3})+(\.\d+)?\D*")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 # Some files carry a prompt inside of the problem; prompts are `prompts`' affair.
 _INSTRUCTION = re.compile(
@@ -46,13 +47,15 @@ def parse(row: dict[str, Any]) -> Row:
 
 
 def split_solution(text: str) -> tuple[str, str]:
-    """A GSM8K solution without its last line, and the answer on that line without commas.
+    """A GSM8K solution without its last line, and the answer on that line, 1,072 as 1072.
 
     Raises:
         ValueError: there is no such line.
     """
     solution, mark, answer = text.rpartition("####")
-    answer = answer.strip().replace(",", "")
+    answer = answer.strip()
+    if _GROUPED.fullmatch(answer):  # not a list or an interval
+        answer = answer.replace(",", "")
     if not mark or not answer:
         raise ValueError("the answer has no final line '#### <number>'")
     return solution.rstrip(), answer

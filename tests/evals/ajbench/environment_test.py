@@ -94,7 +94,7 @@ def test_a_state_that_is_ready(run, tmp_path):
 
 def test_no_environment_names_those_that_there_are(run):
     unit = Unit("u", "GUI-Holograms", "t", "i", True)
-    with pytest.raises(ValueError, match="no environment for GUI-Holograms: there are DS-File"):
+    with pytest.raises(ValueError, match="no environment for GUI-Holograms: there are Search-W"):
         environment.open_environment(environment.Place(unit, run.folder, run))
 
 

@@ -78,7 +78,13 @@ MAKERS = {"Word": word, "Excel": excel, "PPT": slides}
 def make(root, steps=None):
     """src/data with one task per kind; `steps` are the lines of every trajectory."""
     lines = steps or [
-        {"step_num": 1, "action": "pyautogui.click(10, 20)", "response": "I click.", "done": False},
+        {
+            "step_num": 1,
+            "action": "pyautogui.click(10, 20)",
+            "response": "I click.",
+            "done": False,
+            "screenshot_file": "step_1.png",
+        },
         {"step_num": 2, "action": "DONE", "response": "It is done.", "done": True, "reward": 1},
     ]
     for kind, name in KINDS.items():
@@ -90,12 +96,44 @@ def make(root, steps=None):
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (folder / "traj.jsonl").write_text(text)
             (folder / "step_1.png").write_bytes(b"\x89PNG")
+            # OSWorld's runner leaves the score beside the result.
+            (folder / "result.txt").write_text(str(float(label == "true")))
         definition = {
             "id": "0a-1",
             "snapshot": "libreoffice",
             "instruction": INSTRUCTIONS[kind],
             "config": [{"type": "open", "parameters": {"path": f"/home/user/{name}"}}],
-            "evaluator": {"func": "compare", "result": {"type": "vm_file", "dest": name}},
+            "evaluator": {
+                "func": "compare",
+                "result": {"type": "vm_file", "path": f"/home/user/{name}", "dest": name},
+                "expected": {"type": "cloud_file", "path": f"https://x.example/gold_{name}"},
+            },
         }
         (home / "0a-1.json").write_text(json.dumps(definition))
     return root
+
+
+PAGE = """<!doctype html><title>Names</title>
+<style>* {margin: 0} input, button {position: absolute; left: 100px; width: 200px; height: 40px}
+</style><input id=name aria-label=name style="top: 100px"><p id=saved>nothing saved</p>
+<button style="top: 200px" onclick="saved.textContent = 'saved ' + document.getElementById('name')
+.value">Save</button>"""
+
+
+def make_page(root, states):
+    """A unit of one's own on a page: the recorded clicks are run again in a browser."""
+    home = root / "GUI" / "Page" / "save-name"
+    for label, name in (("true", "ada"), ("false", "adam")):
+        actions = [
+            "pyautogui.click(150, 120)",
+            f"pyautogui.typewrite('{name}')",
+            "pyautogui.click(150, 220)",
+            "DONE",
+        ]
+        lines = [{"step_num": i, "action": action} for i, action in enumerate(actions)]
+        (home / label).mkdir(parents=True)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (home / label / "traj.jsonl").write_text(text)
+    (home / "task.json").write_text(json.dumps({"instruction": "Save the name 'ada'."}))
+    (states / "page" / "save-name").mkdir(parents=True)
+    (states / "page" / "save-name" / "index.html").write_text(PAGE)

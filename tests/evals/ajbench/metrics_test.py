@@ -1,8 +1,6 @@
 import json
 import math
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 
 from jaxlab.evals.ajbench import metrics, verdicts
@@ -49,7 +47,7 @@ def test_constants_stand_beside_the_judge():
     results = [result("1", "1", id="a"), result("0", "0", id="b")]
     scores = find(metrics.tables(results), "Scores")
     assert [row["judge"] for row in scores.rows] == ["the judge", *metrics.CONSTANTS]
-    assert scores.rows[0]["macro F1"] == 1.0
+    assert scores.rows[0]["macro F1"].mean == 1.0
     assert scores.rows[1]["macro F1"] == pytest.approx(2 / 3)
     assert {"MCC", "balanced accuracy", "recall of right", "recall of wrong"} <= set(scores.rows[0])
 
@@ -70,7 +68,7 @@ def test_f1_is_the_mean_of_the_runs_and_not_of_the_pool():
         result("0", "0", 2, id="b"),
     ]
     row = find(metrics.tables(results), "Scores").rows[0]
-    assert row["macro F1"] == pytest.approx(1 / 3)
+    assert row["macro F1"].mean == pytest.approx(1 / 3)
     assert row["std"] == pytest.approx(math.sqrt(2) / 3)
 
 
@@ -78,7 +76,7 @@ def test_every_subdomain_has_the_same_weight():
     many = [result("1", "1", subdomain="Search-Deep", id=f"d{i}") for i in range(9)]
     one = [result("1", "0", subdomain="GUI-Word", id="w")]
     row = find(metrics.tables([*many, *one]), "Scores").rows[0]
-    assert row["macro F1"] == 0.5
+    assert row["macro F1"].mean == 0.5
 
 
 @pytest.mark.parametrize(
@@ -98,9 +96,3 @@ def test_every_subdomain_has_the_same_weight():
 )
 def test_verdicts(text, verdict):
     assert verdicts.parse(text) is verdict
-
-
-@hypothesis.settings(max_examples=2000, deadline=None)
-@hypothesis.given(st.text() | st.text(alphabet="Response: [01]\n", max_size=40))
-def test_any_reply_is_a_verdict_or_none(text):
-    assert verdicts.parse(text) in (True, False, None)

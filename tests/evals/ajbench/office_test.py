@@ -29,16 +29,33 @@ def units(tmp_path_factory):
     return rows.read(gui_trees.make(tmp_path_factory.mktemp("data"))).units
 
 
-@pytest.fixture
-def opened(run_folder, request):
-    """Opens a private copy of a folder; everything is closed and removed afterwards."""
-    found = []
+@pytest.fixture(scope="module")
+def filled(run_folder):
+    """The one environment of this module, for all but those that need another: its child, which
+    loads the libraries, is most of the cost. Its folder is emptied and filled with a copy."""
+    folder = run_folder / "shared"
+    folder.mkdir(mode=0o711)
+    environment = office.Office(folder)
 
-    def open_(source=None, **more):
-        folder = run_folder / f"sample{next(COUNT)}"
-        folder.mkdir(mode=0o711)
+    def fill(source=None):
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if source is not None:
             files.copy(pathlib.Path(source), folder)
+        return environment, folder
+
+    yield fill
+    environment.close()
+
+
+@pytest.fixture
+def opened(run_folder, request):
+    """Opens an empty folder; everything is closed and removed afterwards."""
+    found = []
+
+    def open_(**more):
+        folder = run_folder / f"sample{next(COUNT)}"
+        folder.mkdir(mode=0o711)
         found.append(office.Office(folder, **more))
         return found[-1], folder
 
@@ -85,11 +102,11 @@ SEEN = {
 
 
 @pytest.mark.parametrize("subdomain", SEEN)
-def test_a_result_is_read_with_tools_and_stays_as_it_is(units, opened, subdomain):
+def test_a_result_is_read_with_tools_and_stays_as_it_is(units, filled, subdomain):
     """From the layout's files to what a judge sees."""
     name = gui_trees.KINDS[subdomain.removeprefix("GUI-")]
     for unit in (unit for unit in units if unit.subdomain == subdomain):
-        environment, folder = opened(pathlib.Path(unit.meta["source"]).parent)
+        environment, folder = filled(pathlib.Path(unit.meta["source"]).parent)
         before = environment.digest(), (folder / name).read_bytes()
         box = Toolbox(environment.tools(read_only=True))
         for tool, arguments, text, only in SEEN[subdomain]:
@@ -120,11 +137,11 @@ REPAIRS = {
 
 
 @pytest.mark.parametrize("kind", REPAIRS)
-def test_the_same_changes_give_the_same_digest(units, opened, kind):
+def test_the_same_changes_give_the_same_digest(units, filled, kind):
     wrong = next(u for u in units if u.subdomain == f"GUI-{kind}" and not u.label)
     digests = []
     for _ in range(2):
-        environment, _ = opened(pathlib.Path(wrong.meta["source"]).parent)
+        environment, _ = filled(pathlib.Path(wrong.meta["source"]).parent)
         digests.append(environment.digest())
         box = Toolbox(environment.tools(read_only=False))
         for tool, arguments in REPAIRS[kind]:
@@ -189,8 +206,8 @@ EDITS = [
 ]
 
 
-def test_edits_are_there_after_opening_again(opened):
-    environment, folder = opened()
+def test_edits_are_there_after_opening_again(filled):
+    environment, folder = filled()
     box = Toolbox(environment.tools(read_only=False))
     looks = {
         "report.docx": ("read_paragraphs", {"first": "1", "last": "99"}),
@@ -249,8 +266,8 @@ REFUSED = [
 ]
 
 
-def test_bad_arguments_are_refused_in_one_line(opened):
-    environment, folder = opened()
+def test_bad_arguments_are_refused_in_one_line(filled):
+    environment, folder = filled()
     for kind, file in gui_trees.KINDS.items():
         gui_trees.MAKERS[kind](folder / file, True)
     before = environment.digest()
@@ -409,12 +426,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", gui_trees.KINDS)
-def test_hostile_files(opened, run_folder, kind):
+def test_hostile_files(filled, run_folder, kind):
     """85 files that want out, or want all memory: none gets it, each call has a short answer."""
     place = run_folder / f"place{kind}"
     place.mkdir()
     (place / "secret.txt").write_text(SECRET)
-    environment, folder = opened(seconds=20.0)
+    environment, folder = filled()
     box = Toolbox(environment.tools(read_only=False))
     name = gui_trees.KINDS[kind]
     for case, (content, cause) in hostile(kind, place).items():
@@ -501,8 +518,8 @@ def test_a_reader_that_takes_all_memory_is_stopped(opened):
     assert not box.call("overview", {"path": "sales.xlsx"}).failed
 
 
-def test_a_large_file_is_not_opened(opened):
-    environment, folder = opened()
+def test_a_large_file_is_not_opened(filled):
+    environment, folder = filled()
     with (folder / "big.xlsx").open("wb") as file:
         file.truncate(office.MAX_BYTES + 1)
     reply = Toolbox(environment.tools(True)).call("overview", {"path": "big.xlsx"})
@@ -525,10 +542,10 @@ def test_nothing_is_left(run_folder):
     shutil.rmtree(folder)
 
 
-def test_without_libreoffice_it_says_so(opened, monkeypatch):
+def test_without_libreoffice_it_says_so(filled, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv(soffice.VARIABLE, raising=False)
-    environment, folder = opened()
+    environment, folder = filled()
     gui_trees.word(folder / "report.docx", True)
     reply = Toolbox(environment.tools(True)).call(
         "screenshot", {"path": "report.docx", "page": "1"}

@@ -401,23 +401,36 @@ OTHERS = {
 }
 
 
-def attempts(port, place):
-    """Name, content and number of attempts of every page."""
+# Those of them that need a page of their own: they end, cover or leave it.
+ALONE = {"scheme", "dialog", "many windows", "no leaving", "closing"}
+
+
+def attempts(port, place, together):
+    """Name, content and number of attempts of every page; up to so many kinds stand on one."""
     urls = {name: url.format(port=port, place=place) for name, url in TARGETS.items()}
-    for kind, body in TRIES.items():
-        yield kind, "".join(body.format(url=url) for url in urls.values()), len(urls)
+    kinds = {k: "".join(body.format(url=url) for url in urls.values()) for k, body in TRIES.items()}
+    counts = dict.fromkeys(kinds, len(urls))
+    for kind, body in OTHERS.items():
+        if kind not in ALONE:
+            kinds[kind], counts[kind] = body.format(port=port), 1
+    names = list(kinds)
+    for some in (names[i : i + together] for i in range(0, len(names), together)):
+        yield ", ".join(some), "".join(kinds[k] for k in some), sum(counts[k] for k in some)
     for kind, body in LEAVING.items():
         for name, url in urls.items():
             yield f"{kind} to {name}", body.format(url=url), 1
-    for kind, body in OTHERS.items():
-        yield kind, body.format(port=port), 1
+    for kind in sorted(ALONE):
+        yield kind, OTHERS[kind].format(port=port), 1
 
 
 def break_out(page, place, canary, both):
-    """Opens every page, at one of the sample's origins in turn or at both; how many attempts."""
+    """Opens every page, at one of the sample's origins in turn or at both; how many attempts.
+
+    With both, every kind has a page of its own; otherwise several share one.
+    """
     count = 0
     before = sorted(str(path) for path in place.parent.rglob("*") if "scratch" not in str(path))
-    for i, (name, body, number) in enumerate(attempts(canary.port, place.parent)):
+    for i, (name, body, number) in enumerate(attempts(canary.port, place.parent, 1 if both else 6)):
         (place / "try.html").write_text(f"<title>try</title><body>{body}</body>")
         starts = ("https://sample.test/try.html", f"file:///try.html?{i}")
         for start in starts if both else (starts[i % 2],):

@@ -221,7 +221,7 @@ JSON = st.recursive(
 )
 
 
-@hypothesis.settings(max_examples=1500, deadline=None)
+@hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(st.lists(JSON, max_size=4))
 def test_malformed_messages_end_in_a_value_error_or_are_read(messages):
     try:

@@ -28,12 +28,13 @@ ROWS = [
 ]
 
 
-def make(root):
-    """src/data with one Search file; the snapshot is beside it, in web/."""
+def make(root, web=None):
+    """src/data with both Search files; the snapshot is beside it in web/, if not elsewhere."""
     (root / "Search").mkdir(parents=True)
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     (root / "Search" / "wide_llm_judge_single_row.jsonl").write_text(lines)
-    web = root / "web"
+    (root / "Search" / "deep_llm_judge_single_row.json").write_text(json.dumps(ROWS))
+    web = root / "web" if web is None else web
     (web / "pages").mkdir(parents=True)
     index = [{"url": "http://www.rivers.example", "redirect": "https://rivers.example/"}]
     for url, (name, content) in PAGES.items():

@@ -1,10 +1,7 @@
-import json
 import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxlab.evals.general365 import generate, grade, prompts
 from jaxlab.evals.general365.rows import Parser
@@ -143,22 +140,6 @@ def test_judge_replies(reply, verdict):
     judged = grade.judged(reply, "x")
     assert judged.correct is bool(verdict)
     assert (judged.reason == "no_verdict") is (verdict is None)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(st.text() | st.text().map(lambda t: '{"accuracy": ' + t) | st.text().map(json.dumps))
-def test_no_reply_crashes_the_parser(reply):
-    assert grade.parse_judge(reply) in (True, False, None)
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    st.text(), st.sampled_from(["text", "single_choice", "multiple_choice"]), st.text(min_size=1)
-)
-def test_no_completion_crashes_the_rule(text, kind, gold):
-    with MathVerifier() as verifier:
-        (verdict,) = grade.rule(verifier, [_row(kind, gold)], [text])
-    assert verdict.reason in ("match", "mismatch", "no_answer", "bad_gold")
 
 
 def test_a_response_cannot_close_its_fence():

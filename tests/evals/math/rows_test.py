@@ -20,6 +20,9 @@ from jaxlab.evals.math import grade, prompts, rows
         ),
         ({"question": "q", "options": "A) 1 B) 2", "Answer": "B"}, "q\nA) 1 B) 2", "B"),
         ({"question": "q", "answer": "6 * 12 = <<6*12=72>>72\n#### 1,072"}, "q", "1072"),
+        ({"question": "q", "answer": "so\n#### -$1,072,000.5"}, "q", "-$1072000.5"),
+        ({"question": "q", "answer": "so\n#### [84,146]"}, "q", "[84,146]"),
+        ({"question": "q", "answer": "so\n#### A, C"}, "q", "A, C"),
         (
             {
                 "problem": "p\nPlease reason step by step, and put your final answer within "
@@ -58,6 +61,12 @@ def test_prompts_leave_braces_alone():
     assert prompts.prompt("{x}", "boxed").endswith("\\boxed{}.")
 
 
+@pytest.fixture(scope="module")
+def verifier():
+    with MathVerifier() as verifier:
+        yield verifier
+
+
 # Rows, and references that no grader can parse: one of Minerva's is malformed.
 @pytest.mark.parametrize(
     ("path", "count", "failures"),
@@ -70,16 +79,13 @@ def test_prompts_leave_braces_alone():
         ("math/qwen25_math/aime24/test.jsonl", 30, 0),
         ("math/qwen25_math/amc23/test.jsonl", 40, 0),
         ("math/qwen25_math/sat_math/test.jsonl", 32, 0),
-        ("math/qwen25_math/minerva_math/test.jsonl", 272, 1),
         pytest.param("math/min/math500/test.jsonl", 500, 0, marks=pytest.mark.slow),
     ],
 )
-def test_every_set_reads_and_grades_itself(real_data, path, count, failures):
+def test_every_set_reads_and_grades_itself(real_data, verifier, path, count, failures):
     panel = rows.read(real_data(path))
     assert len(panel.rows) == count
-    with MathVerifier() as verifier:
-        disagreements = grade.self_test(verifier, panel)
-    assert len(disagreements) == failures
+    assert len(grade.self_test(verifier, panel)) == failures
 
 
 def test_two_files_of_one_set_are_one_panel(real_data):

@@ -22,10 +22,27 @@ from jaxlab.models.decoder import Decoder, DecoderConfig, Params, rescan, unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 from jaxlab.runtime.checkpoint import Checkpointer
-from jaxlab.trainers.settings import Model, Rules
+from jaxlab.runtime.settings import Rules
 
 # Fields that change how a model is computed, not what it computes.
 EXECUTION_FIELDS = ("dtype", "param_dtype", "scan_layers", "remat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where a model comes from.
+
+    Attributes:
+        path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
+            directory of the stage NAME of the same config.
+        preset: a name of `jaxlab.models.presets`; random parameters.
+        sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
+            path, only those that do not change the function (dtype, scan_layers, remat) make sense.
+    """
+
+    path: str | None = None
+    preset: str | None = None
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

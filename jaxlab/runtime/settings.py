@@ -1,0 +1,32 @@
+"""The section `mesh` of a config."""
+
+import dataclasses
+from typing import Literal
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices and how parameters lie on them.
+
+    Attributes:
+        shape: size of each mesh axis; one may be -1 (the rest). Batches are split over "data".
+        rules: (pattern over the parameter's path, PartitionSpec) pairs, first match wins.
+        decode_rules: as `rules`, for sampling: parameters that training splits over "data" are
+            gathered once per rollout, not once per token. None: as they are.
+        multihost: "none" (one process), "auto" (jax finds the cluster), "env" (JAXLAB_COORDINATOR,
+            JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
+    """
+
+    shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
+    rules: Rules = ((".*", ()),)
+    decode_rules: Rules | None = None
+    multihost: Literal["none", "auto", "env"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse a mesh over which no batch can be split."""
+        if "data" not in self.shape:
+            raise ValueError(
+                f'shape needs an axis "data", over which batches are split: {self.shape}'
+            )
