@@ -12,8 +12,8 @@ state goes on to be right, what was memorised does not.
 Run on 2026-11-25 (benchmarks/results/2026-11-25-state-tracking.md): parity at length 128, mean and
 standard error of 3 seeds, with gates up to 1 and up to 2: KDA 0.63 +- 0.02 and 0.99 +- 0.01, FG2
 0.61 +- 0.02 and 0.88 +- 0.12 (one of three seeds did not find it), FG2+ 0.60 +- 0.01 and 1.00 +-
-0.00, attention 0.53 +- 0.01. 500 steps, 21 runs, 15 minutes of processor time. On S_3 no rule learnt
-more than the first letters in 500 steps ("demo_s3").
+0.00, attention 0.53 +- 0.01. 500 steps, 21 runs, 15 minutes of processor time. On S_3 no rule
+learnt more than the first letters in 500 steps ("demo_s3").
 
 Variants: "" (parity: KDA, FG2 and FG2+ with gates up to 1 and up to 2, and attention; 3 seeds),
 "s3", "s5" (the same on permutations; for s5, which needs more layers, words of exchanges; not run),
