@@ -44,7 +44,7 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, gui, prompts, workspace
+from jaxlab.evals.ajbench import environment, environments, gui, prompts, workspace
 from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
 from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
@@ -178,10 +178,10 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
 
 
 def missing(units: Sequence[Unit], options: Options) -> list[str]:
-    """What `environment.missing` says of a run with these options."""
+    """What `environments.missing` says of a run with these options."""
     states = Path(options.states) if options.states is not None else None
     run = Run(Path(), states, replay=options.replay, web=options.web)
-    return environment.missing(units, run)
+    return environments.missing(units, run)
 
 
 def messages(unit: Unit, options: Options) -> list[ChatMessage]:
@@ -304,7 +304,7 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
     folder.mkdir(mode=0o700)
     try:
         opened = await anyio.to_thread.run_sync(
-            environment.open_environment, Place(unit, folder, run)
+            environments.open_environment, Place(unit, folder, run)
         )
         try:
             report = Report()

@@ -15,7 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.evals import ajbench_judges, graders
 from jaxlab.evals.ajbench import postgres_server, rows, verdicts
-from jaxlab.evals.ajbench.environment import ENVIRONMENTS, Replay, Web
+from jaxlab.evals.ajbench.environment import Replay, Web
+from jaxlab.evals.ajbench.environments import ENVIRONMENTS
 from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.postgres_server import Source

@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 
 from jaxlab.evals.ajbench import environment
-from jaxlab.evals.ajbench.environment import Environment, FileSystem, Postgres, SQLite
+from jaxlab.evals.ajbench.environment import Environment
 from jaxlab.evals.ajbench.postgres_server import Server
+from jaxlab.evals.ajbench.stores import FileSystem, Postgres, SQLite
 from jaxlab.evals.ajbench.types import Call, Step, Unit
 
 LIES = (

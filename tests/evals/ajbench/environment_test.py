@@ -6,7 +6,15 @@ import pytest
 
 pytest.importorskip("psycopg")
 
-from jaxlab.evals.ajbench import environment, file_tools, files, rows, states, workspace
+from jaxlab.evals.ajbench import (
+    environment,
+    environments,
+    file_tools,
+    files,
+    rows,
+    states,
+    workspace,
+)
 from jaxlab.evals.ajbench.tools import BOOLEAN, INTEGER, NUMBER, STRINGS, Tool, Toolbox, fits
 from jaxlab.evals.ajbench.types import Call, Unit
 from tests.evals.ajbench import layout
@@ -27,7 +35,7 @@ def _units(tmp_path, subdomain):
 def _replayed(run, unit, name):
     folder = run.folder / name
     folder.mkdir()
-    found = environment.open_environment(environment.Place(unit, folder, run))
+    found = environments.open_environment(environment.Place(unit, folder, run))
     return found, environment.replay(found, unit.calls)
 
 
@@ -95,7 +103,7 @@ def test_a_state_that_is_ready(run, tmp_path):
 def test_no_environment_names_those_that_there_are(run):
     unit = Unit("u", "GUI-Holograms", "t", "i", True)
     with pytest.raises(ValueError, match="no environment for GUI-Holograms: there are Search-W"):
-        environment.open_environment(environment.Place(unit, run.folder, run))
+        environments.open_environment(environment.Place(unit, run.folder, run))
 
 
 def test_states_that_are_not_there(tmp_path):

@@ -10,7 +10,16 @@ import pytest
 pytest.importorskip("psycopg")
 
 from jaxlab.evals import ajbench_judges
-from jaxlab.evals.ajbench import browser, environment, gui, rows, snapshot, workspace
+from jaxlab.evals.ajbench import (
+    browser,
+    environment,
+    environments,
+    gui,
+    rows,
+    screens,
+    snapshot,
+    workspace,
+)
 from jaxlab.evals.ajbench.tools import Toolbox
 from tests.evals.ajbench import gui_trees, web_trees
 
@@ -36,7 +45,7 @@ def units(tmp_path):
 def opened(run, unit, name="sample"):
     folder = run.folder / name
     folder.mkdir(mode=0o700)
-    return environment.open_environment(environment.Place(unit, folder, run))
+    return environments.open_environment(environment.Place(unit, folder, run))
 
 
 @pytest.mark.parametrize(
@@ -171,14 +180,14 @@ def test_the_nearest_pages_are_taken(run, tmp_path):
     unit = search_unit(tmp_path)
     key = unit.task.partition("/")[2]
     with pytest.raises(FileNotFoundError, match=r"no pages: .*web/index\.jsonl is needed"):
-        environment.open_search(environment.Place(unit, run.folder, run))
+        screens.open_search(environment.Place(unit, run.folder, run))
     for place in ("web", "web/Wide", f"web/Wide/{key}"):
         folder = tmp_path / "states" / place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "p.txt").write_text(f"pages of {place}")
         row = {"url": "https://x.example/", "file": "p.txt"}
         (folder / "index.jsonl").write_text(json.dumps(row))
-        found = environment.open_search(environment.Place(unit, run.folder, run))
+        found = screens.open_search(environment.Place(unit, run.folder, run))
         page = {"url": "https://x.example/", "part": "1"}
         assert Toolbox(found.tools(True)).call("open", page).text.endswith(f"pages of {place}")
 
@@ -186,7 +195,7 @@ def test_the_nearest_pages_are_taken(run, tmp_path):
 def test_the_live_web_is_no_environment_of_ours(run, tmp_path):
     unit = search_unit(tmp_path)
     run.web = "live"
-    found = environment.open_search(environment.Place(unit, run.folder, run))
+    found = screens.open_search(environment.Place(unit, run.folder, run))
     assert found.tools(False) == []
     assert found.digest() == found.digest()
     found.close()

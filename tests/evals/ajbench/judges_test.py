@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.config import ConfigError
 from jaxlab.evals import ajbench_judges, ajbench_task, benchmark_report, harness, results
-from jaxlab.evals.ajbench import environment, postgres_server, prompts, rows, workspace
+from jaxlab.evals.ajbench import environments, postgres_server, prompts, rows, stores, workspace
 from jaxlab.evals.ajbench.environment import Run as SharedRun
 from jaxlab.evals.ajbench.tools import Tool
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
@@ -264,7 +264,7 @@ def test_a_judge_with_writing_tools_may_write(shared, tmp_path):
 
 def test_a_changed_state_is_an_error_of_the_sample(shared, tmp_path, monkeypatch):
     """If a reading tool did write, no verdict of that sample would count."""
-    reading = environment.FileSystem.tools
+    reading = stores.FileSystem.tools
 
     def leaky(self, read_only):
         def write(path):
@@ -273,7 +273,7 @@ def test_a_changed_state_is_an_error_of_the_sample(shared, tmp_path, monkeypatch
 
         return [*reading(self, read_only), Tool("leak", "d", {"path": "p"}, write)]
 
-    monkeypatch.setattr(environment.FileSystem, "tools", leaky)
+    monkeypatch.setattr(stores.FileSystem, "tools", leaky)
 
     def leaking(messages, tools):
         leak = "move" in messages[1].text.lower() and messages[-1].role != "tool"
@@ -338,7 +338,7 @@ def test_a_tool_that_hangs_ends(shared, tmp_path, monkeypatch):
 
     units = rows.read(_run(tmp_path).benchmark.path, ["DS-SQLite"]).units
     assert units
-    monkeypatch.setattr(environment.SQLite, "tools", hanging)
+    monkeypatch.setattr(stores.SQLite, "tools", hanging)
 
     def waiting(messages, tools):
         if messages[-1].role != "tool":
@@ -479,7 +479,7 @@ def test_bad_options_are_named_at_once(tmp_path, options, cause):
 
 def test_a_subdomain_without_environment_is_named_at_once(tmp_path, monkeypatch):
     run = _run(tmp_path, ("DS-SQLite",))
-    monkeypatch.delitem(environment.ENVIRONMENTS, "DS-SQLite")
+    monkeypatch.delitem(environments.ENVIRONMENTS, "DS-SQLite")
     with pytest.raises(ValueError, match=r"no environment for DS-SQLite: .*set arm=text"):
         harness.prepare(run, tmp_path, regrade=False)
     harness.prepare(_run(tmp_path, ("DS-SQLite",), arm="text"), tmp_path, regrade=False)

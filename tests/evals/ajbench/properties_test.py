@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import shutil
 
 import hypothesis
 import hypothesis.strategies as st
@@ -24,6 +25,8 @@ from jaxlab.evals.ajbench import (
     prompts,
     rows,
     snapshot,
+    states,
+    stores,
     trajectories,
     verdicts,
     workspace,
@@ -105,14 +108,14 @@ def opened(kind, folder, request):
     if kind == "files":
         (place / "notes.txt").write_text("final two")
         (place / "up").symlink_to("..")
-        found = environment.FileSystem(place, ("/", "/data"), LIMITS)
+        found = stores.FileSystem(place, ("/", "/data"), LIMITS)
     elif kind == "sqlite":
         source = layout.write(place) / "states" / "sqlite" / "books.sql"
-        environment.states.sqlite_file(source, place / "x.sqlite")
-        found = environment.SQLite(place / "x.sqlite", LIMITS)
+        states.sqlite_file(source, place / "x.sqlite")
+        found = stores.SQLite(place / "x.sqlite", LIMITS)
     elif kind == "postgres":
         server = request.getfixturevalue("server")
-        found = environment.Postgres(server, "template0", LIMITS)
+        found = stores.Postgres(server, "template0", LIMITS)
     elif kind == "office":
         for name, file in gui_trees.KINDS.items():
             gui_trees.MAKERS[name](place / file, True)
@@ -176,7 +179,7 @@ def test_any_arguments_get_a_reply(folder, request, kind, number):
     left = {str(path) for path in folder.iterdir()} - {*outside, str(folder / kind)}
     assert left <= {str(folder / "home")}
     for path in (folder / kind, folder / "home"):
-        environment.states.shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -212,7 +215,7 @@ def test_any_trajectory_can_be_replayed(folder, request, number):
             assert len(report.failed) + len(report.left_out) <= len(calls)
 
         check(number, st.lists(CALLS, max_size=5), claim)
-    environment.states.shutil.rmtree(folder / "files")
+    shutil.rmtree(folder / "files")
 
 
 ACTIONS = st.fixed_dictionaries(
