@@ -58,6 +58,7 @@ bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/loss.py
 	@$(BIN)/python benchmarks/kernels.py
+	@$(BIN)/python benchmarks/provider.py
 
 gpu-check:  ## check and time the accelerator at hand beside the CPU; PYTHON= chooses the interpreter
 	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py; status=$$?; \
