@@ -233,7 +233,8 @@ class TestLayers:
             other_loss, others = self.loss_and_gradient(other, others, tokens)
             _, others = decoder_lib.unscan(other, others)
             np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
-            # By each leaf's own size: a small gradient is held as tightly as a large one.
+            jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), others, gradient)
+            # And by each leaf's own size, or a small gradient would not be held to anything.
             error = jax.tree.map(
                 lambda x, y: jnp.abs(x - y).max() / jnp.abs(y).max(), others, gradient
             )
