@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxlab.runtime import mesh as mesh_lib
-from jaxlab.runtime.checkpoint import Checkpointer, Preemption
+from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.metrics import MetricsWriter, Progress, keep_rows
+from jaxlab.runtime.preemption import Preemption
 from jaxlab.runtime.profiling import TraceWindow
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.state import TrainState

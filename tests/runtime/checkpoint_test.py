@@ -4,7 +4,6 @@ import os
 import pathlib
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxlab.runtime import checkpoint
+from jaxlab.runtime.preemption import Preemption
 
 PROGRAMS = pathlib.Path(__file__).parent
 
@@ -325,7 +325,7 @@ def test_two_processes_save_restore_and_are_preempted_together(tmp_path):
         for process in processes:
             process.kill()
     for process, (out, err) in zip(processes, outputs, strict=True):
-        assert process.returncode == checkpoint.Preemption.EXIT_CODE, out + err[-4000:]
+        assert process.returncode == Preemption.EXIT_CODE, out + err[-4000:]
     (step,) = {int(out.split("preempted ")[1]) for out, _ in outputs}
     restored = checkpoint.Checkpointer(tmp_path).restore(
         {"step": jnp.int32(0), "params": {"w": jnp.zeros((8, 2))}}
@@ -333,21 +333,3 @@ def test_two_processes_save_restore_and_are_preempted_together(tmp_path):
     assert restored.step == step == restored.state["step"]
     # Every step adds the sum of the global batch, 0 + 1 + ... + 7.
     np.testing.assert_array_equal(restored.state["params"]["w"], np.full((8, 2), 28.0 * step))
-
-
-def test_a_signal_is_a_request_and_the_second_interrupt_interrupts():
-    before = signal.getsignal(signal.SIGTERM)
-    with checkpoint.Preemption() as preemption:
-        assert not preemption.reached(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert preemption.requested
-        assert preemption.reached(2)
-        with pytest.raises(SystemExit) as leaving:
-            preemption.leave()
-        assert leaving.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
-    with checkpoint.Preemption() as preemption:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.reached(1)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)

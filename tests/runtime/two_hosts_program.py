@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.runtime import checkpoint, mesh, sharding
+from jaxlab.runtime.preemption import Preemption
 
 RULES = (("w", ("data",)), (".*", ()))
 
@@ -32,7 +33,7 @@ def main(directory):
     state = jax.jit(lambda: example, out_shardings=shardings)()
 
     saver = checkpoint.Checkpointer(directory)
-    with checkpoint.Preemption() as preemption:
+    with Preemption() as preemption:
         for step in range(1, 1000):
             batch = mesh.put_global(np.arange(8.0, dtype=np.float32)[rows], hosts)
             # Gloo's collectives starve each other when many steps are in flight.

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.runtime.checkpoint import Checkpointer, Preemption
+from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.preemption import Preemption
 from jaxlab.trainers import loop
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.state import TrainState, apply_gradients, create
