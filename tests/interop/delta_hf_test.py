@@ -12,7 +12,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxlab.interop import directory, hf, safetensors_io, torch_check
-from jaxlab.interop.names import flatten
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, rescan
 from jaxlab.nn.delta_config import RULES, DeltaConfig
@@ -20,6 +19,7 @@ from jaxlab.nn.rope import Rope
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.decode import generate
 from jaxlab.trainers.exporting import MAX_DIFFERENCE
+from tests.interop.directories import assert_same, contents, random_params
 
 # Differences of float32 logits of size 1 to 10. The largest is what an export must keep to.
 LARGEST, MEAN = MAX_DIFFERENCE, 5e-6
@@ -102,26 +102,7 @@ def model(name):
     """A decoder in which no parameter is trivially zero or one."""
     config = dataclasses.replace(presets.decoder("fg2-tiny"), tie_embeddings=False)
     config = dataclasses.replace(config, **SIZES | CASES[name])
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(centre + 0.4 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return config, jax.tree_util.tree_map_with_path(draw, shapes["params"])
-
-
-def contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-def assert_same(actual, expected):
-    actual, expected = flatten(actual), flatten(expected)
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        assert actual[path].dtype == value.dtype, path
-        np.testing.assert_array_equal(actual[path], value, err_msg=path)
+    return config, random_params(config)
 
 
 class TestConfig:

@@ -21,12 +21,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxlab.interop import families, hf, safetensors_io, torch_check
-from jaxlab.interop.names import flatten
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.rope import Rope
 from jaxlab.trainers.exporting import MAX_DIFFERENCE
+from tests.interop.directories import assert_same, contents, random_params
 
 SCRIPT = pathlib.Path(__file__).with_name("fla_script.py")
 FLA_PYTHON = "JAXLAB_FLA_PYTHON"
@@ -198,26 +198,7 @@ def model(name):
     """One of CASES as a decoder in which no parameter is trivially zero or one."""
     family, changes = CASES[name]
     config = families.from_json(small(family, **changes))
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(centre + 0.4 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return family, config, jax.tree_util.tree_map_with_path(draw, shapes["params"])
-
-
-def contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-def assert_same(actual, expected):
-    actual, expected = flatten(actual), flatten(expected)
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        assert actual[path].dtype == value.dtype, path
-        np.testing.assert_array_equal(actual[path], value, err_msg=path)
+    return family, config, random_params(config)
 
 
 class TestConfig:

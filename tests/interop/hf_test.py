@@ -21,6 +21,7 @@ from jaxlab.interop.names import flatten
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig, rescan
 from jaxlab.nn.rope import Rope
+from tests.interop.directories import assert_same, contents
 
 HOSTS_SCRIPT = pathlib.Path(__file__).with_name("hf_hosts_script.py")
 
@@ -142,18 +143,6 @@ def edit_config(path, **changes):
 
 def write_config(path, data):
     (path / "config.json").write_text(json.dumps(data))
-
-
-def assert_same(actual, expected):
-    actual, expected = flatten(actual), flatten(expected)
-    assert actual.keys() == expected.keys()
-    for path, value in expected.items():
-        assert actual[path].dtype == value.dtype, path
-        np.testing.assert_array_equal(actual[path], value, err_msg=path)
-
-
-def contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 class TestConfig:
