@@ -527,6 +527,18 @@ def test_a_large_file_is_not_opened(filled):
     assert "at most are read" in reply.text
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_a_child_that_reads_files_gets_no_keys(opened, monkeypatch):
+    """Not of a model's provider, nor the password of a DSN."""
+    monkeypatch.setenv("OPENAI_API_KEY", "geheim-1")
+    monkeypatch.setenv("JAXLAB_AJBENCH_DSN", "postgresql://u:geheim-2@h/d")
+    environment, folder = opened()
+    gui_trees.excel(folder / "sales.xlsx", True)
+    assert not Toolbox(environment.tools(True)).call("overview", {"path": "sales.xlsx"}).failed
+    child = environment._worker._child.pid
+    assert "geheim" not in pathlib.Path(f"/proc/{child}/environ").read_text()
+
+
 def test_nothing_is_left(run_folder):
     folder = run_folder / "left"
     folder.mkdir(mode=0o711)

@@ -1,3 +1,5 @@
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -31,6 +33,17 @@ def test_the_dataset_has_the_rows_of_the_file(tmp_path):
     generate.write(tmp_path / "rows.jsonl", 4, difficulty=1, seed=3)
     assert rows.read(folder) == rows.read(tmp_path / "rows.jsonl")
     assert "tensorflow" not in sys.modules
+
+
+def test_a_dataset_of_several_splits_is_no_panel(tmp_path):
+    done = _command(f"--out={tmp_path}", "--format=tfds", "--seeds=1", "--difficulty=1")
+    folder = pathlib.Path(done.stdout.split()[-1])
+    info = folder / "dataset_info.json"
+    content = json.loads(info.read_text())
+    content["splits"] += [{**content["splits"][0], "name": "train"}]
+    info.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="one split in array_record files is needed"):
+        rows.read(folder)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
