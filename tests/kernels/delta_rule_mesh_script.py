@@ -1,4 +1,4 @@
-"""Run by delta_rule_test.py: both ways of scanning under jit on a 2 x 4 mesh of explicit axes."""
+"""Run by delta_rule_calls_test.py: both ways of scanning on a 2 x 4 mesh of explicit axes."""
 
 import os
 import pathlib

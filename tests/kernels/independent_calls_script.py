@@ -1,4 +1,4 @@
-"""Run by delta_rule_test.py: calls that do not wait for each other, in one program, many times."""
+"""Run by delta_rule_calls_test.py: calls that do not wait for each other, in one program."""
 
 import pathlib
 import sys

@@ -1,0 +1,176 @@
+"""What the gated delta rule refuses, what it chooses, and what its programs consist of."""
+
+import functools
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxlab_kernels
+import numpy as np
+import pytest
+from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits
+from jaxlab_kernels.delta_rule import api, cases
+
+
+@pytest.fixture(autouse=True)
+def _same_ranks():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def zeros(**shapes):
+    base = {"q": (1, 3, 2, 4), "k": (1, 3, 2, 4), "v": (1, 3, 4, 5), "log_decay": (1, 3, 4),
+            "erase": (1, 3, 4), "write": (1, 3, 4)} | shapes  # fmt: skip
+    return {name: jnp.zeros(shape) for name, shape in base.items() if shape is not None}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"q": (1, 3, 4)}, r"q has shape \(1, 3, 4\); expected \[B, T, H, Dk\]"),
+        ({"k": (1, 3, 2, 5)}, r"k has shape \(1, 3, 2, 5\); expected"),
+        ({"v": (1, 3, 3, 5)}, r"v has 3 heads .*expected a multiple of the 2 heads"),
+        ({"v": (1, 2, 4, 5)}, r"v has shape \(1, 2, 4, 5\); expected \[B, T, HV, Dv\]"),
+        ({"log_decay": (1, 3, 4, 5)}, r"log_decay has shape \(1, 3, 4, 5\); expected \[B, T, HV\]"),
+        ({"erase": (1, 3, 2)}, r"erase has shape \(1, 3, 2\); expected"),
+        ({"write": (1, 3, 4, 4)}, r"write has shape .*expected .*\[B, T, HV, Dv\] \(1, 3, 4, 5\)"),
+        ({"erase": (1, 3, 4, 4), "write": None}, r"erase has shape .*Dk = Dv was expected"),
+        ({"initial_state": (1, 2, 4, 5)}, r"initial_state has shape \(1, 2, 4, 5\); expected .*"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda x: gated_delta(**x), zeros(**shapes))
+
+
+def test_wrong_choices_are_named():
+    with pytest.raises(ValueError, match="form='right' is not one of symmetric, left, gdn2"):
+        gated_delta(**zeros(), form="right")
+    with pytest.raises(ValueError, match=r"write has shape .*form='left' has one gate"):
+        gated_delta(**zeros(), form="left")
+    with pytest.raises(ValueError, match="implementation='cuda' is not one of"):
+        gated_delta(**zeros(), implementation="cuda")
+    with pytest.raises(ValueError, match="chunk_size=48 is not a power of two"):
+        gated_delta(**zeros(), chunk_size=48)
+    with pytest.raises(ValueError, match="segment_ids has dtype float32; expected integers"):
+        gated_delta(**zeros(), segment_ids=jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="k has dtype int32; expected a floating dtype"):
+        gated_delta(**zeros() | {"k": jnp.zeros((1, 3, 2, 4), jnp.int32)})
+    x = zeros()
+    with pytest.raises(ValueError, match="gate_scale=3"):
+        gated_delta_from_logits(x["q"], x["k"], x["v"], x["log_decay"], x["erase"], gate_scale=3.0)
+
+
+def test_debug_names_the_first_bad_value(monkeypatch):
+    arguments = zeros()
+    arguments["log_decay"] = arguments["log_decay"].at[0, 1, 2].set(0.5).at[0, 2, 0].set(1.0)
+    gated_delta(**arguments)
+    monkeypatch.setenv("JAXLAB_DEBUG", "1")
+    message = r"log_decay\[0, 1, 2\] is 0.5; expected -inf <= log_decay <= 0.0"
+    with pytest.raises(ValueError, match=message):
+        gated_delta(**arguments)
+
+    @jax.jit
+    def traced(x):
+        return gated_delta(**x, implementation="reference")
+
+    def run_traced():
+        jax.block_until_ready(traced(arguments))
+        jax.effects_barrier()
+
+    with pytest.raises(Exception, match=message):
+        run_traced()
+    arguments = zeros()
+    with pytest.raises(ValueError, match=r"erase\[0, 0, 3\] is -0.25; expected 0.0 <= erase <= 2"):
+        gated_delta(**arguments | {"erase": arguments["erase"].at[0, 0, 3].set(-0.25)})
+    nan = arguments | {"v": arguments["v"].at[0, 2, 1, 4].set(jnp.nan)}
+    with pytest.raises(ValueError, match=r"v\[0, 2, 1, 4\] is nan"):
+        gated_delta(**nan)
+    gated_delta(**nan, segment_ids=jnp.array([[1, 1, 0]]))
+
+
+def test_sizes_choose_the_implementation(monkeypatch):
+    called = []
+    for name in list(api.IMPLEMENTATIONS):
+        record = functools.partial(lambda name, *args, **options: called.append(name), name)
+        monkeypatch.setitem(api.IMPLEMENTATIONS, name, record)
+    sizes = {(64, 80): "chunked", (64, 64): "recurrent", (64, 321): "chunked",
+             (64, 319): "recurrent", (128, 48): "chunked", (128, 32): "recurrent",
+             (128, 41): "chunked", (128, 40): "recurrent", (32, 400): "recurrent"}  # fmt: skip
+    for dim, length in sizes:
+        x = jnp.zeros((1, length, 1, dim))
+        gated_delta(x, x, x, x, x)
+    assert called == list(sizes.values())
+
+
+def test_dispatch_reports_every_reason():
+    def refuse(reason):
+        def implementation(*args, **options):
+            raise NotImplementedError(reason)
+
+        return implementation
+
+    table = {"a": refuse("only even lengths"), "b": refuse("needs a GPU"), "c": lambda x: x + 1}
+    platform = jax.default_backend()
+    assert dispatch.call("op", table, {platform: ("a", "c")}, None, 1) == 2
+    with pytest.raises(NotImplementedError, match=r"op: .*a: only even lengths; b: needs a GPU"):
+        dispatch.call("op", table, {platform: ("a", "b")}, None, 1)
+    with pytest.raises(NotImplementedError, match="op: nothing takes this call; a: only even"):
+        dispatch.call("op", table, {platform: ("c",)}, "a", 1)
+
+
+def test_the_kernels_import_neither_flax_nor_jaxlab():
+    root = pathlib.Path(jaxlab_kernels.__file__).parent
+    for path in root.rglob("*.py"):
+        found = re.findall(r"^\s*(?:import|from) (flax|optax|jaxlab)\b", path.read_text(), re.M)
+        assert not found, path
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_chunked_form_lowers_for(platform):
+    def loss(arguments):
+        out, state = gated_delta(**arguments, implementation="chunked")
+        return jnp.sum(out) + jnp.sum(state)
+
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    arguments.pop("form")
+    jax.jit(jax.grad(loss)).trace(arguments).lower(lowering_platforms=(platform,))
+
+
+def test_on_explicit_meshes():
+    """Sharded over batch and heads on eight devices: equal to one device, gradients as well."""
+    script = pathlib.Path(__file__).with_name("delta_rule_mesh_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def test_independent_calls_do_not_wait_for_each_other():
+    """Four in one program, with gradients: as many solves of LAPACK at once lock its threads.
+
+    A process and a deadline of its own, so that a hang is a failure here and no suite that stands.
+    """
+    script = pathlib.Path(__file__).with_name("independent_calls_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_no_implementation_solves_by_lapack():
+    """What jaxlib 0.10.2 calls for it waits on threads that may all be waiting."""
+    arguments = cases.make(cases.MEMBERS["fg2_plus"], dtype=np.float32)
+    form = arguments.pop("form")
+
+    def total(arguments):
+        out, _ = gated_delta(**arguments, form=form, implementation="chunked")
+        return jnp.sum(out)
+
+    lowered = jax.jit(jax.grad(total)).lower(arguments).as_text()
+    assert "while" in lowered
+    assert "triangular_solve" not in lowered
+    assert "lapack" not in lowered
