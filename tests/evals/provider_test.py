@@ -4,7 +4,6 @@ import shutil
 import threading
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 pytest.importorskip("inspect_ai")
@@ -17,27 +16,14 @@ from jaxlab.evals import harness, results
 from jaxlab.evals.provider import JaxlabAPI
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from tests.evals import random_model
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A random model in HuggingFace's format, with a tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("model")
-    config = DecoderConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        max_position=256,
-    )
-    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    hf.save(folder, config, jax.tree.map(lambda x: 2.0 * x, params))
-    train_bpe(["a b c 1 2 3"], 257).save(folder)
-    return folder
+    return random_model.save(folder, hidden_size=32, num_layers=2, gain=2.0)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import pathlib
 import re
 import shlex
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 pytest.importorskip("inspect_ai")
@@ -14,10 +12,7 @@ pytest.importorskip("inspect_ai")
 from jaxlab.config import ConfigError
 from jaxlab.evals import harness, results
 from jaxlab.evals.settings import Benchmark, Run, Subject
-from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
-from jaxlab.models.decoder import Decoder, DecoderConfig
-from tests.evals import scripted
+from tests.evals import random_model, scripted
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 SECTION = README.partition("## Your own benchmark\n")[2].partition("\n## ")[0]
@@ -47,19 +42,7 @@ def test_it_has_thirty_lines():
 
 
 def test_the_command_runs_on_a_checkpoint(benchmark, door, tmp_path):
-    config = DecoderConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=32,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        max_position=256,
-    )
-    model = tmp_path / "MODEL"
-    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    hf.save(model, config, params)
-    train_bpe(WORDS, 257).save(model)
+    model = random_model.save(tmp_path / "MODEL")
     command = BLOCKS[""].partition("\ninspect")[0].replace("\\\n", " ")
     for name, path in {
         "runs/": f"{tmp_path}/runs/",

@@ -5,35 +5,18 @@ import pathlib
 import shutil
 import tempfile
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 pytest.importorskip("inspect_ai")
 
 from jaxlab.evals import results
-from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from tests.evals import random_model
 from tests.evals.ajbench import layout
 
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "model"
-    config = DecoderConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=32,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        max_position=4096,
-    )
-    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    hf.save(folder, config, params)
-    train_bpe(["a b c 1 2 3"], 257).save(folder)
-    return folder
+    return random_model.save(tmp_path / "model", max_position=4096)
 
 
 def test_a_random_model_judges(door, model, base, tmp_path):

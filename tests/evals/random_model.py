@@ -1,0 +1,33 @@
+"""A small random model on disk, whose replies are noise."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxlab.interop import hf
+from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.models.decoder import Decoder, DecoderConfig
+
+
+def save(
+    folder: Path,
+    max_position: int = 256,
+    hidden_size: int = 16,
+    num_layers: int = 1,
+    gain: float = 1.0,
+) -> Path:
+    """A HuggingFace directory with a tokenizer of bytes; parameters are scaled by `gain`."""
+    config = DecoderConfig(
+        vocab_size=300,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_layers=num_layers,
+        num_heads=2,
+        num_kv_heads=1,
+        max_position=max_position,
+    )
+    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    hf.save(folder, config, jax.tree.map(lambda x: gain * x, params))
+    train_bpe(["a b c 1 2 3"], 257).save(folder)
+    return folder
