@@ -20,7 +20,7 @@ VARIANTS = {
     "eval_general365": ("", "demo", "tiny"),
     "eval_ajbench": ("", "text", "react", "tiny"),
     "eval_file": ("", "tiny"),
-    "mqar_fg2": ("", "matched", "demo", "zoology", "tiny"),
+    "mqar_fg2": ("", "matched", "long", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),

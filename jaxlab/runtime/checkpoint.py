@@ -15,14 +15,12 @@ and the manifest tells whether it still is. The directory is one that all proces
 This is the only file that imports orbax.
 """
 
-import concurrent.futures
 import json
 import logging
 import os
 import pathlib
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,13 +29,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath  # orbax's own path type: its handlers take no other
 
+from jaxlab.runtime import manifest
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 
-_STATE, _EXTRA, _MANIFEST = "state", "extra.json", "manifest.json"
+_STATE, _EXTRA = "state", "extra.json"
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")
-# orbax rewrites these while it commits; nothing here reads them.
-_UNLISTED = frozenset({_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt"})
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +181,7 @@ class Checkpointer:
             for bad, reason in faults.items():
                 self._move_aside(bad, reason)
             if not sealed:
-                _seal(self._path(chosen))
+                manifest.write(self._path(chosen))
         mesh_lib.barrier("jaxlab_restored")
         return Restored(chosen, state, self._read_extra(chosen))
 
@@ -243,8 +240,8 @@ class Checkpointer:
         assert self._saving is not None
         step, extra = self._saving
         for path in self.directory.glob(f"{step}{_UNFINISHED[0]}*"):
-            _write_atomically(path / _EXTRA, json.dumps(extra))
-            _seal(path)
+            manifest.write_atomically(path / _EXTRA, json.dumps(extra))
+            manifest.write(path)
 
     def _delete_old(self) -> None:
         if self._keep is None:
@@ -274,7 +271,7 @@ class Checkpointer:
         faults: dict[int, str] = {}
         for candidate in reversed(steps):
             sealed, fault = mesh_lib.broadcast(
-                _inspect(self._path(candidate)) if mesh_lib.is_main() else None
+                manifest.check(self._path(candidate)) if mesh_lib.is_main() else None
             )
             if fault is None and sealed:
                 return candidate, read(candidate), True, faults
@@ -463,59 +460,3 @@ def _attempt(read: Callable[[int], Any], step: int) -> tuple[Any, str | None]:
         raise
     except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
         return None, f"no manifest, and unreadable: {' '.join(str(error).split())[:200]}"
-
-
-def _inspect(path: pathlib.Path) -> tuple[bool, str | None]:
-    """Returns (has a manifest, what is wrong with the files or None)."""
-    try:
-        listed = json.loads((path / _MANIFEST).read_text())["files"]
-    except FileNotFoundError:
-        return False, None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return True, f"{_MANIFEST} is unreadable ({type(error).__name__})"
-    for name, (size, _) in listed.items():
-        file = path / name
-        if not file.is_file():
-            return True, f"{name} is missing"
-        if file.stat().st_size != size:
-            return True, f"{name} has {file.stat().st_size} bytes instead of {size}"
-    for name, checksum in _checksums(path, listed).items():
-        if checksum != listed[name][1]:
-            return True, f"{name} has changed (CRC-32 {checksum} instead of {listed[name][1]})"
-    return True, None
-
-
-def _seal(path: pathlib.Path) -> None:
-    """Writes the manifest of a complete checkpoint."""
-    names = [
-        str(file.relative_to(path))
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and str(file.relative_to(path)) not in _UNLISTED
-    ]
-    files = {
-        name: ((path / name).stat().st_size, crc) for name, crc in _checksums(path, names).items()
-    }
-    _write_atomically(path / _MANIFEST, json.dumps({"files": files}, indent=1))
-
-
-def _checksums(path: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
-    names = list(names)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        return dict(zip(names, pool.map(lambda name: _crc32(path / name), names), strict=True))
-
-
-def _crc32(path: pathlib.Path) -> str:
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return f"{checksum:08x}"
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    with scratch.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
