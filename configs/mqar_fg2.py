@@ -35,23 +35,27 @@ RULES = ("gdn", "kda", "fg2", "fg2_plus", "separate_scalars", "left", "gdn2")
 # Plain attention, and attention behind one KDA layer, whose convolution it can use.
 MIXERS = (*RULES, "attention", "kda_attention")
 RATES = {"low": 3e-3, "high": 1e-2}
+LONG_RATES = {"lower": 1e-3, "low": 3e-3}
 # The widths at which the smaller layers have the 8322 parameters of FG2+ at 48, to 0.4 %.
 MATCHED_WIDTHS = {"gdn": 68, "kda": 59, "fg2": 53, "separate_scalars": 58, "left": 53}
 SEEDS = 5
-VARIANTS = ("", "matched", "demo", "zoology", "tiny")
+VARIANTS = ("", "matched", "long", "demo", "zoology", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The study; see the module's docstring for the variants."""
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/mqar_fg2.py has the variants matched, demo, zoology and tiny, not {variant!r}"
+            f"configs/mqar_fg2.py has the variants matched, long, demo, zoology and tiny, "
+            f"not {variant!r}"
         )
     config = ConfigDict({"title": "Multi-query associative recall", "stages": {}})
-    if variant in ("", "matched"):
+    studies = {"": (width, RATES), "matched": (matched, RATES), "long": (long, LONG_RATES)}
+    if variant in studies:
+        study, rates = studies[variant]
         for seed in range(SEEDS):
-            for name, rate in RATES.items():
-                for stage, run in (width if variant == "" else matched)(rate, seed).items():
+            for name, rate in rates.items():
+                for stage, run in study(rate, seed).items():
                     config.stages[f"{stage}_{name}_{seed}"] = run
         return config
     for mixer in ("fg2_plus", "attention") if variant == "tiny" else MIXERS:
@@ -76,11 +80,21 @@ def matched(rate: float, seed: int) -> dict[str, ConfigDict]:
     return runs | {"fg2_plus_rank1": small}
 
 
+def long(rate: float, seed: int) -> dict[str, ConfigDict]:
+    """Every mixer in layers of the same width, for four times as many steps."""
+    return {mixer: mini(mixer, rate, seed, steps=4000) for mixer in MIXERS}
+
+
 def mini(
-    mixer: str, rate: float, seed: int = 0, hidden_size: int = 48, tiny: bool = False
+    mixer: str,
+    rate: float,
+    seed: int = 0,
+    hidden_size: int = 48,
+    steps: int = 1000,
+    tiny: bool = False,
 ) -> ConfigDict:
     """A run of seconds."""
-    steps = 2 if tiny else 1000
+    steps = 2 if tiny else steps
     config = ConfigDict({"trainer": "lm", "seed": seed})
     config.model = model(mixer, hidden_size=16 if tiny else hidden_size, head_dim=8, num_heads=1)
     # Zoology keeps token 0 for filler; here every word of 32 is in use.
