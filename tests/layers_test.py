@@ -71,6 +71,8 @@ ALLOWED = {
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},
     "evals.harness": {"config", "evals"},
+    "evals.logs": {"config", "evals.fingerprint", "evals.settings"},
+    "evals.fingerprint": set(),
     "evals.provider": {
         "config",
         "evals.rows",
@@ -147,6 +149,7 @@ WITHOUT_JAX = (
     "evals.unicode",
     "evals.settings",
     "evals.compare",
+    "evals.fingerprint",
     "evals.benchmark_report",
     "evals.math",
     "evals.general365",

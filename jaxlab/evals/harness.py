@@ -6,10 +6,9 @@ directory and are not generated again.
 
 import dataclasses
 import functools
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_lo
 from inspect_ai.scorer import Scorer, value_to_float
 
 from jaxlab import config as config_lib
-from jaxlab.evals import benchmark_report, results, task_file, tasks
+from jaxlab.evals import benchmark_report, logs, results, task_file, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.ajbench import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
@@ -50,10 +49,6 @@ TABLES = {
     "math": math_metrics.tables,
     "general365": general365_metrics.tables,
 }
-# Options that are the scorer's: they can change without a new generation.
-GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
-# What may differ between a run and its continuation: no answer depends on it.
-FREE = ("mesh", "eval.batch", "eval.padding", "benchmark.options.dsn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +132,16 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.judge: name a model that judges, such as openai/gpt-4.1, or set "
             "benchmark.options.grader=rule"
         )
-    _check_same(run, workdir, regrade)
+    logs.check_config(run, workdir, regrade)
     try:
         task = _task(run)
-        return task if wanted.own else task_with(task, scorer=_scorer(run))
+        if not wanted.own:
+            task = task_with(task, scorer=_scorer(run))
     except TypeError as error:
         raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+    task = task_with(task, metadata=logs.metadata(run, task))
+    logs.check_answers(task, workdir, regrade)
+    return task
 
 
 def generate(
@@ -167,7 +166,7 @@ def generate(
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
-    _, logs = inspect_ai.eval_set(
+    _, found = inspect_ai.eval_set(
         task,
         log_dir=str(workdir / "logs"),
         model=model,
@@ -187,7 +186,7 @@ def generate(
         retry_immediate=False,
         ctl_server=False,
     )
-    return _full(logs[0])
+    return _full(found[0])
 
 
 def subject(run: Run) -> inspect_ai.model.Model:
@@ -228,8 +227,8 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
     Raises:
         FileNotFoundError: the work directory has no finished run.
     """
-    logs = list_eval_logs(str(workdir / "logs")) if (workdir / "logs").exists() else []
-    finished = [log for log in map(_full, logs) if log.status == "success"]
+    found = list_eval_logs(str(workdir / "logs")) if (workdir / "logs").exists() else []
+    finished = [log for log in map(_full, found) if log.status == "success"]
     if not finished:
         raise FileNotFoundError(f"{workdir} holds no finished run to grade again")
     log = inspect_ai.score(
@@ -303,7 +302,7 @@ def _task(run: Run) -> Task:
         make = task_file.task(wanted.name)
     else:
         # A DSN is in the environment, and no reason to take a run for another one.
-        left_out = (*GRADING, "dsn")
+        left_out = (*logs.GRADING, "dsn")
         options = {key: value for key, value in options.items() if key not in left_out}
     return make(
         path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
@@ -314,7 +313,7 @@ def _scorer(run: Run) -> Scorer | list[Scorer]:
     wanted = run.benchmark
     if wanted.own:
         return cast(list[Scorer], _task(run).scorer)
-    options = {key: wanted.options[key] for key in GRADING if key in wanted.options}
+    options = {key: wanted.options[key] for key in logs.GRADING if key in wanted.options}
     return SCORERS[wanted.name](**options)
 
 
@@ -377,35 +376,3 @@ def _self_test(task: Task) -> list[str]:
     with MathVerifier() as verifier:
         found = math_grade.self_test(verifier, Panel(tuple(rows)))
     return [f"{row.id}: {row.answer} ({verdict.reason})" for row, verdict in found]
-
-
-def _check_same(run: Run, workdir: Path, regrade: bool) -> None:
-    """Refuse to mix the answers of two configs in one work directory."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    before = _flat(json.loads(path.read_text(encoding="utf-8")))
-    now = _flat(config_lib.to_json(run))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) == now.get(key) or any(key.startswith(free) for free in FREE):
-            continue
-        change = f"{key} was {before.get(key)!r}, now is {now.get(key)!r}"
-        if key.removeprefix("benchmark.options.") not in GRADING:
-            raise config_lib.ConfigError(
-                f"{workdir} holds another run ({change}): give another --workdir"
-            )
-        if not regrade:
-            raise config_lib.ConfigError(
-                f"{workdir} was graded otherwise ({change}): add --regrade to grade its answers "
-                "again, or give another --workdir"
-            )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

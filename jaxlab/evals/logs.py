@@ -1,0 +1,120 @@
+"""The logs below a work directory, and whose answers they hold.
+
+Beside inspect_ai's own fields a log says what its answers depend on: the digest of the rows, that
+of the prompts as they are sent, and the checkpoint.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inspect_ai import Task
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+
+from jaxlab import config as config_lib
+from jaxlab.evals import fingerprint
+from jaxlab.evals.settings import Run
+
+# Options that are the scorer's: they can change without a new generation.
+GRADING = ("grader", "judge", "float_round", "truncated", "on_parse_fail")
+# What may differ between a run and its continuation: no answer depends on it.
+FREE = ("mesh", "eval.batch", "eval.padding", "benchmark.options.dsn")
+
+# Field of a log's metadata -> what its answers belong to.
+_IDENTITY = {
+    "panel": "to other rows",
+    "prompts": "to other prompts or references",
+    "checkpoint": "of another checkpoint",
+}
+
+
+def metadata(run: Run, task: Task) -> dict[str, Any]:
+    """What the log of this run is to say besides: the task's own, and whose answers they are."""
+    name = run.model.name or ""
+    ours = run.model.path or (name.removeprefix("jaxlab/") if name.startswith("jaxlab/") else None)
+    return {
+        **(task.metadata or {}),
+        "prompts": _prompts(task),
+        "checkpoint": None if ours is None else fingerprint.of_model(ours),
+    }
+
+
+def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:
+    """The last log of a run, which holds all that the earlier ones do; None where there is none."""
+    if not (workdir / "logs").exists():
+        return None
+    found = list_eval_logs(str(workdir / "logs"))
+    return read_eval_log(found[0], header_only=header_only) if found else None
+
+
+def check_config(run: Run, workdir: Path, regrade: bool) -> None:
+    """Refuse to mix the answers of two configs in one work directory.
+
+    Raises:
+        ConfigError: it holds answers of another one, or they were graded otherwise.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    now = _flat(config_lib.to_json(run))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) == now.get(key) or any(key.startswith(free) for free in FREE):
+            continue
+        change = f"{key} was {before.get(key)!r}, now is {now.get(key)!r}"
+        if key.removeprefix("benchmark.options.") not in GRADING:
+            raise config_lib.ConfigError(
+                f"{workdir} holds another run ({change}): give another --workdir"
+            )
+        if not regrade:
+            raise config_lib.ConfigError(
+                f"{workdir} was graded otherwise ({change}): add --regrade to grade its answers "
+                "again, or give another --workdir"
+            )
+
+
+def check_answers(task: Task, workdir: Path, regrade: bool) -> None:
+    """Refuse to mix answers to two sets of rows or prompts, or of two checkpoints.
+
+    Args:
+        task: with the metadata of `metadata`.
+        workdir: may hold the log of an earlier run.
+        regrade: whether its answers are only graded again, whoever gave them.
+
+    Raises:
+        ConfigError: it holds others.
+    """
+    log = newest(workdir, header_only=True)
+    held, now = (log and log.eval.metadata) or {}, task.metadata or {}
+    for name, whose in _IDENTITY.items():
+        # Of an older log, or a model that is not on this disk, nothing is known.
+        known = held.get(name) is not None and now.get(name) is not None
+        if known and held[name] != now[name] and not (regrade and name == "checkpoint"):
+            raise config_lib.ConfigError(
+                f"{workdir} holds answers {whose} ({name} was {held[name]}, now is {now[name]}): "
+                "give another --workdir"
+            )
+
+
+def _prompts(task: Task) -> str:
+    """16 hex digits over ids, inputs and references; the order of the samples does not matter."""
+    lines = []
+    for sample in task.dataset:
+        sent = sample.input
+        if not isinstance(sent, str):
+            # Messages are numbered at random.
+            sent = [message.model_dump(mode="json", exclude={"id"}) for message in sent]
+        lines.append(json.dumps([sample.id, sent, sample.target], sort_keys=True))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

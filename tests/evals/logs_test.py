@@ -1,0 +1,105 @@
+"""A work directory holds the answers of one run, in one grading."""
+
+import json
+import os
+
+import pytest
+
+pytest.importorskip("inspect_ai")
+
+from jaxlab.config import ConfigError
+from jaxlab.evals import fingerprint, harness, results
+from jaxlab.evals.math import prompts
+from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
+from tests.evals import scripted
+
+
+def _write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """Three rows with ids."""
+    path = tmp_path / "sums.jsonl"
+    _write(path, [{"id": f"r{i}", "question": f"{i} plus 0", "answer": str(i)} for i in range(3)])
+    return path
+
+
+def _run(rows, model=None, name="math"):
+    subject = Subject(name="scripted") if model is None else Subject(path=str(model))
+    return Run(subject, Benchmark(str(name), str(rows), 1), Sampling(batch=2))
+
+
+def _right(prompt, seed):
+    return f"\\boxed{{{prompt.split()[0]}}}"
+
+
+def _evaluate(run, workdir, answer=_right, **more):
+    return harness.evaluate(run, workdir, model=scripted.model(answer), **more)
+
+
+def test_rows_that_changed_under_the_same_path_are_refused(sums, tmp_path):
+    _evaluate(_run(sums), tmp_path / "run")
+    rows = [{"id": f"r{i}", "question": f"{i} plus 1", "answer": str(i + 1)} for i in range(3)]
+    before = results.read(tmp_path / "run" / "samples.jsonl")
+    _write(sums, rows)
+    for again in (False, True):
+        with pytest.raises(ConfigError, match=r"run holds answers to other rows .* another --work"):
+            _evaluate(_run(sums), tmp_path / "run", again=again)
+    assert results.read(tmp_path / "run" / "samples.jsonl") == before
+    # Their order is no other panel.
+    _write(sums, reversed(rows))
+    _evaluate(_run(sums), tmp_path / "other")
+    _write(sums, rows)
+    _evaluate(_run(sums), tmp_path / "other")
+
+
+def test_prompts_that_changed_are_refused(sums, tmp_path, monkeypatch):
+    _evaluate(_run(sums), tmp_path / "run")
+    monkeypatch.setitem(prompts.TEMPLATES, "boxed", "{question} Box it.")
+    with pytest.raises(ConfigError, match=r"holds answers to other prompts or references"):
+        _evaluate(_run(sums), tmp_path / "run")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A directory whose weights are larger than what is read of them."""
+    folder = tmp_path / "MODEL"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(1 << 20))
+    return folder
+
+
+def test_a_newer_checkpoint_is_refused(sums, model, tmp_path):
+    _evaluate(_run(sums, model), tmp_path / "run")
+    _evaluate(_run(sums, model), tmp_path / "run")
+    (model / "README.md").write_text("no reason to ask again")
+    _evaluate(_run(sums, model), tmp_path / "run")
+    (model / "model.safetensors").write_bytes(os.urandom(1 << 20))
+    with pytest.raises(ConfigError, match=r"holds answers of another checkpoint .*--workdir"):
+        _evaluate(_run(sums, model), tmp_path / "run")
+    # Whoever gave the answers, they can be graded again.
+    _evaluate(_run(sums, model), tmp_path / "run", again=True)
+
+
+def test_fingerprints(model, tmp_path):
+    found = [fingerprint.of_model(model)]
+    (model / "config.json").write_text('{"a": 1}')
+    found.append(fingerprint.of_model(model))
+    assert None not in found
+    assert found[0] != found[1]
+    assert fingerprint.of_model(tmp_path / "none") is None
+    run = tmp_path / "training"
+    for part in ("model", "checkpoints/100", "checkpoints/200.orbax-checkpoint-tmp"):
+        (run / part).mkdir(parents=True)
+    (run / "model" / "decoder.json").write_text("{}")
+    (run / "checkpoints" / "100" / "manifest.json").write_text('{"files": {"a": [1, 2]}}')
+    first = fingerprint.of_model(run)
+    assert first.startswith("step 100, ")
+    # The same step, trained again.
+    (run / "checkpoints" / "100" / "manifest.json").write_text('{"files": {"a": [1, 3]}}')
+    assert fingerprint.of_model(run) not in (None, first)
+    (run / "checkpoints" / "1000").mkdir()
+    assert fingerprint.of_model(run).startswith("step 1000, ")
