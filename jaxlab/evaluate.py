@@ -37,7 +37,7 @@ from jaxlab.trainers.settings import Data
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
 REGRADE = flags.DEFINE_bool(
-    "regrade", False, "Grade the answers of the finished run in --workdir by the config's grader."
+    "regrade", False, "Grade the answers that --workdir holds again, by the config's grader."
 )
 COMPARE = flags.DEFINE_string(
     "compare", None, "Work directories of benchmark runs, separated by spaces; the last flag."

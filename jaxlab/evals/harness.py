@@ -16,7 +16,7 @@ import inspect_ai
 import inspect_ai.model
 import pydantic
 from inspect_ai import Task, task_with
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Scorer, value_to_float
 
 from jaxlab import config as config_lib
@@ -186,7 +186,7 @@ def generate(
         retry_immediate=False,
         ctl_server=False,
     )
-    return _full(found[0])
+    return logs.whole(found[0])
 
 
 def subject(run: Run) -> inspect_ai.model.Model:
@@ -222,24 +222,32 @@ def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:
-    """The finished run's completions under the config's grader, as a new log in regraded/.
+    """The finished answers of a run under the config's grader, in place of their former scores.
+
+    Answers that are still to be given, or failed, are given by the same run without regrading.
 
     Raises:
-        FileNotFoundError: the work directory has no finished run.
+        FileNotFoundError: the work directory has no finished answer.
     """
-    found = list_eval_logs(str(workdir / "logs")) if (workdir / "logs").exists() else []
-    finished = [log for log in map(_full, found) if log.status == "success"]
-    if not finished:
-        raise FileNotFoundError(f"{workdir} holds no finished run to grade again")
+    log = logs.answered(workdir)
+    answered = [sample for sample in (log and log.samples) or [] if sample.error is None]
+    if log is None or not answered:
+        raise FileNotFoundError(f"{workdir} holds no finished answer to grade again")
+    failed = [sample for sample in log.samples or [] if sample.error is not None]
+    log.samples = answered
     log = inspect_ai.score(
-        finished[0],
+        log,
         _scorer(run),
+        # Else the model that answered would be loaded again.
+        model=None if run.benchmark.own else "none/none",
         action="overwrite",
         display="rich" if sys.stderr.isatty() else "plain",
+        copy=False,
     )
-    (workdir / "regraded").mkdir(exist_ok=True)
-    write_eval_log(log, str(workdir / "regraded" / "log.eval"))
-    return log
+    log.samples = [*answered, *failed]
+    log.eval.metadata = {**(log.eval.metadata or {}), "grading": logs.grading(run)}
+    logs.replace(log, workdir)
+    return logs.whole(log)
 
 
 def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
@@ -324,12 +332,6 @@ def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[T
         drop = benchmark.options.get("on_parse_fail", "wrong")
         return functools.partial(ajbench_metrics.tables, on_parse_fail=drop)
     return TABLES[benchmark.name]
-
-
-def _full(log: Any) -> EvalLog:
-    """The log with its samples, without the events that only a viewer needs."""
-    where = log.location if isinstance(log, EvalLog) else log
-    return read_eval_log(where, resolve_attachments=True)
 
 
 def _text(value: Any) -> str:

@@ -1,17 +1,29 @@
 """The logs below a work directory, and whose answers they hold.
 
 Beside inspect_ai's own fields a log says what its answers depend on: the digest of the rows, that
-of the prompts as they are sent, and the checkpoint.
+of the prompts as they are sent, the checkpoint, and the options of the grading that its scores are
+of. A run that is graded again has its log rewritten, so that there is one truth about it.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from inspect_ai import Task
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
+from inspect_ai.log import (
+    EvalLog,
+    RecoveryNotAvailable,
+    list_eval_logs,
+    read_eval_log,
+    recover_eval_log,
+    write_eval_log,
+)
 
 from jaxlab import config as config_lib
 from jaxlab.evals import fingerprint
@@ -38,7 +50,13 @@ def metadata(run: Run, task: Task) -> dict[str, Any]:
         **(task.metadata or {}),
         "prompts": _prompts(task),
         "checkpoint": None if ours is None else fingerprint.of_model(ours),
+        "grading": grading(run),
     }
+
+
+def grading(run: Run) -> dict[str, Any]:
+    """The options that its scores depend on, and its answers do not."""
+    return {key: run.benchmark.options.get(key) for key in GRADING}
 
 
 def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:
@@ -47,6 +65,11 @@ def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:
         return None
     found = list_eval_logs(str(workdir / "logs"))
     return read_eval_log(found[0], header_only=header_only) if found else None
+
+
+def whole(log: EvalLog) -> EvalLog:
+    """The log as it stands on disk, with the long texts that it keeps apart."""
+    return read_eval_log(log.location, resolve_attachments=True)
 
 
 def check_config(run: Run, workdir: Path, regrade: bool) -> None:
@@ -59,6 +82,10 @@ def check_config(run: Run, workdir: Path, regrade: bool) -> None:
     if not path.exists():
         return
     before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    # Between a log that was graded again and its config the program may have ended.
+    log = newest(workdir, header_only=True)
+    graded = ((log and log.eval.metadata) or {}).get("grading", {})
+    before |= {f"benchmark.options.{key}": value for key, value in graded.items()}
     now = _flat(config_lib.to_json(run))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) == now.get(key) or any(key.startswith(free) for free in FREE):
@@ -98,11 +125,28 @@ def check_answers(task: Task, workdir: Path, regrade: bool) -> None:
             )
 
 
+def answered(workdir: Path) -> EvalLog | None:
+    """The last log with all answers that have been finished, also where the run was killed."""
+    log = newest(workdir, header_only=True)
+    if log is not None and log.status == "started" and log.location:
+        # As a run that goes on would; what was not flushed into the log comes from its buffer.
+        with contextlib.suppress(RecoveryNotAvailable):
+            recover_eval_log(log.location, cleanup=False)
+    return newest(workdir)
+
+
+def replace(log: EvalLog, workdir: Path) -> None:
+    """Rewrite a log of the work directory where it stands; a reader never sees half of it."""
+    scratch = workdir / f".{os.getpid()}.eval"
+    write_eval_log(log, str(scratch))
+    scratch.replace(url2pathname(urlparse(log.location).path))
+
+
 def _prompts(task: Task) -> str:
     """16 hex digits over ids, inputs and references; the order of the samples does not matter."""
     lines = []
     for sample in task.dataset:
-        sent = sample.input
+        sent: Any = sample.input
         if not isinstance(sent, str):
             # Messages are numbered at random.
             sent = [message.model_dump(mode="json", exclude={"id"}) for message in sent]

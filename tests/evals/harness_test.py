@@ -161,6 +161,27 @@ def test_killed_runs_lose_nothing_and_count_nothing_twice(tmp_path, kills):
     assert sum(asked.values()) - len(asked) <= 4 * deaths
 
 
+def test_what_a_killed_run_finished_is_graded_again_and_the_rest_is_asked(sums, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    assert not _killed(workdir, sums, 1, 9)
+
+    def answer(prompt, seed):
+        asked.append(prompt)
+        return f"#### {prompt.split()[1]}"
+
+    asked, run = [], _run(sums, samples=1)
+    outcome = harness.evaluate(run, workdir, again=True)
+    before = results.read(workdir / "samples.jsonl")
+    # Of nine answers at most four were under way.
+    assert 4 <= len(before) <= 9
+    assert outcome.scores["avg@1"] == 1.0
+    outcome = harness.evaluate(run, workdir, model=scripted.model(answer))
+    assert len(asked) == 12 - len(before)
+    assert len(results.read(workdir / "samples.jsonl")) == 12
+    assert outcome.scores["avg@1"] == 1.0
+
+
 @pytest.fixture
 def problems(tmp_path):
     path = tmp_path / "general365.jsonl"
@@ -224,7 +245,7 @@ def test_another_run_in_the_same_directory_is_refused(sums, tmp_path):
     harness.prepare(_run(sums, batch=9), tmp_path, regrade=False)
     with pytest.raises(ConfigError, match=r"holds another run .seed was 0, now is 1"):
         harness.prepare(_run(sums, seed=1), tmp_path, regrade=False)
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="no finished answer"):
         harness.regrade(run, tmp_path)
 
 

@@ -26,9 +26,9 @@ def sums(tmp_path):
     return path
 
 
-def _run(rows, model=None, name="math"):
+def _run(rows, model=None, name="math", **options):
     subject = Subject(name="scripted") if model is None else Subject(path=str(model))
-    return Run(subject, Benchmark(str(name), str(rows), 1), Sampling(batch=2))
+    return Run(subject, Benchmark(str(name), str(rows), 1, options=options), Sampling(batch=2))
 
 
 def _right(prompt, seed):
@@ -103,3 +103,75 @@ def test_fingerprints(model, tmp_path):
     assert fingerprint.of_model(run) not in (None, first)
     (run / "checkpoints" / "1000").mkdir()
     assert fingerprint.of_model(run).startswith("step 1000, ")
+
+
+OWN = """
+from inspect_ai import task
+from jaxlab.evals import rows, tasks
+from jaxlab.evals.graders import Verdict
+from jaxlab.evals.math.rows import parse
+
+def grade(row, text):
+    {body}
+
+@task
+def own(path, samples=1, limit=None, seed=0):
+    return tasks.benchmark(rows.read(path, parse), lambda row: row.question, tasks.by_rule(grade))
+"""
+RIGHT, WRONG = (f"return Verdict({right}, 'a', '{'mis' * (not right)}match')" for right in (1, 0))
+
+
+@pytest.fixture
+def own(sums, tmp_path):
+    """Evaluates a benchmark of the user's with a grader of this body; scores, failures, answers."""
+    file, asked = tmp_path / "own.py", []
+
+    def answer(prompt, seed):
+        asked.append(prompt)
+        return "x" * 5000  # so long that a log keeps it apart
+
+    def evaluate(body=None, again=False):
+        if body is not None:
+            file.write_text(OWN.format(body=body))
+        asked.clear()
+        outcome = _evaluate(_run(sums, name=file), tmp_path / "run", answer, again=again)
+        graded = results.read(tmp_path / "run" / "samples.jsonl")
+        assert all(result.completion == "x" * 5000 for result in graded)
+        return outcome, graded, len(asked)
+
+    return evaluate
+
+
+def _score(found):
+    return found[0].scores["avg@1"], found[2]
+
+
+def test_the_newest_grading_stays(own, tmp_path):
+    assert _score(own(RIGHT)) == (1.0, 3)
+    assert _score(own(WRONG, again=True)) == (0.0, 0)
+    assert _score(own()) == (0.0, 0)
+    assert _score(own(RIGHT, again=True)) == (1.0, 0)
+    assert _score(own()) == (1.0, 0)
+    assert len(list((tmp_path / "run" / "logs").glob("*.eval"))) == 1
+    assert not list((tmp_path / "run").glob("*.eval"))
+
+
+def test_the_config_names_the_grading_of_the_scores(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    _write(rows, [{"question": "q", "answer": "3.14", "answer_type": "number", "float_round": "2"}])
+
+    def go(places, again=False):
+        run = _run(rows, name="general365", grader="rule", float_round=places)
+        return _evaluate(run, tmp_path / "run", lambda p, s: "\\boxed{3.1416}", again=again).scores
+
+    assert go("field")["accuracy"] == 1.0
+    with pytest.raises(ConfigError, match=r"float_round was 'field', now is 'off'.* --regrade"):
+        go("off")
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert go("off", again=True)["accuracy"] == 0.0
+    assert go("off")["accuracy"] == 0.0
+    # As if it had ended between the log and the config.
+    (tmp_path / "run" / "config.json").write_text(before)
+    with pytest.raises(ConfigError, match=r"float_round was 'off', now is 'field'"):
+        go("field")
+    assert go("off")["accuracy"] == 0.0
