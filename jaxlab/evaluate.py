@@ -134,6 +134,13 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
                 "the same command tries them again"
             )
         )
+    if outcome.ungraded:
+        doors.failed(
+            RuntimeError(
+                f"the grader failed on {len(outcome.ungraded)} answers, which count as wrong; the "
+                f"first is {outcome.ungraded[0]}; --regrade grades the answers again"
+            )
+        )
 
 
 def _task(config: Evaluate, workdir: pathlib.Path) -> None:

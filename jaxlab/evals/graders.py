@@ -23,11 +23,26 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Literal
 
 Reason = Literal[
-    "match", "mismatch", "no_answer", "bad_gold", "timeout", "crash", "truncated", "no_verdict"
+    "match",
+    "mismatch",
+    "no_answer",
+    "bad_gold",
+    "timeout",
+    "crash",
+    "truncated",
+    "no_verdict",
+    "grader_error",
 ]
 
 # Where nothing was compared: these count as wrong and are reported as failures to parse.
-PARSE_FAILURES: tuple[Reason, ...] = ("no_answer", "bad_gold", "timeout", "crash", "no_verdict")
+PARSE_FAILURES: tuple[Reason, ...] = (
+    "no_answer",
+    "bad_gold",
+    "timeout",
+    "crash",
+    "no_verdict",
+    "grader_error",
+)
 
 # A worker imports sympy first, which takes seconds on a busy machine; no item waits on this clock.
 START_LIMIT_S = 120.0
@@ -58,7 +73,8 @@ class Verdict:
         reason: "match"; "mismatch"; "no_answer": nothing in the text parses; "bad_gold": the
             reference does not parse; "timeout" and "crash": what became of the worker;
             "truncated": cut off by its length, and therefore wrong; "no_verdict": a judge was
-            needed and there was none, or its reply was no verdict.
+            needed and there was none, or its reply was no verdict; "grader_error": the grader
+            itself failed, see `tasks.accounted`.
     """
 
     correct: bool

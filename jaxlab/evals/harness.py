@@ -7,8 +7,10 @@ directory and are not generated again.
 import dataclasses
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,11 +61,14 @@ class Outcome:
         scores: by name.
         files: that were written.
         failures: "id: error" of samples that did not finish; the same run again tries them again.
+        ungraded: "id: error" of answers on which the grader failed, and which count as wrong;
+            grading again tries them again.
     """
 
     scores: dict[str, float]
     files: list[Path]
     failures: list[str]
+    ungraded: list[str] = dataclasses.field(default_factory=list)
 
 
 def without_secrets(run: Run) -> Run:
@@ -132,11 +137,14 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
             "benchmark.options.judge: name a model that judges, such as openai/gpt-4.1, or set "
             "benchmark.options.grader=rule"
         )
+    if judging:
+        _model("benchmark.options.judge", wanted.options["judge"])
+    if wanted.name in ("gsm8k", "math", "general365") and not find_spec("math_verify"):
+        raise ImportError("grading needs math-verify; install it with: pip install jaxlab[evals]")
     logs.check_config(run, workdir, regrade)
     try:
         task = _task(run)
-        if not wanted.own:
-            task = task_with(task, scorer=_scorer(run))
+        task = task_with(task, scorer=_scorers(run, task))
     except TypeError as error:
         raise config_lib.ConfigError(f"benchmark.options: {error}") from error
     task = task_with(task, metadata=logs.metadata(run, task))
@@ -192,13 +200,27 @@ def generate(
 def subject(run: Run) -> inspect_ai.model.Model:
     """The model that answers."""
     if run.model.name is not None:
-        return inspect_ai.model.get_model(run.model.name)
+        return _model("model.name", run.model.name)
     sampling = run.eval
     arguments: dict[str, Any] = {"mesh": run.mesh} if run.mesh else {}
     for name in ("batch", "padding", "prompt_multiple", "tokenizer", "chat"):
         arguments[name] = getattr(sampling, name)
     # Not the one from before: by now the directory may hold a later checkpoint.
     return inspect_ai.model.get_model(f"jaxlab/{run.model.path}", memoize=False, **arguments)
+
+
+def _model(where: str, name: str) -> inspect_ai.model.Model:
+    """A model by inspect_ai's name.
+
+    Raises:
+        ConfigError: there is no such provider, or its package, its key or its files are missing.
+    """
+    try:
+        return tasks.get_model(name)
+    except Exception as error:  # providers raise what they like
+        # The message has the marks of a terminal's colours, and several lines.
+        cause = re.sub(r"\[/?bold\]|ERROR: ", "", str(error).replace("[/bold]", ""))
+        raise config_lib.ConfigError(f"{where}={name}: {' '.join(cause.split())}") from error
 
 
 def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
@@ -237,7 +259,7 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
     log.samples = answered
     log = inspect_ai.score(
         log,
-        _scorer(run),
+        _scorers(run, _task(run)),
         # Else the model that answered would be loaded again.
         model=None if run.benchmark.own else "none/none",
         action="overwrite",
@@ -263,11 +285,19 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
     if not graded:
         cause = failures[0] if failures else log.error.message if log.error else log.status
         raise RuntimeError(f"no sample has finished: {cause}")
+    ungraded = [
+        f"{sample.id}: {score.metadata['cause']}"
+        for sample in log.samples or []
+        for score in (sample.scores or {}).values()
+        if not sample.error and score.metadata and score.metadata.get("reason") == "grader_error"
+    ]
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
+    if ungraded:
+        facts["answers on which the grader failed"] = ungraded
     title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"
     scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
-    return Outcome(scores, files, failures)
+    return Outcome(scores, files, failures, ungraded)
 
 
 def graded_samples(log: EvalLog) -> list[results.Result]:
@@ -312,17 +342,24 @@ def _task(run: Run) -> Task:
         # A DSN is in the environment, and no reason to take a run for another one.
         left_out = (*logs.GRADING, "dsn")
         options = {key: value for key, value in options.items() if key not in left_out}
+        if "fields" in options:
+            named = (options["fields"] or {}).items()
+            options["fields"] = {ours: theirs for ours, theirs in named if theirs is not None}
     return make(
         path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
     )
 
 
-def _scorer(run: Run) -> Scorer | list[Scorer]:
+def _scorers(run: Run, task: Task) -> list[Scorer]:
+    """What grades; for a file of the user's, what its task brings along."""
     wanted = run.benchmark
-    if wanted.own:
-        return cast(list[Scorer], _task(run).scorer)
-    options = {key: wanted.options[key] for key in logs.GRADING if key in wanted.options}
-    return SCORERS[wanted.name](**options)
+    found: Any = task.scorer
+    if not wanted.own:
+        options = {key: wanted.options[key] for key in logs.GRADING if key in wanted.options}
+        found = SCORERS[wanted.name](**options)
+    if not found:
+        raise config_lib.ConfigError(f"benchmark.name: the task in {wanted.name} has no scorer")
+    return [tasks.accounted(each) for each in (found if isinstance(found, list) else [found])]
 
 
 def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[Table]]:

@@ -9,6 +9,7 @@ metrics are plain functions of the folders beside this file; here they meet the 
 whose judges have tools, is in `ajbench_task`.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -37,9 +38,11 @@ from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import prompts as math_prompts
 from jaxlab.evals.math import rows as math_rows
 from jaxlab.evals.rows import Panel, Row, sample_seed
+from jaxlab.evals.unicode import well_formed
 
 # Fields of a row that travel in a sample's metadata, beside the row's own.
 _OF_ROW = ("question", "cluster")
+_LONGEST_CAUSE = 500
 
 BadRows = Literal["error", "skip"]
 Truncated = Literal["wrong", "graded"]
@@ -166,10 +169,29 @@ def benchmark(
     return Task(
         dataset=dataset,
         solver=ask(seed),
-        scorer=scoring,
+        scorer=accounted(scoring),
         epochs=samples,
         metadata={"panel": panel.digest, "rejected": rejected},
     )
+
+
+def accounted(scoring: Scorer) -> Scorer:
+    """The scorer, which no longer fails: what it raises is a wrong answer of its own kind.
+
+    A failing scorer would fail its sample, and the answer would be thrown away and asked for again.
+    """
+
+    @functools.wraps(scoring)
+    async def score(state: TaskState, target: Target) -> Score | None:
+        try:
+            return await scoring(state, target)
+        except Exception as error:  # whatever it is, it is the grader's
+            cause = well_formed(f"{type(error).__name__}: {error}"[:_LONGEST_CAUSE])
+            return Score(
+                value=0.0, explanation=cause, metadata={"reason": "grader_error", "cause": cause}
+            )
+
+    return score
 
 
 @solver

@@ -1,7 +1,9 @@
 """A work directory holds the answers of one run, in one grading."""
 
+import dataclasses
 import json
 import os
+import sys
 
 import pytest
 
@@ -175,3 +177,103 @@ def test_the_config_names_the_grading_of_the_scores(tmp_path):
     with pytest.raises(ConfigError, match=r"float_round was 'off', now is 'field'"):
         go("field")
     assert go("off")["accuracy"] == 0.0
+
+
+FAILS = "if row.id in {ids}: raise RuntimeError('a bug')\n    " + RIGHT
+
+
+@pytest.mark.parametrize("ids", [["r1"], ["r0", "r1", "r2"]])
+def test_a_grader_that_fails_costs_no_answer(own, tmp_path, ids):
+    outcome, graded, asked = own(FAILS.format(ids=ids))
+    assert asked == 3
+    assert outcome.scores["avg@1"] == pytest.approx(1 - len(ids) / 3)
+    assert outcome.failures == []
+    assert outcome.ungraded == [f"{row}: RuntimeError: a bug" for row in ids]
+    assert [r.id for r in graded if r.reason == "grader_error" and not r.parsed] == ids
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert f"| grader_error | {len(ids)} |" in text
+    assert f"- answers on which the grader failed: {ids[0]}: RuntimeError: a bug" in text
+    assert _score(own()) == (pytest.approx(1 - len(ids) / 3), 0)  # still, and nothing asked
+    outcome, _, asked = own(RIGHT, again=True)
+    assert (outcome.scores["avg@1"], outcome.ungraded, asked) == (1.0, [], 0)
+
+
+def test_the_answers_of_a_run_that_failed_are_graded_again(own, sums, tmp_path):
+    own(RIGHT)  # writes the file
+
+    def answer(prompt, seed):
+        if prompt.startswith("1"):
+            raise RuntimeError("no such luck")
+        return "x"
+
+    run = _run(sums, name=tmp_path / "own.py")
+    workdir = tmp_path / "failed"
+    assert len(_evaluate(run, workdir, answer).failures) == 1
+    (tmp_path / "own.py").write_text(OWN.format(body=WRONG))
+    outcome = harness.evaluate(run, workdir, again=True)
+    assert outcome.scores["avg@1"] == 0.0
+    assert [failure.partition(":")[0] for failure in outcome.failures] == ["r1"]
+    asked = []
+    outcome = _evaluate(run, workdir, lambda prompt, seed: asked.append(prompt) or "x")
+    assert (len(asked), outcome.scores["avg@1"], outcome.failures) == (1, 0.0, [])
+
+
+def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    _write(rows, [{"question": "who", "answer": "Tom", "answer_type": "text"}])
+
+    def refuse(prompt, seed):
+        raise ConnectionError("no network")
+
+    models = {"judge": scripted.model(refuse)}
+    get_model = harness.tasks.get_model
+    monkeypatch.setattr(
+        harness.tasks,
+        "get_model",
+        lambda name=None, **more: models.get(name) or get_model(name, **more),
+    )
+    run = _run(rows, name="general365", judge="judge")
+    outcome = _evaluate(run, tmp_path / "run", lambda prompt, seed: "Tom")
+    (graded,) = results.read(tmp_path / "run" / "samples.jsonl")
+    assert (graded.reason, graded.correct) == ("grader_error", False)
+    assert outcome.ungraded == [f"{graded.id}: ConnectionError: no network"]
+    models["judge"] = scripted.model(lambda prompt, seed: '{"accuracy": true}')
+    assert harness.evaluate(run, tmp_path / "run", again=True).scores["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("openai/gpt-4.1", "pip install openai"),
+        ("nowhere/gpt", "nowhere of model 'nowhere/gpt' not recognized"),
+        ("gpt-4.1", "should be in the format"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_is_found_before_any_answer(
+    sums, tmp_path, monkeypatch, name, cause
+):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    rows = tmp_path / "rows.jsonl"
+    _write(rows, [{"question": "who", "answer": "Tom", "answer_type": "text"}])
+    run = _run(rows, name="general365", judge=name)
+    with pytest.raises(ConfigError, match=rf"options\.judge={name}: [^\n\[]*{cause}[^\n\[]*$"):
+        harness.prepare(run, tmp_path / "run", regrade=False)
+    run = dataclasses.replace(run, model=Subject(name=name))
+    with pytest.raises(ConfigError, match=rf"model\.name={name}: [^\n\[]*{cause}[^\n\[]*$"):
+        harness.subject(run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_without_a_scorer_and_a_missing_package(own, sums, tmp_path, monkeypatch):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from inspect_ai import Task, task\n"
+        "@task\n"
+        "def own(path, samples=1, limit=None, seed=0):\n"
+        "    return Task()\n"
+    )
+    with pytest.raises(ConfigError, match=r"the task in .*own\.py has no scorer"):
+        harness.prepare(_run(sums, name=file), tmp_path, regrade=False)
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs math-verify; .* pip install jaxlab\[evals\]"):
+        harness.prepare(_run(sums), tmp_path, regrade=False)
