@@ -138,6 +138,11 @@ def benchmark(name: str, samples: int, limit: int | None, **options: object) -> 
     return config
 
 
+def fields(*names: str) -> ConfigDict:
+    """What rows call these fields, where it is none of the usual names: fields.id=problem_id."""
+    return ConfigDict({name: placeholder(str) for name in names})
+
+
 def answers(max_new_tokens: int, batch: int, temperature: float = 0.6) -> ConfigDict:
     """How a benchmark's answers are drawn: the papers' sampler settings."""
     return ConfigDict(

@@ -55,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
         summariser=False,
         record_characters=4000,
         subdomains=(),
+        fields=common.fields("id", "task", "query", "item", "response", "label"),
         on_parse_fail="wrong",
         bad_rows="error",
     )

@@ -8,6 +8,10 @@ Rows are the public ones, or generated: python -m jaxlab.evals.general365.genera
 The published judge is GPT-4.1; without one, set benchmark.options.grader=rule. Sampling is not
 published: these are the settings under which reasoning models are usually run.
 
+Rows in which categories, seeds and variants are called otherwise, or stand in the id:
+`--config.benchmark.options.fields.seed_id=family`,
+`--config.benchmark.options.id_pattern='(?P<seed>.*)-(?P<variant>.*)'`.
+
 Variants: "demo" (generated rows by rule, a small model), "tiny" (two rows, for tests).
 """
 
@@ -33,7 +37,19 @@ def get_config(variant: str = "") -> ConfigDict:
         judge=placeholder(str),
         prompt="bare",
         float_round="field",
+        fields=common.fields(
+            "id",
+            "question",
+            "answer",
+            "answer_type",
+            "float_round",
+            "categories",
+            "seed_id",
+            "variant",
+        ),
+        id_pattern=placeholder(str),
         truncated="graded",
+        bad_rows="error",
     )
     config.eval = common.answers(8 if tiny else 16 if demo else 65_536, batch=2 if tiny else 64)
     config.mesh = {}

@@ -22,6 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
         samples=2 if tiny else 4,
         limit=2 if tiny else 128 if small else None,
         prompt="gsm8k",
+        truncated="wrong",
+        bad_rows="error",
     )
     config.eval = common.answers(8 if tiny else 192 if small else 1024, batch=2 if tiny else 64)
     config.mesh = {}

@@ -22,6 +22,8 @@ def get_config(variant: str = "") -> ConfigDict:
         samples=2 if tiny else 16,
         limit=2 if tiny else 128 if small else None,
         prompt="boxed",
+        truncated="wrong",
+        bad_rows="error",
     )
     config.eval = common.answers(8 if tiny else 512 if small else 4096, batch=2 if tiny else 64)
     config.mesh = {}

@@ -1,5 +1,6 @@
 """Every config builds; every tiny variant trains two steps."""
 
+import inspect
 import json
 import pathlib
 
@@ -7,6 +8,8 @@ import pytest
 
 from jaxlab import evaluate, train
 from jaxlab.evals import report
+from jaxlab.evals.ajbench import rows as ajbench
+from jaxlab.evals.general365 import rows as general365
 from jaxlab.runtime.checkpoint import Checkpointer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -132,3 +135,23 @@ def test_losses_that_tiny_variants_leave_out(config, loss, tmp_path):
     stage["loss"] = {"name": loss}
     train.train(stage, tmp_path)
     _check_trained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math", "general365", "ajbench"])
+def test_every_argument_of_a_benchmarks_task_can_be_set_at_the_door(config, name):
+    pytest.importorskip("inspect_ai")
+    from jaxlab.evals import harness
+
+    elsewhere = {"path", "samples", "limit", "seed"}
+    arguments = inspect.signature(harness.TASKS[name]).parameters
+    for variant in VARIANTS[f"eval_{name}"]:
+        options = config(f"eval_{name}", variant)["benchmark"]["options"]
+        assert options.keys() == arguments.keys() - elsewhere
+
+
+@pytest.mark.parametrize(
+    ("name", "aliases"), [("general365", general365.ALIASES), ("ajbench", ajbench.ALIASES)]
+)
+def test_every_field_of_a_row_can_be_named_at_the_door(config, name, aliases):
+    built = config(f"eval_{name}", "")["benchmark"]["options"]["fields"]
+    assert built == dict.fromkeys(aliases)

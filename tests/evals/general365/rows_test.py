@@ -66,3 +66,16 @@ def test_bad_options(options, cause):
 def test_bad_rows(change, cause):
     with pytest.raises(ValueError, match=cause):
         Parser()(ROW | change)
+
+
+def test_fields_that_the_config_leaves_out_have_their_usual_names(tmp_path):
+    pytest.importorskip("inspect_ai")
+    from jaxlab.evals import harness
+    from jaxlab.evals.settings import Benchmark, Run, Subject
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 1, "question": "q", "key": "3", "answer_type": "number"}\n')
+    options = {"grader": "rule", "fields": {"answer": "key", "question": None}}
+    run = Run(Subject(name="m"), Benchmark("general365", str(path), options=options))
+    (sample,) = harness.prepare(run, tmp_path, regrade=False).dataset
+    assert (sample.input, sample.target) == ("q", "3")
