@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         judge=placeholder(str),
         prompt="bare",
         float_round="field",
+        anchor="stated",
         fields=common.fields(
             "id",
             "question",

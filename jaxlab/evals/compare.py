@@ -20,10 +20,16 @@ def write(workdir: Path, runs: Sequence[Path]) -> list[Table]:
 
     Raises:
         FileNotFoundError, ValueError: a directory holds no benchmark's samples.
-        ValueError: fewer than two runs, or they have no row in common.
+        ValueError: fewer than two runs, one of them twice, runs of different benchmarks, or without
+            a row in common.
     """
     if len(runs) < 2:
         raise ValueError("--compare needs two work directories or more")
+    places = [run.resolve() for run in runs]
+    twice = [str(run) for i, run in enumerate(runs) if places[i] in places[:i]]
+    if twice:
+        raise ValueError(f"--compare names {twice[0]} twice: a run does not differ from itself")
+    _check_benchmarks(runs)
     found = {str(run): results.read(run / "samples.jsonl") for run in runs}
     tables = [compare(found)]
     if all("subdomain" in result.meta for run in found.values() for result in run):
@@ -37,7 +43,12 @@ def write(workdir: Path, runs: Sequence[Path]) -> list[Table]:
 
 
 def compare(runs: dict[str, list[results.Result]]) -> Table:
-    """The first table of `write`, from results by name; the first is the baseline."""
+    """The first table of `write`, from results by name; the first is the baseline.
+
+    Raises:
+        ValueError: no row is in all of them, or rows of one id have different references.
+    """
+    _check_references(runs)
     scores: dict[str, dict[str, float]] = {}
     clusters: dict[str, str] = {}
     for name, found in runs.items():
@@ -72,3 +83,34 @@ def compare(runs: dict[str, list[results.Result]]) -> Table:
         "two-sided."
     )
     return Table("Comparison", rows, note)
+
+
+def _check_benchmarks(runs: Sequence[Path]) -> None:
+    """Refuse runs whose configs name different benchmarks, unless their rows are the same."""
+    known = {}
+    for run in runs:
+        try:
+            config, report = (
+                json.loads((run / name).read_text(encoding="utf-8"))
+                for name in ("config.json", "report.json")
+            )
+            known[run] = Path(config["benchmark"]["name"]).stem, report["facts"].get("panel")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # samples alone can be compared too
+    for run, (name, panel) in known.items():
+        first, (other, rows) = next(iter(known.items()))
+        if name != other and (panel is None or panel != rows):
+            raise ValueError(f"{first} is a run of {other}, and {run} one of {name}")
+
+
+def _check_references(runs: dict[str, list[results.Result]]) -> None:
+    """Refuse rows that have the same id and are not the same."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name, found in runs.items():
+        for result in found:
+            other, target = seen.setdefault(result.id, (name, result.target))
+            if target != result.target:
+                raise ValueError(
+                    f"{other} and {name} are runs of different rows: the answer to {result.id!r} "
+                    f"is {target!r:.40} in the one and {result.target!r:.40} in the other"
+                )

@@ -59,8 +59,20 @@ _LEADING_NUMBER = re.compile(r"[-+$.]*[0-9]")
 _BOX = "\\boxed{"
 _THINKING_ENDS = re.compile(r"</(?:longcat_)?think(?:ing)?>")
 
-# Number of the item, reference, answer, decimal places, either order.
-_Job = tuple[int, str, str, int, bool]
+# What a text is looked through for: boxes; or what it says the answer is, too; or everything.
+Anchor = Literal["boxed", "stated", "anywhere"]
+# "the answer is 5", "Answer: 5", "answer is $x = 5$", and not "the answer is not 5".
+_STATED = re.compile(
+    r"\banswer\s{0,20}(?:is|:)\s{0,20}:?\s{0,20}(?=[-+.\d$\\(\[{]|[A-Za-z]\s?=)", re.IGNORECASE
+)
+_BOLD = re.compile(r"\*\*([^*\n]*)\*\*")
+_COMMAND, _WORD = re.compile(r"\\[A-Za-z]+"), re.compile(r"[^\W\d_]{2}")
+_MATH_MARKS = re.compile(r"\$|\\[()\[\]]")
+# The forms of ASCII in full width, as NFKC has them; NFKC itself would read x² as x2 and ½ as 1⁄2.
+_FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)} | {0x3000: 0x20}
+
+# Number of the item, reference, answer, decimal places, either order, whether only anchored.
+_Job = tuple[int, str, str, int, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,7 @@ class MathVerifier:
         golds: Sequence[str],
         texts: Sequence[str],
         float_rounding: Sequence[int | None] | None = None,
+        anchor: Anchor = "anywhere",
     ) -> list[Verdict]:
         """Grades each text against its reference; never raises over what a text holds.
 
@@ -139,6 +152,7 @@ class MathVerifier:
             golds: reference answers: numbers or LaTeX, without dollar signs around.
             texts: what the model wrote.
             float_rounding: decimal places for each item; None is the verifier's own.
+            anchor: "anywhere" finds answers as the class says; otherwise see `anchored`.
 
         Raises:
             ImportError: an item needs math-verify and it is not installed.
@@ -148,11 +162,19 @@ class MathVerifier:
         queue: deque[_Job] = deque()
         places = float_rounding or [None] * len(texts)
         for i, (gold, text, own) in enumerate(zip(golds, texts, places, strict=True)):
-            answer = hash_answer(text)
+            gold, text = half_width(gold), half_width(text)
+            if anchor == "anywhere":
+                answer = hash_answer(text)
+            else:
+                found, answer = anchored(text, anchor), None
+                if found is None:
+                    verdicts[i] = Verdict(False, None, "no_answer")
+                    continue
+                text = found
             verdict = quick_verdict(gold, text, answer)
             if verdict is None:
                 rounding = self._float_rounding if own is None else own
-                options = (rounding, self._either_order)
+                options = (rounding, self._either_order, anchor != "anywhere")
                 queue.append((i, gold, text if answer is None else answer, *options))
             else:
                 verdicts[i] = verdict
@@ -240,6 +262,44 @@ def without_thinking(text: str) -> str:
     """What follows the last </think>; the whole text where there is no such mark."""
     ends = list(_THINKING_ENDS.finditer(text))
     return text[ends[-1].end() :].lstrip() if ends else text
+
+
+def half_width(text: str) -> str:
+    """The text with ASCII in place of its forms in full width, which Chinese models write."""
+    return text if text.isascii() else text.translate(_FULL_WIDTH)
+
+
+def stated(text: str) -> str | None:
+    """What follows the last "answer is" or "answer:" on its line; None where nothing does."""
+    text = _BOLD.sub(r"\1", text)
+    found = list(_STATED.finditer(text))
+    if not found:
+        return None
+    return text[found[-1].end() :].partition("\n")[0].strip().removesuffix(".")
+
+
+def anchored(text: str, anchor: Anchor) -> str | None:
+    """The part of a text that says what the answer is, as math-verify reads it; None without one.
+
+    That is its boxes; failing those, under "stated", what it says the answer is (`stated`), or the
+    whole of a text that is one line without words. An expression elsewhere is none: "It is not 5".
+    """
+    if _BOX in text:
+        return text
+    if anchor == "boxed":
+        return None
+    answer, line = stated(text), text.strip().removesuffix(".")
+    if not answer and "\n" not in line and _wordless(line):
+        answer = line
+    if not answer:
+        return None
+    if _wordless(answer):
+        return f"\\boxed{{{_MATH_MARKS.sub('', answer)}}}"
+    return f"The final answer is {answer}."
+
+
+def _wordless(text: str) -> bool:
+    return _WORD.search(_COMMAND.sub("", text)) is None
 
 
 def hash_answer(text: str) -> str | None:
@@ -340,7 +400,7 @@ def serve(pipe_fd: float, timeout_s: float) -> None:
     """The main loop of a worker process: grades what comes through the pipe until it closes."""
     logging.disable(logging.CRITICAL)
     # The first call imports sympy and compiles regular expressions; no item should pay for that.
-    math_verdict("1", "\\boxed{x} = 1", float_rounding=6, either_order=False)
+    math_verdict("1", "\\boxed{x} = 1", float_rounding=6, either_order=False, anchored=False)
     if sys.platform == "linux":  # elsewhere the limit is refused or ignored
         resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
     pipe = Connection(int(pipe_fd))
@@ -359,7 +419,7 @@ def serve(pipe_fd: float, timeout_s: float) -> None:
 
 
 def math_verdict(
-    gold: str, answer: str, float_rounding: int, either_order: bool
+    gold: str, answer: str, float_rounding: int, either_order: bool, anchored: bool
 ) -> tuple[bool, str | None, Reason]:
     """The fields of a `Verdict` by math-verify, without a time limit."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
@@ -367,7 +427,13 @@ def math_verdict(
     # Its own limits use signal.alarm, which cannot interrupt C code.
     boxed_first = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     reference = parse(f"${gold}$", boxed_first, parsing_timeout=None)
-    found = parse(answer, boxed_first, parsing_timeout=None)
+    wanted = boxed_first
+    if anchored:
+        wanted = [
+            LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
+            ExprExtractionConfig(try_extract_without_anchor=False),
+        ]
+    found = parse(answer, wanted, parsing_timeout=None)
     if not reference:
         return False, None, "bad_gold"
     if not found:

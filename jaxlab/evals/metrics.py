@@ -95,7 +95,10 @@ def binomial_stderr(rate: float, n: int) -> float:
 
 
 class Bootstrap(NamedTuple):
-    """A mean with its bootstrap standard error and its 95 % percentile interval."""
+    """A mean with its bootstrap standard error and its 95 % percentile interval.
+
+    All but the mean are NaN where one cluster alone was drawn from: it says nothing of others.
+    """
 
     mean: float
     stderr: float
@@ -136,14 +139,15 @@ def cluster_bootstrap(
     sums = np.bincount(members, weights=values)
     sizes = np.bincount(members)
 
+    if len(sums) == 1:
+        return Bootstrap(float(values.mean()), np.nan, np.nan, np.nan)
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
     for part in _parts(num_resamples, len(sums)):
         draw = rng.integers(len(sums), size=(part.stop - part.start, len(sums)))
         means[part] = sums[draw].sum(1) / sizes[draw].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    stderr = means.std(ddof=1) if len(sums) > 1 else np.nan
-    return Bootstrap(float(values.mean()), float(stderr), float(low), float(high))
+    return Bootstrap(float(values.mean()), float(means.std(ddof=1)), float(low), float(high))
 
 
 class Paired(NamedTuple):

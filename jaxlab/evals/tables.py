@@ -41,6 +41,8 @@ class Table:
 def show(value: Cell) -> str:
     """A cell as text: three decimals, an interval in brackets, "n/a" for what is not there."""
     if isinstance(value, Bootstrap):
+        if math.isnan(value.low):
+            return show(value.mean)
         return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "n/a"

@@ -42,6 +42,8 @@ from jaxlab.evals.unicode import well_formed
 
 # Fields of a row that travel in a sample's metadata, beside the row's own.
 _OF_ROW = ("question", "cluster")
+# What solvers write there, see `harness.graded_samples`.
+_OF_USAGE = ("input_tokens", "output_tokens")
 _LONGEST_CAUSE = 500
 
 BadRows = Literal["error", "skip"]
@@ -108,6 +110,7 @@ def general365(
     judge: str | None = None,
     prompt: general365_prompts.Style = "bare",
     float_round: str | int = "field",
+    anchor: graders.Anchor = "stated",
     fields: dict[str, str] | None = None,
     id_pattern: str | None = None,
     samples: int = 1,
@@ -124,6 +127,7 @@ def general365(
         judge: model that judges; the model role "grader" goes before it.
         prompt: a key of `evals.general365.prompts.TEMPLATES`.
         float_round: decimal places for numbers: "field" (the row's), "off", or a number.
+        anchor: where the rule finds an answer, see `general365.grade.rule`.
         fields: our name of a field -> its name in the file.
         id_pattern: see `general365.rows.Parser`.
         samples: completions per problem.
@@ -136,7 +140,7 @@ def general365(
     return benchmark(
         panel,
         lambda row: general365_prompts.prompt(row.question, prompt),
-        general365_answer(grader, judge, float_round, truncated),
+        general365_answer(grader, judge, float_round, truncated, anchor),
         samples,
         seed,
     )
@@ -153,7 +157,13 @@ def benchmark(
         scoring: grades a completion; `by_rule` makes one of a function.
         samples: completions per row.
         seed: as in `math`.
+
+    Raises:
+        ValueError: a row's meta has a name that is ours.
     """
+    taken = {name for row in panel.rows for name in row.meta} & {*_OF_ROW, *_OF_USAGE}
+    if taken:
+        raise ValueError(f"meta of a row cannot have the name {min(taken)!r}: call it otherwise")
     dataset = MemoryDataset(
         [
             Sample(
@@ -239,6 +249,7 @@ def general365_answer(
     judge: str | None = None,
     float_round: str | int = "field",
     truncated: Truncated = "graded",
+    anchor: graders.Anchor = "stated",
 ) -> Scorer:
     """The cascade of `general365.grade`."""
     verify = _Verifying()
@@ -248,7 +259,7 @@ def general365_answer(
         text = graders.without_thinking(state.output.completion)
         row = Row(str(state.sample_id), state.metadata["question"], target.text, "", state.metadata)
         (verdict,) = await verify(
-            lambda verifier: general365_grade.rule(verifier, [row], [text], places)
+            lambda verifier: general365_grade.rule(verifier, [row], [text], places, anchor)
         )
         if truncated == "wrong" and was_cut(state):
             return _score(Verdict(False, verdict.parsed, "truncated"), "rule")

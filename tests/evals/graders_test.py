@@ -103,6 +103,48 @@ def test_math_verify(verifier, gold, text, correct):
     assert verdict.parsed
 
 
+ANCHORED = [
+    # Gold, text, whether it is right in a box alone, if stated, and anywhere.
+    ("5", "Ages could be 3, 4 or 5. I cannot say.", (False, False, True)),
+    ("5", "It is not 5", (False, False, True)),
+    ("5", "the total is 7. Check step 5", (False, False, True)),
+    ("5", "**Answer: 6**, since 6-1=5", (False, False, True)),
+    ("6", "**Answer: 6**, since 6-1=5", (False, True, False)),
+    ("5", "The answer is not 5.", (False, False, True)),
+    ("5", "#### 5. Check the cases\nIt is even.", (False, False, True)),
+    ("6", "The answer is 5. No wait, the answer is 6.", (False, True, True)),
+    ("5", "The answer is 5. No wait,\nthe answer is 6.", (False, False, False)),
+    ("12", "Final answer: 12 minutes\nChecked 5 times.", (False, True, True)),
+    ("1/2", "So the answer is $\\frac{1}{2}$.", (False, True, True)),
+    ("[0,3)", "The answer is [0,3).", (False, True, False)),
+    ("5", "5.", (False, True, True)),
+    ("[0,3)", "[0,3)", (False, True, False)),
+    ("5", "The answer is 6, or rather \\boxed{5}", (True, True, True)),
+    ("5", "\\boxed{6}\nThe answer is 5.", (False, False, False)),
+    ("12", "\\boxed{\uff11\uff12}", (True, True, True)),
+    ("\uff11\uff12", "\\boxed{12}", (True, True, True)),
+    ("[0,3)", "\\boxed{\uff3b0\uff0c3\uff09}", (True, True, True)),
+]
+
+
+@pytest.mark.parametrize("anchor", ["boxed", "stated", "anywhere"])
+def test_where_an_answer_may_stand(verifier, anchor):
+    golds, texts, expected = zip(*ANCHORED, strict=True)
+    verdicts = verifier.verify_batch(golds, texts, anchor=anchor)
+    column = ("boxed", "stated", "anywhere").index(anchor)
+    found = [verdict.correct for verdict in verdicts]
+    assert dict(zip(texts, found, strict=True)) == {
+        text: right[column] for text, right in zip(texts, expected, strict=True)
+    }
+
+
+def test_looking_for_an_anchor_takes_linear_time():
+    for text in ("answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6):
+        start = time.process_time()
+        graders.anchored(text, "stated")
+        assert time.process_time() - start < 2.0
+
+
 def test_verdicts_do_not_depend_on_workers_or_order(verifier):
     pairs = [(f"{i}/7", f"\\boxed{{\\frac{{{i + i % 3 // 2}}}{{7}}}}") for i in range(1, 13)]
     order = [*range(11, -1, -2), *range(0, 12, 2)]
@@ -196,7 +238,7 @@ def test_an_orphan_ends_itself():
     worker = graders._Worker(timeout_s=0.2)
     try:
         worker.pipe.recv()
-        worker.send((0, "5", HOSTILE["latex_power"], 6, False))
+        worker.send((0, "5", HOSTILE["latex_power"], 6, False, False))
         assert worker._process.wait(timeout=30) != 0  # its own watchdog, nobody kills it here
     finally:
         worker.kill()

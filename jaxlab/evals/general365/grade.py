@@ -2,7 +2,8 @@
 
 Numbers and intervals go to math-verify, and to the judge where it finds them unequal; texts and
 choices go to the judge. Without a judge ("rule"), choices are compared as sets of letters and texts
-as words.
+as words. Only what a response puts into a box or says to be the answer is compared: a number that
+merely occurs in it is not extracted, as in the released grader.
 """
 
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxlab.evals.graders import MathVerifier, Verdict, without_thinking
+from jaxlab.evals.graders import Anchor, MathVerifier, Verdict, half_width, without_thinking
 from jaxlab.evals.math.rows import last_box
 from jaxlab.evals.rows import Row
 
@@ -18,7 +19,9 @@ Grader = Literal["cascade", "rule", "judge"]
 BY_MATH = ("number", "interval")
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-_FINAL = re.compile(r"(?:final\s+)?answer\s*(?:is|:)\s*(.+)", re.IGNORECASE)
+_FINAL = re.compile(r"\banswer\s{0,20}(?:is|:)\s{0,20}(?!\s|not\b)", re.IGNORECASE)
+_PROSE = re.compile(r"(?!and\b|[A-Z]+\b)\b[A-Za-z]{2}")
+_RUN = re.compile(r"[A-Z]{2,26}")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
 _WRAPPING = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 _LONGEST_VERDICT = 10_000
@@ -29,6 +32,7 @@ def rule(
     rows: Sequence[Row],
     texts: Sequence[str],
     float_round: Literal["field", "off"] | int = "field",
+    anchor: Anchor = "stated",
 ) -> list[Verdict]:
     """What can be said without a judge, for every answer type.
 
@@ -37,8 +41,10 @@ def rule(
         rows: with meta of `general365.rows`.
         texts: completions; what precedes the last </think> is ignored.
         float_round: decimal places: the row's own, the verifier's, or so many.
+        anchor: where an answer may stand: "boxed", in a box alone; "stated", also behind the last
+            "answer is" or as the only line; "anywhere", also as the last expression or line.
     """
-    texts = [without_thinking(text) for text in texts]
+    texts = [half_width(without_thinking(text)) for text in texts]
     verdicts: dict[int, Verdict] = {}
     by_math = [i for i, row in enumerate(rows) if row.meta["answer_type"] in BY_MATH]
     places = [
@@ -46,13 +52,14 @@ def rule(
         for i in by_math
     ]
     found = verifier.verify_batch(
-        [rows[i].answer for i in by_math], [texts[i] for i in by_math], places
+        [rows[i].answer for i in by_math], [texts[i] for i in by_math], places, anchor
     )
     verdicts |= dict(zip(by_math, found, strict=True))
     for i, row in enumerate(rows):
         if i not in verdicts:
-            compare = _compare_texts if row.meta["answer_type"] == "text" else _compare_choices
-            verdicts[i] = compare(row.answer, texts[i])
+            choice = row.meta["answer_type"] != "text"
+            compare = _compare_choices if choice else _compare_texts
+            verdicts[i] = compare(half_width(row.answer), final_answer(texts[i], anchor, choice))
     return [verdicts[i] for i in range(len(rows))]
 
 
@@ -91,20 +98,30 @@ def judged(reply: str, answer: str | None) -> Verdict:
     return Verdict(verdict, answer, "match" if verdict else "mismatch")
 
 
-def final_answer(text: str) -> str | None:
-    """The last box; else what follows the last "answer is" or "answer:"; else the last line."""
+def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> str | None:
+    """The last box; else, as `anchor` allows (see `rule`), what is stated, or a line.
+
+    Args:
+        text: a completion.
+        anchor: where an answer may stand.
+        choice: whether the only line of a text is an answer without other words alone: "B, C".
+    """
     boxed = last_box(text)
     if boxed is not None:
-        return _plain(boxed)
-    stated = _FINAL.findall(text)
+        return _plain(boxed) or None
+    if anchor == "boxed":
+        return None
+    said = list(_FINAL.finditer(text))
+    if said:
+        return _plain(text[said[-1].end() :].partition("\n")[0]) or None
     lines = [line for line in text.splitlines() if line.strip()]
-    found = stated[-1] if stated else lines[-1] if lines else ""
-    return _plain(found) or None
+    alone = len(lines) == 1 and not (choice and _PROSE.search(lines[0]))
+    return _plain(lines[-1]) or None if lines and (alone or anchor == "anywhere") else None
 
 
 def letters(text: str) -> frozenset[str]:
-    """The single capital letters in a text: the options of a choice."""
-    return frozenset(_LETTER.findall(text))
+    """The options of a choice: the single capital letters in a text, or all of a text like "AC"."""
+    return frozenset(text if _RUN.fullmatch(text) else _LETTER.findall(text))
 
 
 def same_words(a: str, b: str) -> bool:
@@ -112,11 +129,10 @@ def same_words(a: str, b: str) -> bool:
     return _words(a) == _words(b)
 
 
-def _compare_choices(gold: str, text: str) -> Verdict:
+def _compare_choices(gold: str, answer: str | None) -> Verdict:
     wanted = letters(gold)
     if not wanted:
         return Verdict(False, None, "bad_gold")
-    answer = final_answer(text)
     found = letters(answer or "")
     if not found:
         return Verdict(False, None, "no_answer")
@@ -124,8 +140,7 @@ def _compare_choices(gold: str, text: str) -> Verdict:
     return Verdict(correct, ", ".join(sorted(found)), "match" if correct else "mismatch")
 
 
-def _compare_texts(gold: str, text: str) -> Verdict:
-    answer = final_answer(text)
+def _compare_texts(gold: str, answer: str | None) -> Verdict:
     if answer is None:
         return Verdict(False, None, "no_answer")
     correct = same_words(gold, answer)

@@ -1,14 +1,17 @@
 """What is reported of mathematical problems: avg@n, pass@k, pass^k, maj@n, by group."""
 
+import json
+import math
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import numpy as np
 
 from jaxlab.evals import metrics
 from jaxlab.evals.math.rows import GROUPS
 from jaxlab.evals.results import Result, by_row, row_means
-from jaxlab.evals.tables import Table
+from jaxlab.evals.tables import Cell, Table
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -19,11 +22,13 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """
     found = [Table("Scores", [{"problems": len(by_row(results)), **scores(results)}])]
     for name in GROUPS:
-        values = sorted({result.meta[name] for result in results if name in result.meta})
-        rows = [
-            {name: value, "problems": len(by_row(chosen)), **scores(chosen)}
-            for value in values
-            if (chosen := [result for result in results if result.meta.get(name) == value])
+        groups: dict[str, list[Result]] = {}
+        for result in results:
+            if name in result.meta:
+                groups.setdefault(_label(result.meta[name]), []).append(result)
+        rows: list[dict[str, Cell]] = [
+            {name: label, "problems": len(by_row(chosen)), **scores(chosen)}
+            for label, chosen in sorted(groups.items(), key=lambda group: _order(group[0]))
         ]
         if len(rows) > 1:
             found.append(Table(f"By {name}", rows))
@@ -49,6 +54,20 @@ def scores(results: Sequence[Result]) -> dict[str, metrics.Bootstrap]:
         votes = [[vote(result) for result in group[:n]] for group in groups]
         found[f"maj@{n}"] = interval(metrics.maj_at_n(votes, correct))
     return found
+
+
+def _label(value: Any) -> str:
+    """What a group is called; rows of the user's own have any JSON value there."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _order(label: str) -> tuple[bool, float, str]:
+    """Numbers first, by size."""
+    try:
+        number = float(label)
+    except ValueError:
+        number = math.nan
+    return math.isnan(number), 0.0 if math.isnan(number) else number, label
 
 
 def vote(result: Result) -> str | None:

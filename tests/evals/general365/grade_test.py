@@ -89,13 +89,40 @@ def test_the_rule_agrees_with_the_truth_on_500_renderings(verifier):
         ("multiple_choice", "A, C", "\\boxed{A}", False, "mismatch"),
         ("multiple_choice", "A, C", "no idea", False, "no_answer"),
         ("single_choice", "none", "\\boxed{A}", False, "bad_gold"),
-        ("text", "Tom is the culprit", "So\n\ntom is the culprit.", True, "match"),
+        ("number", "5", "It is not 5", False, "no_answer"),
+        ("interval", "[0,3)", "somewhere in [0,3) or (1,2)", False, "no_answer"),
+        ("multiple_choice", "A, C", "\\boxed{AC}", True, "match"),
+        ("multiple_choice", "AC", "The answer is C and A", True, "match"),
+        ("multiple_choice", "A, C", "\\boxed{ABC}", False, "mismatch"),
+        ("single_choice", "B", "\\boxed{\uff22}", True, "match"),
+        ("single_choice", "B", "B", True, "match"),
+        ("multiple_choice", "A, C", "AC", True, "match"),
+        ("single_choice", "B", "A is wrong.\nIt may be B", False, "no_answer"),
+        ("single_choice", "B", "The answer is not B", False, "no_answer"),
+        ("text", "Tom is the culprit", "So the answer is: tom is the culprit.", True, "match"),
+        ("text", "Tom is the culprit", "So\n\ntom is the culprit.", False, "no_answer"),
         ("text", "Tom", "", False, "no_answer"),
     ],
 )
 def test_rule(verifier, kind, gold, text, correct, reason):
     (verdict,) = grade.rule(verifier, [_row(kind, gold, 2)], [text])
     assert (verdict.correct, verdict.reason) == (correct, reason)
+
+
+def test_answers_in_the_last_line_count_where_they_are_asked_for(verifier):
+    rows = [_row("text", "Tom"), _row("single_choice", "B"), _row("number", "5")]
+    texts = ["So\n\ntom.", "A is wrong.\nIt is B", "So it is 5"]
+    found = {
+        anchor: [v.correct for v in grade.rule(verifier, rows, texts, anchor=anchor)]
+        for anchor in ("boxed", "stated", "anywhere")
+    }
+    assert found == {"boxed": [False] * 3, "stated": [False] * 3, "anywhere": [True] * 3}
+
+
+def test_a_judge_is_asked_about_a_number_that_merely_occurs(verifier):
+    row = _row("number", "5")
+    (verdict,) = grade.rule(verifier, [row], ["the total is 7. Check step 5"])
+    assert grade.needs_judge(row, verdict, "cascade")
 
 
 def test_float_round_is_the_rows_the_users_or_off(verifier):
