@@ -70,7 +70,7 @@ def parse_row(line: bytes, where: str, required: Sequence[str] = ()) -> dict[str
     """One line of a JSON-lines file.
 
     Args:
-        line: UTF-8.
+        line: UTF-8, perhaps behind a byte order mark.
         where: "file:line", for errors.
         required: fields that the row must hold as strings.
 
@@ -78,7 +78,7 @@ def parse_row(line: bytes, where: str, required: Sequence[str] = ()) -> dict[str
         ValueError: "where: cause".
     """
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:

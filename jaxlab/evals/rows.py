@@ -67,11 +67,13 @@ def read(
     """The rows of a .jsonl file, of a .json file that holds one array, or of a dataset's directory.
 
     Args:
-        path: the file, UTF-8; or a directory that tensorflow-datasets has written, with one split
-            in array_record files.
+        path: the file, UTF-8 with or without a byte order mark; or a directory that
+            tensorflow-datasets has written, with one split in array_record files.
         parse: makes a row, or raises ValueError with the cause.
         bad_rows: "error" ends at the first bad row; "skip" leaves it out and keeps an account in
             `Panel.rejected`. Bad are malformed lines, what `parse` refuses, and an id seen before.
+            Rows without an id have one made of their content, so that a copy is bad too: counted
+            twice, one problem would weigh as two.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,7 +90,10 @@ def read(
             content = content if isinstance(content, dict) else parse_row(content, where)
             row = parse(well_formed(content))
             if row.id in rows:
-                raise ValueError(f"the id {row.id!r} occurs twice")
+                same = "row" if rows[row.id] == row else "id"
+                raise ValueError(
+                    f"the {same} {row.id!r} occurs twice; leave one out, or set bad_rows=skip"
+                )
             rows[row.id] = row
         except (ValueError, RecursionError) as error:
             cause = str(error).removeprefix(f"{where}: ")
@@ -142,7 +147,7 @@ def _lines(path: Path) -> Iterable[tuple[str, bytes | dict[str, Any]]]:
         return
     if path.suffix == ".json":
         try:
-            array = json.loads(path.read_text(encoding="utf-8"))
+            array = json.loads(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: malformed JSON: {error}") from None
         if not isinstance(array, list):

@@ -291,3 +291,5 @@ def test_compare(sums, tmp_path):
         compare.write(tmp_path / "table", runs[:1])
     with pytest.raises(FileNotFoundError):
         compare.write(tmp_path / "table", [runs[0], tmp_path / "none"])
+    with pytest.raises(ValueError, match=r"--compare names .*a twice: a run does not differ"):
+        compare.write(tmp_path / "table", [runs[0], runs[1], tmp_path / "b" / ".." / "a"])

@@ -3,7 +3,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 import pytest
 
-from jaxlab.evals import metrics
+from jaxlab.evals import metrics, tables
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])
@@ -99,7 +99,10 @@ def test_clusters_widen_the_error():
 def test_bootstrap_of_uneven_clusters_keeps_the_mean_over_rows():
     result = metrics.cluster_bootstrap([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
     assert result.mean == 0.75
-    assert np.isnan(metrics.cluster_bootstrap([1.0, 0.0], ["a", "a"]).stderr)
+    one = metrics.cluster_bootstrap([1.0, 0.0], ["a", "a"])
+    assert one.mean == 0.5
+    assert np.isnan([one.stderr, one.low, one.high]).all()
+    assert tables.show(one) == "0.500"
     for values, clusters in [([], None), ([1.0], ["a", "b"])]:
         with pytest.raises(ValueError, match="values"):
             metrics.cluster_bootstrap(values, clusters)

@@ -105,6 +105,14 @@ def test_answers_are_graded_kept_and_graded_again(benchmark, tmp_path):
     assert json.loads((workdir / "report.json").read_text())["tables"][0]["title"] == "Own"
 
 
+@pytest.mark.parametrize("name", ["question", "cluster", "input_tokens"])
+def test_meta_under_a_name_of_ours_is_refused(benchmark, tmp_path, name):
+    file, _ = benchmark
+    file.write_text(file.read_text().replace('"level":', f'"{name}":'))
+    with pytest.raises(ValueError, match=f"meta of a row cannot have the name '{name}'"):
+        harness.prepare(_run(benchmark), tmp_path, regrade=False)
+
+
 def test_a_scorer_of_inspect_needs_no_notes(tmp_path):
     file = tmp_path / "plain.py"
     file.write_text(

@@ -60,9 +60,10 @@ def test_sample_seeds_are_fixed_and_differ():
         (b'{"problem": "p"}', "no field answer or Answer"),
         (b'{"problem": "p", "answer": ""}', "field 'answer' is empty"),
         (b'{"problem": "p", "answer": NaN}', "must be a string or a number"),
+        (b'{"problem": "p", "answer": 1e400}', "must be a string or a number, got inf"),
         (b'{"problem": "p", "answer": true}', "must be a string or a number"),
         (b'{"problem": "p", "answer": "1", "id": {}}', "field 'id' must be a string or an integer"),
-        (b'{"problem": "p0", "answer": "0"}', "occurs twice"),
+        (b'{"problem": "p0", "answer": "0"}', "occurs twice; leave one out"),
     ],
 )
 def test_a_bad_row_is_named_or_accounted_for(tmp_path, line, cause):
@@ -84,3 +85,21 @@ def test_files_without_rows(tmp_path):
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(ValueError, match="expected an array of rows, got dict"):
         math_rows.read(tmp_path / "b.json")
+
+
+def test_an_id_of_two_rows(tmp_path):
+    lines = [
+        b'{"id": 1, "problem": "p", "answer": "1"}',
+        b'{"id": 1, "problem": "q", "answer": "1"}',
+    ]
+    with pytest.raises(ValueError, match=r"a.jsonl:2: the id '1' occurs twice"):
+        math_rows.read(_write(tmp_path / "a.jsonl", lines))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, name):
+    rows = [{"problem": "p\u00b2", "answer": "1"}]
+    text = json.dumps(rows if name == "a.json" else rows[0], ensure_ascii=False)
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (row,) = math_rows.read(tmp_path / name).rows
+    assert (row.question, row.answer) == ("p\u00b2", "1")

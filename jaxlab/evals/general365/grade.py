@@ -73,11 +73,13 @@ def needs_judge(row: Row, verdict: Verdict, grader: Grader) -> bool:
 def parse_judge(reply: str) -> bool | None:
     """The verdict of a judge's reply; None where it is not the object that was asked for.
 
-    One JSON object, bare or in one code fence, whose one key is "accuracy" with true or false.
+    One JSON object, bare or in one code fence, whose one key is "accuracy" with true or false. What
+    a judge has thought before, up to </think>, is no part of its verdict.
     """
-    if len(reply) > _LONGEST_VERDICT:
+    text = without_thinking(reply)
+    if len(text) > _LONGEST_VERDICT:
         return None
-    text = reply.strip()
+    text = text.strip()
     fenced = _FENCED.fullmatch(text)
     try:
         pairs = json.loads(fenced[1] if fenced else text, object_pairs_hook=list)

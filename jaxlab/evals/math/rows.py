@@ -6,6 +6,7 @@ are {question, options, Answer}; GSM8K's answer is a worked solution with a last
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,9 @@ def _plain(value: Any, name: str) -> str:
     """A number or a string as the string that the grader reads."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # JSON has no infinity, but 1e400 is read as one.
+    if not isinstance(value, str) and not (number and math.isfinite(value)):
         raise ValueError(f"field {name!r} must be a string or a number, got {value!r:.60}")
     text = str(value).strip()
     if len(text) > 2 and text[0] == text[-1] == "$" and text.count("$") == 2:

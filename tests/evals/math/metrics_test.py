@@ -59,3 +59,16 @@ def test_the_interval_is_over_problems_not_completions():
     interval = metrics.scores(_results(grid))["avg@8"]
     # Eight equal completions say no more than one: sqrt(p (1 - p) / 100).
     assert interval.stderr == pytest.approx(0.05, rel=0.1)
+
+
+def test_groups_of_any_value():
+    """Rows of a user's own benchmark: an unlike kind must not end the report."""
+    values = [10, "hard", 2, ["a"], None, True, {"b": 1}, "2"]
+    found = [
+        Result(str(i), 1, i % 2 == 0, "a", "match", "g", str(i), meta={"level": value})
+        for i, value in enumerate(values)
+    ]
+    (_, table) = metrics.tables(found)
+    labels = [row["level"] for row in table.rows]
+    assert labels == ["2", "10", '["a"]', "hard", "null", "true", '{"b": 1}']
+    assert table.rows[0]["problems"] == 2
