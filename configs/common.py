@@ -135,6 +135,7 @@ def benchmark(name: str, samples: int, limit: int | None, **options: object) -> 
     config.limit = placeholder(int)
     config.limit = limit
     config.options = ConfigDict(options)
+    config.max_parse_failures = 1.0
     return config
 
 

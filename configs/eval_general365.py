@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         limit=2 if tiny else None,
         grader="rule" if tiny or demo else "cascade",
         judge=placeholder(str),
+        judge_votes=1,
         prompt="bare",
         float_round="field",
         anchor="stated",
@@ -49,6 +50,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "variant",
         ),
         id_pattern=placeholder(str),
+        subset="all",
+        ids=(),
         truncated="graded",
         bad_rows="error",
     )

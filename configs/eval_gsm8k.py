@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
         samples=2 if tiny else 4,
         limit=2 if tiny else 128 if small else None,
         prompt="gsm8k",
+        ids=(),
         truncated="wrong",
         bad_rows="error",
     )

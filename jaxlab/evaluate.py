@@ -127,6 +127,14 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     for path in outcome.files:
         logger.info("wrote %s", path)
     logger.info("transcripts: inspect view --log-dir %s", workdir / "logs")
+    share, most = outcome.scores["parse_failure_rate"], config.benchmark.max_parse_failures
+    if share > most:
+        doors.failed(
+            RuntimeError(
+                f"nothing could be compared in {share:.1%} of the completions, more than the "
+                f"{most:.1%} of benchmark.max_parse_failures: see Outcomes in the report"
+            )
+        )
     if outcome.failures:
         doors.failed(
             RuntimeError(

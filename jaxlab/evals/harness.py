@@ -293,6 +293,14 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
     ]
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
+    retried = [
+        f"{sample.id}: {sample.error_retries[0].message}"
+        for sample in log.samples or []
+        if sample.error_retries and not sample.error
+    ]
+    if retried:
+        # They are a choice among answers: those on which nothing failed.
+        facts["answers that were asked for again after an error"] = retried
     if ungraded:
         facts["answers on which the grader failed"] = ungraded
     title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"

@@ -30,9 +30,23 @@ from jaxlab.evals import fingerprint
 from jaxlab.evals.settings import Run
 
 # Options that are the scorer's: they can change without a new generation.
-GRADING = ("grader", "judge", "float_round", "anchor", "truncated", "on_parse_fail")
+GRADING = (
+    "grader",
+    "judge",
+    "judge_votes",
+    "float_round",
+    "anchor",
+    "truncated",
+    "on_parse_fail",
+)
 # What may differ between a run and its continuation: no answer depends on it.
-FREE = ("mesh", "eval.batch", "eval.padding", "benchmark.options.dsn")
+FREE = (
+    "mesh",
+    "eval.batch",
+    "eval.padding",
+    "benchmark.max_parse_failures",
+    "benchmark.options.dsn",
+)
 
 # Field of a log's metadata -> what its answers belong to.
 _IDENTITY = {

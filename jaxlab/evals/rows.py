@@ -10,6 +10,9 @@ from typing import Any, Literal
 from jaxlab.data.sources import parse_row
 from jaxlab.evals.unicode import well_formed
 
+# What names rows; a command line makes numbers of digits.
+Ids = Sequence[str | int] | str | int
+
 
 @dataclass(frozen=True)
 class Row:
@@ -57,6 +60,21 @@ class Panel:
             return self
         chosen = {row.id for row in sorted(self.rows, key=lambda row: _hash(row.id))[:limit]}
         return Panel(tuple(row for row in self.rows if row.id in chosen), self.rejected)
+
+    def only(self, ids: Ids) -> "Panel":
+        """The rows of these ids, all if there are none; a string has commas between them.
+
+        Raises:
+            ValueError: there is no row of an id.
+        """
+        names = str(ids).split(",") if isinstance(ids, str | int) else map(str, ids)
+        wanted = {name.strip() for name in names if name.strip()}
+        if not wanted:
+            return self
+        unknown = wanted - {row.id for row in self.rows}
+        if unknown:
+            raise ValueError(f"ids: there is no row {min(unknown)!r}")
+        return Panel(tuple(row for row in self.rows if row.id in wanted), self.rejected)
 
 
 def read(

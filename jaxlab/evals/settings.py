@@ -30,6 +30,8 @@ class Benchmark:
         samples: completions per row.
         limit: so many rows, always the same ones; None is all.
         options: further arguments of the task in `evals.tasks`.
+        max_parse_failures: largest share of completions in which nothing could be compared; with
+            more of them the door ends with code 1, after the report.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Benchmark:
     samples: int = 1
     limit: int | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_parse_failures: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse names that there are not, and counts below one."""
@@ -48,6 +51,8 @@ class Benchmark:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0.0 <= self.max_parse_failures <= 1.0:
+            raise ValueError(f"max_parse_failures must be in [0, 1], not {self.max_parse_failures}")
 
     @property
     def own(self) -> bool:

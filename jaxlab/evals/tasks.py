@@ -18,6 +18,7 @@ import anyio.to_thread
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
+    ChatMessage,
     ChatMessageSystem,
     ChatMessageUser,
     GenerateConfig,
@@ -37,7 +38,7 @@ from jaxlab.evals.graders import MathVerifier, Verdict
 from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import prompts as math_prompts
 from jaxlab.evals.math import rows as math_rows
-from jaxlab.evals.rows import Panel, Row, sample_seed
+from jaxlab.evals.rows import Ids, Panel, Row, sample_seed
 from jaxlab.evals.unicode import well_formed
 
 # Fields of a row that travel in a sample's metadata, beside the row's own.
@@ -65,11 +66,12 @@ def gsm8k(
     samples: int = 1,
     limit: int | None = None,
     seed: int = 0,
+    ids: Ids = (),
     truncated: Truncated = "wrong",
     bad_rows: BadRows = "error",
 ) -> Task:
     """Grade-school word problems (Cobbe et al. 2021); arguments as in `math`."""
-    return math(path, prompt, samples, limit, seed, truncated, bad_rows)
+    return math(path, prompt, samples, limit, seed, ids, truncated, bad_rows)
 
 
 @task
@@ -79,6 +81,7 @@ def math(
     samples: int = 1,
     limit: int | None = None,
     seed: int = 0,
+    ids: Ids = (),
     truncated: Truncated = "wrong",
     bad_rows: BadRows = "error",
 ) -> Task:
@@ -90,10 +93,11 @@ def math(
         samples: n, completions per problem.
         limit: so many problems, always the same ones; None is all.
         seed: completion j of row i has a seed made of this, i and j.
+        ids: only the rows of these ids, all if there are none.
         truncated: whether a completion that was cut off counts as wrong or is graded.
         bad_rows: what a malformed row does: see `rows.read`.
     """
-    panel = math_rows.read(path, bad_rows).subset(limit)
+    panel = math_rows.read(path, bad_rows).only(ids).subset(limit)
     return benchmark(
         panel,
         lambda row: math_prompts.prompt(row.question, prompt),
@@ -108,14 +112,17 @@ def general365(
     path: str,
     grader: general365_grade.Grader = "cascade",
     judge: str | None = None,
+    judge_votes: int = 1,
     prompt: general365_prompts.Style = "bare",
     float_round: str | int = "field",
     anchor: graders.Anchor = "stated",
     fields: dict[str, str] | None = None,
     id_pattern: str | None = None,
+    subset: str = "all",
     samples: int = 1,
     limit: int | None = None,
     seed: int = 0,
+    ids: Ids = (),
     truncated: Truncated = "graded",
     bad_rows: BadRows = "error",
 ) -> Task:
@@ -125,22 +132,27 @@ def general365(
         path: .jsonl or .json file in the public schema.
         grader: "cascade" (math-verify, then the judge), "judge", or "rule" without a judge.
         judge: model that judges; the model role "grader" goes before it.
+        judge_votes: replies of the judge, of which most decide; one is drawn greedily, several at
+            the model's own temperature.
         prompt: a key of `evals.general365.prompts.TEMPLATES`.
         float_round: decimal places for numbers: "field" (the row's), "off", or a number.
         anchor: where the rule finds an answer, see `general365.grade.rule`.
         fields: our name of a field -> its name in the file.
         id_pattern: see `general365.rows.Parser`.
+        subset: part of the rows, see `general365.rows.subset`.
         samples: completions per problem.
         limit: so many problems, always the same ones; None is all.
         seed: as in `math`.
+        ids: as in `math`.
         truncated: as in `math`.
         bad_rows: as in `math`.
     """
-    panel = general365_rows.read(path, fields, id_pattern, bad_rows).subset(limit)
+    found = general365_rows.read(path, fields, id_pattern, bad_rows).only(ids)
+    panel = general365_rows.subset(found, subset).subset(limit)
     return benchmark(
         panel,
         lambda row: general365_prompts.prompt(row.question, prompt),
-        general365_answer(grader, judge, float_round, truncated, anchor),
+        general365_answer(grader, judge, judge_votes, float_round, truncated, anchor),
         samples,
         seed,
     )
@@ -247,11 +259,18 @@ def math_answer(truncated: Truncated = "wrong") -> Scorer:
 def general365_answer(
     grader: general365_grade.Grader = "cascade",
     judge: str | None = None,
+    judge_votes: int = 1,
     float_round: str | int = "field",
     truncated: Truncated = "graded",
     anchor: graders.Anchor = "stated",
 ) -> Scorer:
-    """The cascade of `general365.grade`."""
+    """The cascade of `general365.grade`.
+
+    Raises:
+        ValueError: fewer than one vote.
+    """
+    if judge_votes < 1:
+        raise ValueError(f"judge_votes must be at least 1, not {judge_votes}")
     verify = _Verifying()
     places: Any = int(float_round) if str(float_round).isdecimal() else float_round
 
@@ -267,15 +286,16 @@ def general365_answer(
             return _score(verdict, "rule")
         model = get_model(judge) if judge else None
         model = get_model(role="grader", default=model, required=model is None)
-        reply = await model.generate(
-            [
-                ChatMessageSystem(content=general365_prompts.JUDGE_SYSTEM),
-                ChatMessageUser(content=general365_prompts.judge(row.question, target.text, text)),
-            ],
-            config=GenerateConfig(temperature=0.0),
-        )
-        verdict = general365_grade.judged(reply.completion, verdict.parsed)
-        return _score(verdict, f"judge:{model}", reply.completion)
+        question: list[ChatMessage] = [
+            ChatMessageSystem(content=general365_prompts.JUDGE_SYSTEM),
+            ChatMessageUser(content=general365_prompts.judge(row.question, target.text, text)),
+        ]
+        config = GenerateConfig(temperature=0.0 if judge_votes == 1 else None)
+        replies = [
+            (await model.generate(question, config=config)).completion for _ in range(judge_votes)
+        ]
+        verdict = general365_grade.elected(replies, verdict.parsed)
+        return _score(verdict, f"judge:{model}", "\n\n".join(replies))
 
     return score
 

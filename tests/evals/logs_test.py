@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 import sys
+import types
 
 import pytest
 
 pytest.importorskip("inspect_ai")
 
+from jaxlab import evaluate
 from jaxlab.config import ConfigError
 from jaxlab.evals import fingerprint, harness, results
 from jaxlab.evals.math import prompts
@@ -237,8 +239,11 @@ def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
     (graded,) = results.read(tmp_path / "run" / "samples.jsonl")
     assert (graded.reason, graded.correct) == ("grader_error", False)
     assert outcome.ungraded == [f"{graded.id}: ConnectionError: no network"]
-    models["judge"] = scripted.model(lambda prompt, seed: '{"accuracy": true}')
+    votes = ['{"accuracy": true}', '{"accuracy": false}', '{"accuracy": true}']
+    models["judge"] = scripted.model(lambda prompt, seed: votes.pop())
+    run = _run(rows, name="general365", judge="judge", judge_votes=3)
     assert harness.evaluate(run, tmp_path / "run", again=True).scores["accuracy"] == 1.0
+    assert votes == []
 
 
 @pytest.mark.parametrize(
@@ -277,3 +282,59 @@ def test_a_task_without_a_scorer_and_a_missing_package(own, sums, tmp_path, monk
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs math-verify; .* pip install jaxlab\[evals\]"):
         harness.prepare(_run(sums), tmp_path, regrade=False)
+
+
+def test_answers_after_an_error_are_named_in_the_report(sums, tmp_path):
+    failed = []
+
+    def answer(prompt, seed):
+        if prompt.startswith("1") and not failed:
+            failed.append(prompt)
+            raise RuntimeError("no such luck")
+        return _right(prompt, seed)
+
+    assert _evaluate(_run(sums), tmp_path / "run", answer).scores["avg@1"] == 1.0
+    facts = json.loads((tmp_path / "run" / "report.json").read_text())["facts"]
+    (line,) = facts["answers that were asked for again after an error"]
+    assert line.startswith("r1: ")
+    assert "no such luck" in line
+
+
+@pytest.fixture
+def leave(sums, tmp_path, monkeypatch, capsys):
+    """What the door says, and its exit code, for a benchmark whose reply is this."""
+
+    def door(reply, most=1.0, body=None):
+        name = "math"
+        if body is not None:
+            name = tmp_path / "own.py"
+            name.write_text(OWN.format(body=body))
+        run = _run(sums, name=name)
+        run = dataclasses.replace(
+            run, benchmark=dataclasses.replace(run.benchmark, max_parse_failures=most)
+        )
+        monkeypatch.setattr(harness, "subject", lambda run: scripted.model(lambda p, s: reply))
+        monkeypatch.setattr(evaluate, "REGRADE", types.SimpleNamespace(value=False))
+        monkeypatch.delenv("JAXLAB_DEBUG", raising=False)
+        workdir = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        try:
+            evaluate._benchmark(run, workdir)
+        except SystemExit as left:
+            assert (workdir / "report.md").exists()
+            return left.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return door
+
+
+def test_exit_codes(leave):
+    assert leave("I do not know")[0] == 0  # by default the share is only reported
+    code, said = leave("I do not know", 0.5)
+    assert code == 1
+    assert "nothing could be compared in 100.0% of the completions, more than the 50.0%" in said
+    assert leave("\\boxed{7}", 0.0)[0] == 0  # wrong, but an answer
+    code, said = leave("x", body=FAILS.format(ids=["r1"]))
+    assert code == 1
+    assert "the grader failed on 1 answers, which count as wrong; the first is r1: Runtime" in said
+    with pytest.raises(ValueError, match=r"max_parse_failures must be in \[0, 1\], not 2"):
+        Benchmark("math", max_parse_failures=2)

@@ -103,3 +103,13 @@ def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     (row,) = math_rows.read(tmp_path / name).rows
     assert (row.question, row.answer) == ("p\u00b2", "1")
+
+
+def test_rows_by_their_ids(tmp_path):
+    lines = [json.dumps({"id": i, "problem": f"p{i}", "answer": "1"}).encode() for i in range(5)]
+    panel = math_rows.read(_write(tmp_path / "a.jsonl", lines))
+    for ids, expected in [((3, "1"), ["1", "3"]), ("1, 3", ["1", "3"]), (4, ["4"])]:
+        assert [row.id for row in panel.only(ids).rows] == expected
+    assert panel.only(()) is panel
+    with pytest.raises(ValueError, match="ids: there is no row '7'"):
+        panel.only("1,7")

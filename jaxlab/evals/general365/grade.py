@@ -100,6 +100,15 @@ def judged(reply: str, answer: str | None) -> Verdict:
     return Verdict(verdict, answer, "match" if verdict else "mismatch")
 
 
+def elected(replies: Sequence[str], answer: str | None) -> Verdict:
+    """The verdict of most replies; one that is no verdict has no vote, and a tie is none."""
+    verdicts = [judged(reply, answer) for reply in replies]
+    votes = sum({"match": 1, "mismatch": -1}.get(verdict.reason, 0) for verdict in verdicts)
+    if votes == 0:
+        return Verdict(False, answer, "no_verdict")
+    return Verdict(votes > 0, answer, "match" if votes > 0 else "mismatch")
+
+
 def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> str | None:
     """The last box; else, as `anchor` allows (see `rule`), what is stated, or a line.
 

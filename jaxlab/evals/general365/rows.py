@@ -123,6 +123,30 @@ def read(
     return rows.read(path, Parser(fields, id_pattern), bad_rows)
 
 
+def subset(panel: Panel, name: str) -> Panel:
+    """The rows of a part: "all", "seed", "variant", one of `ANSWER_TYPES`, or a category.
+
+    Raises:
+        ValueError: no row is of it.
+    """
+    if name == "all":
+        return panel
+
+    def belongs(row: Row) -> bool:
+        if name in (SEED, "variant"):
+            return "variant" in row.meta and (row.meta["variant"] == SEED) is (name == SEED)
+        return name in (row.meta["answer_type"], *row.meta.get("categories", ()))
+
+    chosen = tuple(row for row in panel.rows if belongs(row))
+    if not chosen:
+        labels = sorted({label for row in panel.rows for label in row.meta.get("categories", ())})
+        raise ValueError(
+            f"subset: no row is of {name!r}; there are all, {SEED}, variant, "
+            f"{', '.join([*ANSWER_TYPES, *labels])}"
+        )
+    return Panel(chosen, panel.rejected)
+
+
 def _texts(row: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """The row with an answer that is a number as a string."""
     found = dict(row)

@@ -2,6 +2,7 @@ import pytest
 
 from jaxlab.evals.general365 import rows
 from jaxlab.evals.general365.rows import Parser
+from jaxlab.evals.rows import Panel
 
 ROW = {"id": "7", "question": "q", "answer": "12", "answer_type": "number", "float_round": "0"}
 
@@ -79,3 +80,25 @@ def test_fields_that_the_config_leaves_out_have_their_usual_names(tmp_path):
     run = Run(Subject(name="m"), Benchmark("general365", str(path), options=options))
     (sample,) = harness.prepare(run, tmp_path, regrade=False).dataset
     assert (sample.input, sample.target) == ("q", "3")
+
+
+def test_parts_of_the_rows():
+    kinds = ["number", "text", "number"]
+    found = [
+        Parser()(ROW | {"id": i, "answer_type": kind, "category": f"c{i % 2}", "is_variant": i > 0})
+        for i, kind in enumerate(kinds)
+    ]
+    panel = Panel(tuple(found))
+    for name, ids in [
+        ("all", "012"),
+        ("seed", "0"),
+        ("variant", "12"),
+        ("number", "02"),
+        ("c1", "1"),
+    ]:
+        assert "".join(row.id for row in rows.subset(panel, name).rows) == ids
+    with pytest.raises(ValueError, match=r"subset: no row is of 'interval'; there are all, .*c0"):
+        rows.subset(panel, "interval")
+    # Rows that do not tell seeds from variants are neither.
+    with pytest.raises(ValueError, match="no row is of 'seed'"):
+        rows.subset(Panel((Parser()(ROW),)), "seed")
