@@ -127,19 +127,11 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     for path in outcome.files:
         logger.info("wrote %s", path)
     logger.info("transcripts: inspect view --log-dir %s", workdir / "logs")
-    share, most = outcome.scores["parse_failure_rate"], config.benchmark.max_parse_failures
-    if share > most:
-        doors.failed(
-            RuntimeError(
-                f"nothing could be compared in {share:.1%} of the completions, more than the "
-                f"{most:.1%} of benchmark.max_parse_failures: see Outcomes in the report"
-            )
-        )
     if outcome.failures:
         doors.failed(
             RuntimeError(
                 f"{len(outcome.failures)} samples failed, the first with {outcome.failures[0]}; "
-                "the same command tries them again"
+                f"the same command{' without --regrade' * REGRADE.value} tries them again"
             )
         )
     if outcome.ungraded:
@@ -147,6 +139,14 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             RuntimeError(
                 f"the grader failed on {len(outcome.ungraded)} answers, which count as wrong; the "
                 f"first is {outcome.ungraded[0]}; --regrade grades the answers again"
+            )
+        )
+    share, most = outcome.scores["parse_failure_rate"], config.benchmark.max_parse_failures
+    if share > most:
+        doors.failed(
+            RuntimeError(
+                f"nothing could be compared in {share:.1%} of the completions, more than the "
+                f"{most:.1%} of benchmark.max_parse_failures: see Outcomes in the report"
             )
         )
 

@@ -406,6 +406,9 @@ def _facts(
         "graders": sorted({result.grader for result in graded}),
         "inspect_ai": inspect_ai.__version__,
     }
+    grading = {key: value for key, value in logs.grading(run).items() if value is not None}
+    if grading:
+        facts["grading"] = grading
     if run.benchmark.name == "ajbench":
         facts["judge"] = {
             key: value

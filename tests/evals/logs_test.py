@@ -244,6 +244,7 @@ def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
     run = _run(rows, name="general365", judge="judge", judge_votes=3)
     assert harness.evaluate(run, tmp_path / "run", again=True).scores["accuracy"] == 1.0
     assert votes == []
+    assert "- grading: judge=judge, judge_votes=3\n" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
