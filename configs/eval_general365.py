@@ -8,6 +8,10 @@ Rows are the public ones, or generated: python -m jaxlab.evals.general365.genera
 The published judge is GPT-4.1; without one, set benchmark.options.grader=rule. Sampling is not
 published: these are the settings under which reasoning models are usually run.
 
+The rule reads what stands in a box or behind "the answer is", as the released grader does;
+`--config.benchmark.options.anchor=anywhere` takes the last expression too. subset (seed, variant,
+an answer type, a category) and ids choose rows.
+
 Rows in which categories, seeds and variants are called otherwise, or stand in the id:
 `--config.benchmark.options.fields.seed_id=family`,
 `--config.benchmark.options.id_pattern='(?P<seed>.*)-(?P<variant>.*)'`.
