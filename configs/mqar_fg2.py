@@ -51,7 +51,8 @@ def get_config(variant: str = "") -> ConfigDict:
             f"not {variant!r}"
         )
     config = ConfigDict({"title": "Multi-query associative recall", "stages": {}})
-    studies = {"": (width, RATES), "matched": (matched, RATES), "long": (long, {"low": RATES["low"]})}
+    low = {"low": RATES["low"]}
+    studies = {"": (width, RATES), "matched": (matched, RATES), "long": (long, low)}
     if variant in studies:
         study, rates = studies[variant]
         for seed in range(SEEDS):
