@@ -43,11 +43,12 @@ from benchmarks.gpu.operands import random_given  # noqa: E402
 
 LENGTH, DIM = 8192, 128
 HEADS = (64, 16)
+DEVICE = "cuda"
 
 
 def time_ours(heads: int, processors: int) -> list[dict[str, Any]]:
     """Rows of the kernels on torch tensors, and of the operation in JAX where it has the GPU."""
-    given = random_given(LENGTH, heads, DIM, "cuda")
+    given = random_given(LENGTH, heads, DIM, DEVICE)
     ours = times.ours(peers.fg2_plus(given.state), times.plan_for(given, processors))
     rows = times.time_form(times.OURS, ours, given, backward=True)
     rows = [{**row, "ok": "ms" in row} for row in rows]
@@ -61,7 +62,7 @@ def time_ours(heads: int, processors: int) -> list[dict[str, Any]]:
 
 def time_peers(heads: int, processors: int) -> list[dict[str, Any]]:
     """Rows of the peers."""
-    given = random_given(LENGTH, heads, DIM, "cuda")
+    given = random_given(LENGTH, heads, DIM, DEVICE)
     plan = times.plan_for(given, processors)
     return [row for name in peers.PEERS for row in times.time_peer(name, given, plan)]
 
@@ -82,14 +83,14 @@ def time_all(processors: int, ceiling: dict[str, float]) -> list[dict[str, Any]]
     return [row for heads in HEADS for row in rows[heads]]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Check, time, print; write JSON if asked, after every step."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=pathlib.Path, help="also write the rows here")
     parser.add_argument("--interpret", action="store_true", help="check on the CPU, time nothing")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # memory is PyTorch's as well
     record: dict[str, Any] = {
         "date": datetime.date.today().isoformat(), "torch": torch.__version__,
@@ -106,7 +107,7 @@ def main() -> int:
     if args.interpret:
         rows = keep("checks", checks.check_all("cpu", 4, interpret=True))
         one = keep("decode", decode.run("cpu", None, 1, 2, DIM))
-        return int(any(row["ok"] is False for row in (*rows, one)))
+        return int(any(row["ok"] is False for row in (*rows, *one)))
     if not torch.cuda.is_available():
         print("no accelerator: torch sees no GPU (--interpret checks the kernels on the CPU)")
         return 1
@@ -119,21 +120,18 @@ def main() -> int:
         print(f"note: {reason}\n      here results are compared, so it goes on")
     print(f"{properties.name}, torch {torch.__version__}, triton {triton.__version__}, "
           f"jax {jax.__version__}")  # fmt: skip
-    rows = list(keep("checks", checks.check_all("cuda", processors, interpret=False)))
+    rows = list(keep("checks", checks.check_all(DEVICE, processors, interpret=False)))
     timed = [row for row in rows if (row["dtype"], row["dim"]) == ("bfloat16", DIM)]
     free = torch.cuda.mem_get_info()[0]
-    rows += keep("limits", checks.check_limits("cuda", processors, free))
+    rows += keep("limits", checks.check_limits(DEVICE, processors, free))
     ceiling = keep("ceilings", times.ceilings())
     print(f"copy {ceiling['bytes_per_s'] / 1e12:.2f} TB/s, bf16 matrix product "
           f"{ceiling['flops_per_s'] / 1e12:.0f} TFLOP/s")  # fmt: skip
-    rows.append(keep("decode", decode.run("cuda", ceiling, 64, 128, DIM, properties.name)))
-    whole = [checks.check_whole(LENGTH, heads, DIM, processors) for heads in HEADS]
+    rows += keep("decode", decode.run(DEVICE, ceiling, 64, 128, DIM, properties.name))
+    whole = [checks.check_whole(LENGTH, heads, DIM, processors, DEVICE) for heads in HEADS]
     rows += keep("whole", whole)
     if all(row["ok"] for row in (*timed, *whole)):
-        for heads in HEADS:
-            rows += keep(
-                "times", [*record.get("times", []), *time_heads(heads, processors, ceiling)]
-            )
+        rows += keep("times", time_all(processors, ceiling))
     else:
         print(f"bfloat16 at D = {DIM} is wrong here: not timed")
     return int(any(row.get("ok") is False for row in rows))

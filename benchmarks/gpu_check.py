@@ -99,10 +99,12 @@ def _name(path: Any) -> str:
 
 def _distance(actual: Any, expected: Any) -> float:
     actual, expected = np.asarray(actual), np.asarray(expected)
+    if actual.shape != expected.shape:
+        return math.inf
     if np.issubdtype(expected.dtype, np.integer):
         return float(np.sum(actual != expected))
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    if actual.shape != expected.shape or not np.isfinite(actual).all():
+    if not (np.isfinite(actual) & np.isfinite(expected)).all():
         return math.inf
     largest = np.max(np.abs(expected), initial=0.0)
     return float(np.max(np.abs(actual - expected), initial=0.0) / (largest or 1.0))

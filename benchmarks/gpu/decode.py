@@ -1,17 +1,22 @@
 """One token of many sequences: checked against the recurrence, then its share of the bandwidth."""
 
+import functools
 from typing import Any
 
+import jax
 import torch
 from jaxlab_kernels.delta_rule import launches, torch_launch
 from jaxlab_kernels.delta_rule.launches import Operands
 from jaxlab_kernels.delta_rule.rule import Rule
 
+from benchmarks.gpu import jax_times
 from benchmarks.gpu.checks import judged, told
 from benchmarks.gpu.operands import distance, recurrence
 from benchmarks.gpu.times import median_ms
 
 GOAL = 0.55
+# Relative, of float32 with sums of 128.
+TOLERANCE = 1e-5
 # Bytes per second, by part of the device's name: NVIDIA's data sheets.
 DATA_SHEETS = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12, "B200": 8e12}
 
@@ -42,22 +47,35 @@ def check(x: tuple[torch.Tensor, ...]) -> dict[str, float]:
 
 
 def run(device: str, ceiling: dict[str, float] | None, batch: int, heads: int, dim: int,
-        name: str = "") -> dict[str, Any]:  # fmt: skip
-    """A row; with ceilings also the time, and the state's bytes over it as a share of bandwidth."""
+        name: str = "") -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of one launch on tensors and, where JAX has the GPU, of `gated_delta_step`.
+
+    With ceilings they are timed, and the state's bytes, read and written, are compared with the
+    bandwidth: the data sheet's of a chip of this name, else that of a copy.
+    """
     x = arguments(batch, heads, dim, device)
-    row = {"what": "decode", "batch": batch, "heads": heads, "dim": dim}
-    row = judged(row, 1e-5, lambda: check(x))
-    told(row, f"one token, B={batch} H={heads} D={dim}")
-    if not (row["ok"] and ceiling):
-        return row
-    row["ms"] = median_ms(lambda: step(x))
-    rate = 2 * x[-1].numel() * 4 / row["ms"] * 1e3
-    row["of_copy"] = rate / ceiling["bytes_per_s"]
+    rows = [judged({"what": "decode (torch launch)"}, TOLERANCE, lambda: check(x))]
+    timers = [lambda: median_ms(lambda: step(x))]
+    if device != "cpu" and jax.default_backend() == "gpu":
+        expected = step(x)
+        for implementation in jax_times.STEPS:
+            same = functools.partial(jax_times.check_step, implementation, x, expected)
+            rows.append(judged({"what": f"decode (jax, {implementation})"}, TOLERANCE, same))
+            timers.append(functools.partial(jax_times.step_ms, implementation, x))
+    for row, timer in zip(rows, timers, strict=True):
+        told(row, f"{row['what']}, B={batch} H={heads} D={dim}")
+        if row["ok"] and ceiling:
+            row |= shares(timer(), x[-1].numel(), ceiling, name)
+    return rows
+
+
+def shares(ms: float, numbers: int, ceiling: dict[str, float], name: str) -> dict[str, Any]:
+    """What a time of a state of float32 numbers is of the bandwidth; printed."""
+    rate = 2 * numbers * 4 / ms * 1e3
     sheet = next((y for part, y in DATA_SHEETS.items() if part in name), None)
+    share, of_copy = rate / (sheet or ceiling["bytes_per_s"]), rate / ceiling["bytes_per_s"]
     of = "the data sheet's" if sheet else "a copy's"
-    row["share"] = rate / (sheet or ceiling["bytes_per_s"])
-    row |= {"share_of": of, "goal": GOAL, "met": row["share"] >= GOAL}
-    print(f"     {row['ms']:.3f} ms, {100 * row['of_copy']:.0f} % of a copy's bandwidth; "
-          f"{100 * row['share']:.0f} % of {of}, goal {100 * GOAL:.0f} %: "
-          f"{'met' if row['met'] else 'MISSED'}", flush=True)  # fmt: skip
-    return row
+    met = share >= GOAL
+    print(f"     {ms:.3f} ms, {100 * of_copy:.0f} % of a copy's bandwidth; {100 * share:.0f} % of "
+          f"{of}, goal {100 * GOAL:.0f} %: {'met' if met else 'MISSED'}", flush=True)  # fmt: skip
+    return {"ms": ms, "of_copy": of_copy, "share": share, "share_of": of, "goal": GOAL, "met": met}

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jaxlab_kernels import gated_delta
+from jaxlab_kernels import gated_delta, gated_delta_step
 
 from benchmarks.gpu.checks import reason
 from benchmarks.gpu.operands import Given, distance
 from benchmarks.gpu.times import GRADIENTS, PARITY, Form, Timer, both
 
 IMPLEMENTATIONS = ("triton", "chunked")
+STEPS = ("triton", "xla")
 
 
 def to_jax(x: torch.Tensor) -> jax.Array:
@@ -88,3 +89,32 @@ def time_jax(
         return [{**row, "ok": None, "reason": f"not run: {error}"} for row in rows]
     except Exception as error:  # memory, a compiler, a driver: the other rows go on
         return [{**row, "ok": False, "reason": reason(error)} for row in rows]
+
+
+def _step(implementation: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def call(state: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return gated_delta_step(*arrays, state=state, scale=1.0, implementation=implementation)
+
+    return jax.jit(call, donate_argnums=0)
+
+
+def check_step(implementation: str, x: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
+               ) -> dict[str, float]:  # fmt: skip
+    """Distances of one decoding step from `expected`, output and state."""
+    *arrays, state = map(to_jax, x)
+    found = _step(implementation)(state, *arrays)
+    return {n: distance(to_torch(y), z.cpu())
+            for n, y, z in zip(("out", "state"), found, expected, strict=True)}  # fmt: skip
+
+
+def step_ms(implementation: str, x: tuple[torch.Tensor, ...]) -> float:
+    """Of steps that follow one another, each with the state that the last one left."""
+    *arrays, state = map(to_jax, x)
+    call = _step(implementation)
+
+    def next_step() -> jax.Array:
+        nonlocal state
+        out, state = call(state, *arrays)
+        return out
+
+    return wall_ms(next_step, calls=20)

@@ -91,4 +91,5 @@ def distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
     actual = actual.detach().to(expected.device).double()
     if actual.shape != expected.shape or not torch.isfinite(actual).all():
         return float("inf")
-    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
+    far = float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
+    return far if far == far else float("inf")

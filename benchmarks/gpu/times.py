@@ -14,7 +14,7 @@ from jaxlab_kernels.delta_rule import launches, torch_launch
 from jaxlab_kernels.delta_rule.launches import Operands, Plan
 
 from benchmarks.gpu import peers
-from benchmarks.gpu.checks import reason
+from benchmarks.gpu.checks import precision_on, reason
 from benchmarks.gpu.operands import TOLERANCES, Given, distance
 
 OURS = "ours (torch launch)"
@@ -49,9 +49,10 @@ def ours(operands: Callable[..., Any], plan: Plan) -> Form:
     return lambda *arrays: _Kernels.apply(plan, *operands(*arrays))[0]
 
 
-def plan_for(given: Given, processors: int, precision: str | None = None) -> Plan:
+def plan_for(given: Given, processors: int) -> Plan:
     """The plan of these arguments."""
     operands = Operands(given.q, given.k, given.k, given.v, given.g, given.state)
+    precision = precision_on(given.q.device.type)
     return launches.plan_of(operands, processors=processors, precision=precision)
 
 

@@ -3,11 +3,13 @@
 Our kernels run through Triton's interpreter, in float32.
 """
 
+import json
 import math
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -16,7 +18,8 @@ pytest.importorskip("triton")
 if os.environ["TRITON_INTERPRET"] != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from benchmarks.gpu import checks, jax_times, peers, times  # noqa: E402
+from benchmarks import delta_rule_gpu  # noqa: E402
+from benchmarks.gpu import checks, decode, jax_times, peers, times  # noqa: E402
 from benchmarks.gpu.operands import random_given  # noqa: E402
 
 pytestmark = pytest.mark.interop
@@ -41,11 +44,14 @@ def chunk_kda(q, k, v, g, beta, scale, initial_state, output_final_state, safe_g
     assert scale == 1.0 and output_final_state
     if safe_gate:
         raise RuntimeError("Triton Error [CUDA]:\\n out of resources")
-    b = beta[..., None] * k
-    return recurrence(Operands(Turned.apply(q), k, b, v, g, initial_state))
+    return in_float32(Turned.apply(q), k, beta[..., None] * k, v, g, initial_state)
 
 def chunk_gdn2(q, k, v, g, b, w, scale, initial_state, output_final_state):
-    return recurrence(Operands(q, b * k, k, w * v, g, initial_state))
+    return in_float32(q, b * k, k, w * v, g, initial_state)
+
+def in_float32(*operands):
+    out, last = recurrence(Operands(*(x.float() for x in operands)))
+    return out.to(operands[0].dtype), last
 """
 
 
@@ -77,7 +83,7 @@ def _given():
 
 @pytest.fixture(name="plan", scope="module")
 def _plan(given):
-    return times.plan_for(given, processors=1, precision="ieee")
+    return times.plan_for(given, processors=1)
 
 
 def timed(name, given, plan):
@@ -163,6 +169,12 @@ def test_jax_is_compared_on_the_same_arguments(given, plan):
     assert "ms" not in rows[0]
 
 
+def test_jax_decodes_the_same():
+    x = decode.arguments(1, 2, 16, "cpu")
+    assert max(jax_times.check_step("xla", x, decode.step(x)).values()) < 1e-6
+    assert jax_times.step_ms("xla", x) > 0
+
+
 def test_large_calls_are_compared_with_their_heads_by_themselves(monkeypatch):
     sizes = {"small": (1, 20, 3, 16)}
     (row,) = checks.check_limits("cpu", 1, 1 << 40, sizes)
@@ -188,6 +200,72 @@ def test_large_calls_are_compared_with_their_heads_by_themselves(monkeypatch):
     programs, elements = checks.LIMITS["programs"], checks.LIMITS["elements"]
     assert programs[2] * -(-programs[1] // 64) > 65535
     assert math.prod(elements) > 1 << 31
+
+
+@pytest.fixture(name="on_a_made_up_gpu")
+def _on_a_made_up_gpu(monkeypatch, tmp_path):
+    """Runs delta_rule_gpu.py whole, small, with the CPU as its GPU: (exit code, what it wrote)."""
+    properties = types.SimpleNamespace(
+        name="NVIDIA H200", major=9, minor=0, multi_processor_count=2
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 20, 1 << 20))
+    monkeypatch.setattr(times, "ceilings", lambda: {"bytes_per_s": 4e12, "flops_per_s": 7e14})
+    monkeypatch.setattr(times.triton.testing, "do_bench", lambda call, **_: (call(), 2.0)[1])
+    for name, value in {"LENGTH": 20, "DIM": 16, "HEADS": (2,), "DEVICE": "cpu"}.items():
+        monkeypatch.setattr(delta_rule_gpu, name, value)
+    run_decode = decode.run
+    monkeypatch.setattr(decode, "run", lambda device, ceiling, batch, heads, *rest: run_decode(
+        device, ceiling, 1, 2, *rest))  # fmt: skip
+    plain = {"dtype": "bfloat16", "dim": 16}
+    monkeypatch.setattr(checks, "check_all", lambda *_, **__: [checks.judged(
+        plain, 1.0, lambda: {"out": 0.0})])  # fmt: skip
+    # The interpreter cuts bits off where a GPU rounds.
+    monkeypatch.setitem(checks.TOLERANCES, "bfloat16", 0.1)
+    monkeypatch.setattr(times, "PARITY", 0.1)
+
+    def run():
+        path = tmp_path / "written.json"
+        code = delta_rule_gpu.main(["--json", str(path)])
+        return code, json.loads(path.read_text())
+
+    return run
+
+
+def test_the_whole_of_it(install, on_a_made_up_gpu, capsys):
+    install()
+    code, written = on_a_made_up_gpu()
+    lines = capsys.readouterr().out
+    assert code == 0, lines
+    rows = {(row["what"], row["pass"]): row for row in written["times"] if "what" in row}
+    assert set(rows) == {(name, which) for name in (times.OURS, *peers.PEERS)
+                         for which in ("forward", "both")} | {("ours (jax)", "both")}  # fmt: skip
+    assert rows["ours (jax)", "both"]["reason"] == "not run: jax runs on cpu"
+    assert all("ms" in row or "reason" in row for row in rows.values())
+    assert [(row["ratio"], row["met"]) for row in written["times"] if "met" in row] == [
+        (1, True)
+    ] * 2
+    assert [row["met"] for row in written["decode"]] == [False]
+    assert "% of the data sheet's, goal 55 %: MISSED" in lines
+    assert all(row["ok"] is None for row in written["limits"])
+    assert all(row["ok"] for row in written["whole"])
+
+
+def test_what_fails_on_the_way(install, on_a_made_up_gpu, monkeypatch, capsys):
+    """A kernel that does not compile is a failed row; the rest is checked and written."""
+    install()
+
+    def fails(*_, **__):
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(checks.launches, "backward", fails)
+    code, written = on_a_made_up_gpu()
+    assert code == 1
+    assert [row["reason"] for row in written["whole"]] == ["RuntimeError: PassManager::run failed"]
+    assert [row["ok"] for row in written["decode"]] == [True]
+    assert "times" not in written
+    assert "bfloat16 at D = 16 is wrong here: not timed" in capsys.readouterr().out
 
 
 def test_flash_linear_attention_takes_these_calls():
