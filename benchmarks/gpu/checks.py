@@ -88,11 +88,11 @@ def told(row: dict[str, Any], what: str) -> None:
     """Prints a line."""
     mark = {True: "ok  ", False: "FAIL", None: "    "}[row["ok"]]
     if "reason" in row:
-        told_ = f"{'not run' if row['ok'] is None else 'failed'}: {row['reason']}"
+        text = f"{'not run' if row['ok'] is None else 'failed'}: {row['reason']}"
     else:
         worst = max(row["distances"], key=lambda n: float(row["distances"][n]))
-        told_ = f"worst {worst} {float(row['distances'][worst]):.1e}"
-    print(f"{mark} {what} {told_}", flush=True)
+        text = f"worst {worst} {float(row['distances'][worst]):.1e}"
+    print(f"{mark} {what} {text}", flush=True)
 
 
 def check_all(device: str, processors: int, interpret: bool) -> list[dict[str, Any]]:

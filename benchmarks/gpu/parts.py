@@ -1,4 +1,7 @@
-"""What `gpu_check.py` computes on accelerator and CPU: decoder, sampling, loss, kernel."""
+"""What `gpu_check.py` computes on accelerator and CPU: decoder, sampling, loss, kernel.
+
+What a part needs beside jax is imported when the part is made.
+"""
 
 import dataclasses
 import functools
@@ -10,11 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxlab_kernels import gated_delta
 from jaxlab_kernels.delta_rule import cases
-
-from jaxlab.losses import chunked_vocab, distillation
-from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder
-from jaxlab.sampling import SamplingConfig, generate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +42,8 @@ def decoder_part() -> Part:
 
 def decoding_part() -> Part:
     """32 tokens after prompts of different lengths, greedily."""
+    from jaxlab.sampling import SamplingConfig, generate
+
     decoder, params, tokens = _small_decoder()
     lengths = np.random.default_rng(0).integers(1, 129, 8).astype(np.int32)
     greedy = SamplingConfig(max_new_tokens=32, temperature=0.0)
@@ -57,6 +57,8 @@ def decoding_part() -> Part:
 
 def loss_part() -> Part:
     """AOPD over 32 768 words in chunks, with both its gradients."""
+    from jaxlab.losses import chunked_vocab, distillation
+
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, 4, 64, 128)).astype(np.float32)
     tables = rng.normal(size=(2, 32_768, 128)).astype(np.float32) / 8
@@ -75,7 +77,10 @@ def loss_part() -> Part:
     return Part(jax.jit(loss), (hidden[0], tables[0], hidden[1], tables[1]))
 
 
-def _small_decoder() -> tuple[Decoder, Any, np.ndarray]:
+def _small_decoder() -> tuple[Any, Any, np.ndarray]:
+    from jaxlab.models import presets
+    from jaxlab.models.decoder import Decoder
+
     decoder = Decoder(presets.decoder("small", vocab_size=512))
     tokens = np.random.default_rng(1).integers(0, 512, (8, 128)).astype(np.int32)
     params = decoder.init(jax.random.key(0), jnp.asarray(tokens))["params"]
