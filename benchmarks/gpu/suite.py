@@ -39,7 +39,7 @@ def run(files: tuple[str, ...] = FILES) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "not slow", "--tb=short", "-rf",
+        command = [sys.executable, "-m", "pytest", "-m", "not slow", "--tb=short", "-rfEs",
                    "--durations=5", f"--junitxml={report}", *files]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, env=environment)
         if not report.exists():
@@ -51,11 +51,13 @@ def summary(report: str, returncode: int) -> dict[str, Any]:
     """The row of a JUnit report."""
     found: dict[str, Any] = {"passed": 0, "failed": {}, "skipped": {}}
     for case in ElementTree.fromstring(report).iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}"
+        name = f"{case.get('classname', '').rpartition('.')[2]}.{case.get('name')}".lstrip(".")
         outcome = next((x for x in case if x.tag in ("failure", "error", "skipped")), None)
         if outcome is None:
             found["passed"] += 1
         else:
             message = (outcome.get("message") or "").partition("\n")[0]
+            if message == "collection skipped":  # a whole file; the reason is in a tuple's repr
+                message = (outcome.text or "").strip().rpartition("Skipped: ")[2][:-2]
             found["skipped" if outcome.tag == "skipped" else "failed"][name] = message[:200]
     return {"ok": returncode == 0 and found["passed"] > 0, **found}

@@ -114,13 +114,18 @@ def test_the_tests_on_the_chip_become_a_row(tmp_path, check, monkeypatch):
         "@pytest.mark.skip(reason='needs torch')\n"
         "def test_skipped(): pass\n"
     )
-    row = suite.run((str(file),))
+    whole = tmp_path / "whole_test.py"
+    whole.write_text("import pytest\npytest.importorskip('no_such_package')\n")
+    row = suite.run((str(file), str(whole)))
     assert not row["ok"]
     assert row["passed"] == 1
     assert list(row["failed"]) == ["some_test.test_bad"]
     assert "1 == 2" in row["failed"]["some_test.test_bad"]
-    assert row["skipped"] == {"some_test.test_skipped": "needs torch"}
-    assert "1 passed, 1 failed, 1 skipped" in gpu_check.told("tests", row)
+    assert row["skipped"].pop("some_test.test_skipped") == "needs torch"
+    (reason,) = row["skipped"].values()
+    assert reason == "could not import 'no_such_package': No module named 'no_such_package'"
+    row["skipped"] = {}
+    assert "1 passed, 1 failed, 0 skipped" in gpu_check.told("tests", row)
     assert all((suite.ROOT / name).exists() for name in suite.FILES)
     monkeypatch.setattr(suite.importlib.util, "find_spec", lambda name: None)
     assert suite.run() == {"ok": None, "reason": "pytest is not installed"}
