@@ -52,8 +52,9 @@ def time_ours(heads: int, processors: int) -> list[dict[str, Any]]:
     ours = times.ours(peers.fg2_plus(given.state), times.plan_for(given, processors))
     rows = times.time_form(times.OURS, ours, given, backward=True)
     rows = [{**row, "ok": "ms" in row} for row in rows]
-    if jax.default_backend() != "gpu":
-        why = f"not run: jax runs on {jax.default_backend()}"
+    platform = jax_times.platform()
+    if platform != "gpu":
+        why = f"not run: jax runs on {platform}"
         return [*rows, {"what": "ours (jax)", "pass": "both", "ok": None, "reason": why}]
     for implementation in jax_times.IMPLEMENTATIONS:
         rows += jax_times.time_jax(implementation, given, ours)

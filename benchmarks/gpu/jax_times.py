@@ -23,6 +23,14 @@ IMPLEMENTATIONS = ("triton", "chunked")
 STEPS = ("triton", "xla")
 
 
+def platform() -> str:
+    """Where JAX runs; the reason where it cannot start."""
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        return reason(error)
+
+
 def to_jax(x: torch.Tensor) -> jax.Array:
     """The same numbers; bfloat16 goes by float32, which holds it."""
     return jnp.asarray(x.detach().float().cpu().numpy()).astype(str(x.dtype).split(".")[1])
@@ -98,13 +106,14 @@ def _step(implementation: str) -> Callable[..., tuple[jax.Array, jax.Array]]:
     return jax.jit(call, donate_argnums=0)
 
 
-def check_step(implementation: str, x: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
-               ) -> dict[str, float]:  # fmt: skip
-    """Distances of one decoding step from `expected`, output and state."""
+def check_step(
+    implementation: str, x: tuple[torch.Tensor, ...], expected: Callable[..., Any]
+) -> dict[str, float]:
+    """Distances of one decoding step, output and state, from that of `expected` on tensors."""
     *arrays, state = map(to_jax, x)
-    found = _step(implementation)(state, *arrays)
+    pairs = zip(_step(implementation)(state, *arrays), expected(x), strict=True)
     return {n: distance(to_torch(y), z.cpu())
-            for n, y, z in zip(("out", "state"), found, expected, strict=True)}  # fmt: skip
+            for n, (y, z) in zip(("out", "state"), pairs, strict=True)}  # fmt: skip
 
 
 def step_ms(implementation: str, x: tuple[torch.Tensor, ...]) -> float:

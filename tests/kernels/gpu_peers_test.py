@@ -171,7 +171,7 @@ def test_jax_is_compared_on_the_same_arguments(given, plan):
 
 def test_jax_decodes_the_same():
     x = decode.arguments(1, 2, 16, "cpu")
-    assert max(jax_times.check_step("xla", x, decode.step(x)).values()) < 1e-6
+    assert max(jax_times.check_step("xla", x, decode.step).values()) < 1e-6
     assert jax_times.step_ms("xla", x) > 0
 
 
@@ -233,23 +233,31 @@ def _on_a_made_up_gpu(monkeypatch, tmp_path):
     return run
 
 
-def test_the_whole_of_it(install, on_a_made_up_gpu, capsys):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_whole_of_it(install, on_a_made_up_gpu, monkeypatch, capsys, platform):
     install()
+    monkeypatch.setattr(jax_times, "platform", lambda: platform)
+    monkeypatch.setattr(jax_times, "PARITY", 0.1)
     code, written = on_a_made_up_gpu()
     lines = capsys.readouterr().out
     assert code == 0, lines
     rows = {(row["what"], row["pass"]): row for row in written["times"] if "what" in row}
-    assert set(rows) == {(name, which) for name in (times.OURS, *peers.PEERS)
-                         for which in ("forward", "both")} | {("ours (jax)", "both")}  # fmt: skip
-    assert rows["ours (jax)", "both"]["reason"] == "not run: jax runs on cpu"
+    by_jax = {"cpu": ["ours (jax)"], "gpu": ["ours (jax, chunked)", "ours (jax, triton)"]}[platform]
+    assert {what for what, _ in rows} == {times.OURS, *peers.PEERS, *by_jax}
     assert all("ms" in row or "reason" in row for row in rows.values())
-    assert [(row["ratio"], row["met"]) for row in written["times"] if "met" in row] == [
-        (1, True)
-    ] * 2
-    assert [row["met"] for row in written["decode"]] == [False]
+    ours = [row for row in written["times"] if row.get("ours") == times.OURS and "met" in row]
+    assert [(row["ratio"], row["met"]) for row in ours] == [(1, True)] * 2
+    assert not written["decode"][0]["met"]
     assert "% of the data sheet's, goal 55 %: MISSED" in lines
     assert all(row["ok"] is None for row in written["limits"])
     assert all(row["ok"] for row in written["whole"])
+    if platform == "cpu":
+        assert rows["ours (jax)", "both"]["reason"] == "not run: jax runs on cpu"
+        return
+    assert "needs an NVIDIA GPU" in rows["ours (jax, triton)", "both"]["reason"]
+    assert rows["ours (jax, chunked)", "both"]["ms"] > 0
+    assert [(row["what"], row["ok"]) for row in written["decode"][1:]] == [
+        ("decode (jax, triton)", None), ("decode (jax, xla)", True)]  # fmt: skip
 
 
 def test_what_fails_on_the_way(install, on_a_made_up_gpu, monkeypatch, capsys):
