@@ -88,9 +88,9 @@ class Database:
             raise ToolError("sql must be valid Unicode") from None
         if values and any(b"\0" in value for value in values):
             raise ToolError("an argument must not hold NUL")
-        if self._connection.closed or self._connection.pgconn.status != pq.ConnStatus.OK:
-            self._connection = self._connect()
         try:
+            if self._connection.closed or self._connection.pgconn.status != pq.ConnStatus.OK:
+                self._connection = self._connect()
             return self._guarded(command, values)
         except ToolError:
             raise
@@ -226,7 +226,7 @@ def digest(conninfo: str) -> str:
         parts = [_sum_of(row) for row in database.rows(_STORES)]
         if parts:
             lines += [json.dumps(row) for row in database.rows("\nUNION ALL ".join(parts))]
-        text = "\n".join(sorted(lines)).replace(prefix, "")
+        text = "\n".join(sorted(line.replace(prefix, "") for line in lines))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     finally:
         database.close()
