@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from jaxlab.evals.ajbench import programs, workspace
+from jaxlab.evals.ajbench import files, programs, workspace
 from jaxlab.evals.ajbench.limits import ToolError
 
 MEMORY = 2 << 30  # bytes of address space
@@ -89,7 +88,7 @@ class Worker:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            files.remove(self._temporary)
 
     def _start(self) -> subprocess.Popen[bytes]:
         # More threads of a linear algebra library would only take address space.

@@ -10,13 +10,19 @@ import errno
 import fnmatch
 import hashlib
 import os
+import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+
+# Of folders in each other, and of a path in bytes: with the root's own name in front it is still
+# one that the system takes, and no reader of trees recurses too deep.
+MAX_DEPTH = 100
+MAX_PATH = 3000
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -47,7 +53,7 @@ class Tree:
         """The names on the way from the root.
 
         Raises:
-            ToolError: the path is no text, or leads out.
+            ToolError: the path is no text, leads out, or is too long or too deep.
         """
         if not isinstance(path, str) or "\0" in path or len(path) > 4096:
             raise ToolError("a path must be a string of at most 4096 characters without NUL")
@@ -65,6 +71,7 @@ class Tree:
                 found.pop()
             else:
                 found.append(name)
+        _check_size(found)
         return tuple(found)
 
     def read(self, path: object) -> bytes:
@@ -108,6 +115,10 @@ class Tree:
                 pass
             else:
                 raise ToolError(f"{target!r:.200} exists")
+            # What is inside comes to lie as deep below the target.
+            above, before = self.parts(target), len(self.parts(source))
+            for inner, _ in self._below(self.parts(source)):
+                _check_size([*above, *inner[before:]])
             with _refusing(source):
                 os.rename(old, new, src_dir_fd=a, dst_dir_fd=b)
 
@@ -163,25 +174,35 @@ class Tree:
             content: gives the digest of a file from its path and the open file; SHA-256 by default.
         """
         total = hashlib.sha256()
-        self._digest((), total, content or _sha256)
+        for parts, names in self._below(()):
+            with self._folder(parts, "/".join(parts)) as folder:
+                for name in names:
+                    path = "/".join((*parts, name))
+                    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    total.update(path.encode("utf-8", "surrogateescape"))
+                    total.update(f"\0{info.st_mode:o}\0".encode())
+                    if stat.S_ISREG(info.st_mode):
+                        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+                        with os.fdopen(descriptor, "rb") as file:
+                            total.update((content or _sha256)(path, file))
         return total.hexdigest()
 
-    def _digest(
-        self,
-        parts: tuple[str, ...],
-        total: "hashlib._Hash",
-        content: Callable[[str, BufferedReader], bytes],
-    ) -> None:
-        with self._folder(parts, "/".join(parts)) as folder:
-            for name in sorted(os.listdir(folder)):
-                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                total.update(f"{'/'.join((*parts, name))}\0{info.st_mode:o}\0".encode())
-                if stat.S_ISDIR(info.st_mode):
-                    self._digest((*parts, name), total, content)
-                elif stat.S_ISREG(info.st_mode):
-                    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-                    with os.fdopen(descriptor, "rb") as file:
-                        total.update(content("/".join((*parts, name)), file))
+    def _below(self, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+        """Every folder from one on, with the names in it; nothing where it is a file."""
+        stack = [parts]
+        while stack:
+            here = stack.pop()
+            try:
+                with self._folder(here, "/".join(here)) as folder, _refusing("/".join(here)):
+                    names = sorted(os.listdir(folder))
+                    kinds = [os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names]
+            except ToolError:
+                if here == parts and here:
+                    return
+                raise
+            yield here, names
+            inner = zip(reversed(names), reversed(kinds), strict=True)
+            stack += [(*here, name) for name, info in inner if stat.S_ISDIR(info.st_mode)]
 
     def _relative(self, path: str) -> str:
         for name in self._names:
@@ -239,16 +260,84 @@ def _refusing(path: object) -> Iterator[None]:
         raise ToolError(f"{path!r:.200}: {cause}") from None
 
 
+def _check_size(parts: Sequence[str]) -> None:
+    length = sum(len(os.fsencode(name)) + 1 for name in parts)
+    if len(parts) > MAX_DEPTH or length > MAX_PATH:
+        raise ToolError(
+            f"{'/'.join(parts)!r:.200}: a path may have {MAX_DEPTH} names and {MAX_PATH} bytes"
+        )
+
+
 def copy(source: Path, target: Path) -> list[str]:
-    """Copy folders and files; returns what was left out: links, pipes, sockets, devices."""
+    """Copy folders and files; returns what was left out: links, pipes, sockets, devices.
+
+    Raises:
+        ValueError: there are too many folders in each other.
+    """
     left_out = []
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            inner = copy(Path(entry.path), target / entry.name)
-            left_out += [f"{entry.name}/{name}" for name in inner]
-        elif entry.is_file(follow_symlinks=False):
-            (target / entry.name).write_bytes(Path(entry.path).read_bytes())
-        else:
-            left_out.append(entry.name)
+    stack = [PurePosixPath()]
+    while stack:
+        here = stack.pop()
+        if len(here.parts) > MAX_DEPTH:
+            raise ValueError(f"{source}: more than {MAX_DEPTH} folders in each other")
+        (target / here).mkdir(parents=True, exist_ok=True)
+        for entry in sorted(os.scandir(source / here), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(here / entry.name)
+            elif entry.is_file(follow_symlinks=False):
+                (target / here / entry.name).write_bytes(Path(entry.path).read_bytes())
+            else:
+                left_out.append(str(here / entry.name))
     return left_out
+
+
+def remove(folder: Path) -> bool:
+    """Remove a folder with all that is in it, as far as that can be done; whether it is gone.
+
+    Folders come up to the top before they are emptied, so that their depth takes neither the
+    interpreter's stack nor a descriptor each, as it does in `shutil.rmtree`.
+    """
+    try:
+        top = os.open(folder, _FOLDER)
+    except OSError:
+        return not os.path.lexists(folder)
+    try:
+        token = secrets.token_hex(8)
+        waiting = _emptied(top, top, token, 0)
+        number = len(waiting)
+        while waiting:
+            name = waiting.pop()
+            with contextlib.suppress(OSError):
+                inner = os.open(name, _FOLDER, dir_fd=top)
+                try:
+                    found = _emptied(inner, top, token, number)
+                finally:
+                    os.close(inner)
+                number += len(found)
+                waiting += found
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    # What still runs in there may have written in the meantime.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return not os.path.lexists(folder)
+
+
+def _emptied(folder: int, top: int, token: str, number: int) -> list[str]:
+    """Unlink what is in a folder; its folders' names in `top`, to which they come."""
+    with contextlib.suppress(OSError):
+        os.fchmod(folder, 0o700)
+    found: list[str] = []
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISDIR(info.st_mode):
+                os.unlink(name, dir_fd=folder)
+                continue
+            here = name
+            if folder != top:
+                here = f"{token}-{number + len(found)}"
+                os.rename(name, here, src_dir_fd=folder, dst_dir_fd=top)
+            found.append(here)
+    return found

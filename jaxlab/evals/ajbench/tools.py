@@ -111,6 +111,8 @@ class Toolbox:
             reply = Reply(result, picture=picture)
         except ToolError as error:
             reply = Reply(str(error), True)
+        except (RecursionError, MemoryError) as error:
+            reply = Reply(f"{tool.name} needs more than is allowed: {type(error).__name__}", True)
         # Names of files may be no text.
         text = well_formed(trajectories.cut(reply.text, self._limits.characters))
         return Reply(text, reply.failed, reply.picture)

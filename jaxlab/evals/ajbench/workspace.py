@@ -10,15 +10,12 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
-
-from jaxlab.evals.ajbench import postgres_server
+from jaxlab.evals.ajbench import files, postgres_server
 
 # In the environment of every program that is started for a sample: the folder that it belongs to.
 MARK = "JAXLAB_AJBENCH_FOLDER"
@@ -92,8 +89,8 @@ def sweep(base: Path) -> list[Path]:
     for lock_path in base.glob(f"{_PREFIX}*.lock"):
         try:
             descriptor = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # gone, or nothing that a run has made
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = lock_path.with_suffix("")
@@ -114,12 +111,11 @@ def _remove(folder: Path) -> bool:
     """Undo a run; False if that has to be tried again, which the next run does."""
     try:
         postgres_server.clean(folder)
-    except (psycopg.Error, OSError, ValueError, TypeError) as error:
-        logger.warning("%s is kept: %s", folder, error)
+        return files.remove(folder)
+    # Whatever is there, it must not keep the next run from beginning.
+    except Exception as error:
+        logger.warning("%s is kept: %s: %s", folder, type(error).__name__, error)
         return False
-    shutil.rmtree(folder, ignore_errors=True)
-    # What still runs in there may have written in the meantime.
-    return not folder.exists()
 
 
 @contextlib.contextmanager

@@ -144,6 +144,9 @@ def test_archives_that_are_broken_or_too_large(tmp_path, monkeypatch):
     (tmp_path / "x.zip").write_text("no archive")
     with pytest.raises(ValueError, match=r"x.zip: "):
         states.tree(tmp_path / "x.zip", tmp_path / "t")
+    _zip(tmp_path / "deep.zip", {"/".join("a" * 1500): ""})
+    with pytest.raises(ValueError, match="more than 100 folders in each other"):
+        states.tree(tmp_path / "deep.zip", tmp_path / "t")
     monkeypatch.setattr(states, "LARGEST_BYTES", 10)
     _zip(tmp_path / "y.zip", {"a": "x" * 11})
     with pytest.raises(ValueError, match="more than 10 bytes"):

@@ -18,7 +18,7 @@ from jaxlab.evals.ajbench import files, sqlite, workspace
 from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
 from jaxlab.evals.ajbench.limits import Limits, ToolError
 from jaxlab.evals.ajbench.sql_tools import querying_sqlite
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.tools import Tool, Toolbox
 
 SECRET = "the label is 1"
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
@@ -289,6 +289,106 @@ def test_a_killed_run_leaves_nothing_after_the_next(tmp_path):
         assert not folder.exists()
         assert mine.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def _deep(folder, depth, name="a"):
+    """Folders in each other, with a file in the last: what no tool makes, but a program may."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    file = os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=here)
+    os.close(file)
+    os.close(here)
+
+
+def test_no_tool_makes_a_tree_too_deep_or_a_path_too_long(tmp_path):
+    tree = files.Tree(tmp_path)
+    box = Toolbox([*reading_files(tree), *writing_files(tree)])
+    cause = "may have 100 names and 3000 bytes"
+    half, long = "/".join("a" * 60), "n" * 200
+    for path in ("/".join("a" * 1500), "/".join("a" * 101), "/".join([long] * 16)):
+        assert cause in box.call("create_directory", {"path": path}).text
+        assert cause in box.call("write_file", {"path": path, "content": ""}).text
+    assert list(tmp_path.iterdir()) == []
+    for path in (half, f"c/{half}", "/".join([long] * 14), "m" * 200):
+        assert not box.call("create_directory", {"path": path}).failed
+    # Two that are not too deep make one that is, and so with long ones.
+    for source, target in (("c", f"{half}/c"), ("a", f"c/{half}/a"), (long, f"{'m' * 200}/{long}")):
+        reply = box.call("move_file", {"source": source, "destination": target})
+        assert reply.failed
+        assert cause in reply.text
+    assert box.call("move_file", {"source": "a/a", "destination": "d"}).text == "moved a/a to d"
+    tree.close()
+
+
+def test_a_tree_that_is_too_deep_is_hashed_and_removed(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    tree = files.Tree(root)
+    _deep(root, 1500)
+    first = tree.digest()
+    _deep(root, 1500, "b")
+    second = tree.digest()
+    assert first != second == tree.digest()
+    # A judge is told, and nothing is raised.
+    box = Toolbox(reading_files(tree))
+    for tool in ("directory_tree", "search_files"):
+        box.call(tool, {"path": "", "pattern": "*"})
+    tree.close()
+    assert files.remove(root)
+    assert list(tmp_path.iterdir()) == []
+    assert files.remove(root)
+
+
+def test_what_is_removed_does_not_lead_out(place, tmp_path):
+    files.copy(place / "root", tmp_path / "root")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("stays")
+    (tmp_path / "root" / "a" / "away").symlink_to(tmp_path / "out")
+    (tmp_path / "root" / "top").symlink_to(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert files.remove(tmp_path / "root")
+    assert not files.remove(tmp_path / "link")
+    assert sorted(os.listdir(tmp_path)) == ["link", "out"]
+    assert os.listdir(tmp_path / "out") == ["x"]
+
+
+def test_a_sweep_survives_what_it_finds(tmp_path, caplog):
+    """A deep tree goes; what cannot be undone stays and is named; the next run begins."""
+    for name in ("deep", "bad", "worse"):
+        (tmp_path / f"run-{name}.lock").touch()
+        (tmp_path / f"run-{name}").mkdir()
+    _deep(tmp_path / "run-deep", 1500)
+    (tmp_path / "run-bad" / "postgres-1.json").write_text("[" * 100_000)
+    (tmp_path / "run-worse" / "postgres-1.json").write_text("{}")
+    (tmp_path / "run-folder.lock").mkdir()
+    (tmp_path / "run-link.lock").symlink_to("/etc/passwd")
+    with workspace.run_folder(tmp_path):
+        pass
+    left = {"run-bad", "run-bad.lock", "run-worse", "run-worse.lock"}
+    assert set(os.listdir(tmp_path)) == left | {"run-folder.lock", "run-link.lock"}
+    assert "RecursionError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_tool_that_needs_too_much_says_so(error):
+    def run():
+        raise error
+
+    reply = Toolbox([Tool("t", "d", {}, run)]).call("t", {})
+    assert reply.failed
+    assert error.__name__ in reply.text
+
+
+def test_a_copy_is_not_too_deep(tmp_path):
+    (tmp_path / "source").mkdir()
+    _deep(tmp_path / "source", 1500)
+    with pytest.raises(ValueError, match="more than 100 folders in each other"):
+        files.copy(tmp_path / "source", tmp_path / "copy")
+    assert files.remove(tmp_path / "source")
 
 
 def test_a_copy_takes_no_links(place, tmp_path):
