@@ -85,7 +85,11 @@ class Run:
                 home = self.folder / f"web-{secrets.token_hex(4)}"
                 home.mkdir(mode=0o700)
                 found = snapshot.Snapshot(folder, self.limits, home=home)
-                found.read_all()
+                try:
+                    found.read_all()
+                except BaseException:
+                    found.close()
+                    raise
                 self._snapshots[folder] = found
             return self._snapshots[folder]
 

@@ -24,6 +24,9 @@ from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
 MAX_DEPTH = 100
 MAX_PATH = 3000
 
+# They come from what else runs, and say nothing of a path.
+_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -255,6 +258,8 @@ def _refusing(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _MACHINE:
+            raise
         link = error.errno in (errno.ELOOP, errno.EMLINK)
         cause = "leads through a link" if link else os.strerror(error.errno or 0)
         raise ToolError(f"{path!r:.200}: {cause}") from None

@@ -7,6 +7,10 @@ class ToolError(Exception):
     """A tool refuses or fails; the message goes to whoever called it."""
 
 
+class Unavailable(RuntimeError):
+    """The machine fails, and not the tool: an error of the sample, which is tried again."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bounds on one tool call.

@@ -87,7 +87,10 @@ class Toolbox:
         self._lock = threading.Lock()
 
     def call(self, name: object, arguments: object) -> Reply:
-        """Run a tool; a refusal or failure is a reply too, and nothing else is ever raised.
+        """Run a tool; a refusal or failure is a reply too.
+
+        What is raised is a failure of the machine (`Unavailable`, OSError) and says nothing of
+        the call.
 
         Arguments that the tool does not have are left out, as servers of tools do.
         """

@@ -3,6 +3,7 @@
 import base64
 import os
 import pathlib
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -371,6 +372,23 @@ def test_a_sweep_survives_what_it_finds(tmp_path, caplog):
     left = {"run-bad", "run-bad.lock", "run-worse", "run-worse.lock"}
     assert set(os.listdir(tmp_path)) == left | {"run-folder.lock", "run-link.lock"}
     assert "RecursionError" in caplog.text
+
+
+def test_a_machine_without_descriptors_is_no_refusal(place):
+    """What comes from other samples must not look like a property of a path."""
+    tree = files.Tree(place / "root")
+    box = Toolbox(reading_files(tree))
+    free = os.dup(0)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            box.call("read_file", {"path": "a/x.txt"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert box.call("read_file", {"path": "a/x.txt"}).text == "inside"
+    tree.close()
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])
