@@ -31,7 +31,12 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Tree:
-    """The files below a root, by paths that are relative to it or begin with one of its names."""
+    """The files below a root, by paths that are relative to it or begin with one of its names.
+
+    Attributes:
+        name: of the root, as a judge is told.
+        limits: on sizes and counts.
+    """
 
     def __init__(self, root: Path, names: tuple[str, ...] = ("/",), limits: Limits = DEFAULT):
         """Opens the root.
@@ -46,7 +51,7 @@ class Tree:
         self._root = os.open(root, _FOLDER)
         self.name = names[0] if names else "/"
         self._names = sorted(names, key=len, reverse=True)
-        self._limits = limits
+        self.limits = limits
 
     def close(self) -> None:
         """Gives the root's descriptor back."""
@@ -83,12 +88,12 @@ class Tree:
             # A pipe would block without O_NONBLOCK.
             descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK, folder, path)
         with _file(descriptor, "rb", path) as file:
-            return file.read(self._limits.write_bytes)
+            return file.read(self.limits.write_bytes)
 
     def write(self, path: object, content: bytes) -> None:
         """Make a file or replace its content."""
-        if len(content) > self._limits.write_bytes:
-            raise ToolError(f"{len(content)} bytes are more than {self._limits.write_bytes}")
+        if len(content) > self.limits.write_bytes:
+            raise ToolError(f"{len(content)} bytes are more than {self.limits.write_bytes}")
         with self._parent(path) as (folder, name):
             flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
             descriptor = self._open(name, flags, folder, path)
@@ -120,7 +125,7 @@ class Tree:
                 raise ToolError(f"{target!r:.200} exists")
             # What is inside comes to lie as deep below the target.
             above, before = self.parts(target), len(self.parts(source))
-            for inner, _ in self._below(self.parts(source)):
+            for inner, _, _ in self._below(self.parts(source)):
                 _check_size([*above, *inner[before:]])
             with _refusing(source):
                 os.rename(old, new, src_dir_fd=a, dst_dir_fd=b)
@@ -128,7 +133,7 @@ class Tree:
     def entries(self, path: object = "") -> list[tuple[str, os.stat_result]]:
         """Names in a folder with what they are, in order; `Limits.entries` at most."""
         with self._folder(self.parts(path), path) as folder, _refusing(path):
-            names = sorted(os.listdir(folder))[: self._limits.entries]
+            names = sorted(os.listdir(folder))[: self.limits.entries]
             return [(name, os.stat(name, dir_fd=folder, follow_symlinks=False)) for name in names]
 
     def stat(self, path: object) -> os.stat_result:
@@ -146,7 +151,7 @@ class Tree:
             here = stack.pop()
             entries = self.entries(here)
             for name, info in entries:
-                if seen == self._limits.entries:
+                if seen == self.limits.entries:
                     return
                 seen += 1
                 yield f"{here}/{name}".lstrip("/"), info
@@ -177,35 +182,55 @@ class Tree:
             content: gives the digest of a file from its path and the open file; SHA-256 by default.
         """
         total = hashlib.sha256()
-        for parts, names in self._below(()):
-            with self._folder(parts, "/".join(parts)) as folder:
-                for name in names:
-                    path = "/".join((*parts, name))
-                    info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                    total.update(path.encode("utf-8", "surrogateescape"))
-                    total.update(f"\0{info.st_mode:o}\0".encode())
-                    if stat.S_ISREG(info.st_mode):
-                        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-                        with os.fdopen(descriptor, "rb") as file:
-                            total.update((content or _sha256)(path, file))
+        for parts, folder, entries in self._below(()):
+            for name, info in entries:
+                path = "/".join((*parts, name))
+                total.update(path.encode("utf-8", "surrogateescape"))
+                total.update(f"\0{info.st_mode:o}\0".encode())
+                if stat.S_ISREG(info.st_mode):
+                    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+                    with os.fdopen(descriptor, "rb") as file:
+                        total.update((content or _sha256)(path, file))
         return total.hexdigest()
 
-    def _below(self, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-        """Every folder from one on, with the names in it; nothing where it is a file."""
+    def _below(
+        self, parts: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[str, ...], int, list[tuple[str, os.stat_result]]]]:
+        """Every folder from one on, open, with what is in it; nothing where it is a file."""
         stack = [parts]
-        while stack:
-            here = stack.pop()
-            try:
-                with self._folder(here, "/".join(here)) as folder, _refusing("/".join(here)):
-                    names = sorted(os.listdir(folder))
-                    kinds = [os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names]
-            except ToolError:
-                if here == parts and here:
+        last: tuple[str, ...] = ()
+        folder = os.dup(self._root)
+        try:
+            while stack:
+                here = stack.pop()
+                path = "/".join(here)
+                # A child of the one before is one step, so that a deep tree is not quadratic.
+                steps: tuple[str, ...] = here[-1:]
+                if here[:-1] != last:
+                    os.close(folder)
+                    folder, steps = os.dup(self._root), here
+                try:
+                    for name in steps:
+                        inner = self._open(name, _FOLDER, folder, path)
+                        os.close(folder)
+                        folder = inner
+                except ToolError:
+                    if here != parts:
+                        raise
                     return
-                raise
-            yield here, names
-            inner = zip(reversed(names), reversed(kinds), strict=True)
-            stack += [(*here, name) for name, info in inner if stat.S_ISDIR(info.st_mode)]
+                last = here
+                with _refusing(path):
+                    names = sorted(os.listdir(folder))
+                    entries = [
+                        (name, os.stat(name, dir_fd=folder, follow_symlinks=False))
+                        for name in names
+                    ]
+                yield here, folder, entries
+                stack += [
+                    (*here, name) for name, info in reversed(entries) if stat.S_ISDIR(info.st_mode)
+                ]
+        finally:
+            os.close(folder)
 
     def _relative(self, path: str) -> str:
         for name in self._names:

@@ -23,19 +23,21 @@ MAX_TEXT = 1 << 20  # characters of a reply
 Run = Callable[[str, bytes, Mapping[str, str]], tuple[str, bytes]]
 
 
-def serve(run: Run) -> None:
+def serve(run: Run, file: int | None = FILE) -> None:
     """Answer calls on standard input until it ends.
 
     Args:
         run: from an operation's name, bytes and arguments to a text and bytes.
+        file: bytes of the largest file that it may write; None for any.
     """
     parent = int(sys.argv[1])
     with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         return
-    for limit, value in ((resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (value, value))
+    if file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails with an error instead
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

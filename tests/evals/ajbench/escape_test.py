@@ -15,7 +15,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxlab.evals.ajbench import files, sqlite, workspace
+from jaxlab.evals.ajbench import files, sqlite, stores, workspace
 from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
 from jaxlab.evals.ajbench.limits import Limits, ToolError
 from jaxlab.evals.ajbench.sql_tools import querying_sqlite
@@ -243,7 +243,8 @@ def test_replay_cannot_leave_either(database, sql):
 
 def test_reading_and_replay_do_work(database):
     writer = sqlite.Database(database, read_only=False)
-    writer.script("BEGIN; UPDATE t SET b = 'a;b' WHERE a = 1; COMMIT;")
+    for sql in ("BEGIN", "UPDATE t SET b = 'a;b' WHERE a = 1;", "COMMIT"):
+        writer.query(sql)
     writer.close()
     reader = sqlite.Database(database)
     assert reader.query("SELECT b FROM t ORDER BY a") == '[{"b": "a;b"}, {"b": "y"}]'
@@ -260,6 +261,70 @@ def test_a_query_without_end_is_stopped(database):
     assert time.monotonic() - start < 5
     assert reader.query("SELECT 1 AS one") == '[{"one": 1}]'
     reader.close()
+
+
+# Within one function SQLite asks nobody whether to go on; this one takes minutes.
+LONG = "SELECT instr(printf('%.*c', 3000000, 'a'), printf('%.*c', 1000000, 'a') || 'b')"
+
+
+def test_a_function_without_end_is_ended(database):
+    reader = sqlite.Database(database, limits=Limits(seconds=0.2))
+    start = time.monotonic()
+    with pytest.raises(ToolError, match="sqlite: took more than"):
+        reader.query(LONG)
+    assert time.monotonic() - start < 20
+    assert reader.query("SELECT 1 AS one") == '[{"one": 1}]'
+    reader.close()
+
+
+def test_a_sample_ends_in_the_middle_of_a_statement(database):
+    store = stores.SQLite(database, Limits(seconds=300))
+    box, said = Toolbox(store.tools(read_only=True)), []
+    thread = threading.Thread(target=lambda: said.append(box.call("execute_sql", {"sql": LONG})))
+    thread.start()
+    time.sleep(1)
+    start = time.monotonic()
+    before = store.digest()
+    store.close()
+    thread.join(60)
+    assert time.monotonic() - start < 60
+    assert said[0].failed
+    assert said[0].text == "sqlite: the sample has ended"
+    assert before == sqlite.digest(database)
+
+
+def test_a_trajectory_does_not_fill_the_disk(database):
+    writer = sqlite.Database(database, False, Limits(seconds=20, database_bytes=1 << 20))
+    many = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r LIMIT 300)"
+    size = database.stat().st_size
+    for name in ("big", "more", "most"):
+        with pytest.raises(ToolError, match="full"):
+            writer.query(f"CREATE TABLE {name} AS {many} SELECT printf('%.*c', 100000, 'x') FROM r")
+        # Nor with another process, for which the file is large already.
+        writer._worker._end()
+        writer.query(f"CREATE TABLE {name} AS SELECT printf('%.*c', 400000, 'x') AS x")
+        if name == "more":
+            break
+    assert database.stat().st_size < size + (1 << 20) + 8192
+    writer.close()
+
+
+def test_what_a_trajectory_leaves_open_was_never_done(database):
+    """Also where its process had to be ended, and the file was half written by then."""
+    store = stores.SQLite(database, Limits(seconds=0.5))
+    before = store.digest()
+    writing, reading = Toolbox(store.tools(read_only=False)), Toolbox(store.tools(read_only=True))
+    many = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r LIMIT 8)"
+    for last in ("SELECT 1", LONG):
+        for sql in ("BEGIN", f"INSERT INTO t {many} SELECT i, printf('%.*c', 900000, 'x') FROM r"):
+            assert not writing.call("execute_sql", {"sql": sql}).failed
+        assert writing.call("execute_sql", {"sql": last}).failed is (last == LONG)
+        assert store.digest() == before
+        store.tools(read_only=True)
+        assert (
+            reading.call("execute_sql", {"sql": "SELECT count(*) AS n FROM t"}).text == '[{"n": 2}]'
+        )
+    store.close()
 
 
 def test_results_are_cut(database):
@@ -329,9 +394,9 @@ def test_a_tree_that_is_too_deep_is_hashed_and_removed(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     tree = files.Tree(root)
-    _deep(root, 1500)
+    _deep(root, 1050)
     first = tree.digest()
-    _deep(root, 1500, "b")
+    _deep(root, 5, "b")
     second = tree.digest()
     assert first != second == tree.digest()
     # A judge is told, and nothing is raised.
@@ -362,7 +427,7 @@ def test_a_sweep_survives_what_it_finds(tmp_path, caplog):
     for name in ("deep", "bad", "worse"):
         (tmp_path / f"run-{name}.lock").touch()
         (tmp_path / f"run-{name}").mkdir()
-    _deep(tmp_path / "run-deep", 1500)
+    _deep(tmp_path / "run-deep", 1050)
     (tmp_path / "run-bad" / "postgres-1.json").write_text("[" * 100_000)
     (tmp_path / "run-worse" / "postgres-1.json").write_text("{}")
     (tmp_path / "run-folder.lock").mkdir()
@@ -403,7 +468,7 @@ def test_a_tool_that_needs_too_much_says_so(error):
 
 def test_a_copy_is_not_too_deep(tmp_path):
     (tmp_path / "source").mkdir()
-    _deep(tmp_path / "source", 1500)
+    _deep(tmp_path / "source", 150)
     with pytest.raises(ValueError, match="more than 100 folders in each other"):
         files.copy(tmp_path / "source", tmp_path / "copy")
     assert files.remove(tmp_path / "source")

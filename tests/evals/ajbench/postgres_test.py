@@ -117,6 +117,29 @@ def test_a_writer_works_as_the_recorded_server(writer):
     assert writer.query(count) == '[{"n": 2}]'
 
 
+def test_a_trajectory_does_not_fill_the_disk(server, database):
+    limits = Limits(seconds=60, database_bytes=16 << 20)
+    writer = postgres.Database(server.conninfo(database, "owner"), False, limits)
+    size = writer.rows(f"SELECT {postgres._SIZE} AS size")[0]["size"]
+    wide = "string_agg(md5((g * i)::text), '') AS x FROM generate_series(1, 60) i"
+    with pytest.raises(ToolError, match="grown by more than 16777216 bytes"):
+        writer.query(
+            f"CREATE TABLE big AS SELECT (SELECT {wide}) FROM generate_series(1, 1000000) g"
+        )
+    assert writer.rows(f"SELECT {postgres._SIZE} AS size")[0]["size"] < size + (1 << 20)
+    # Small steps come as far as one large one.
+    step = f"CREATE TABLE s{{}} AS SELECT (SELECT {wide}) FROM generate_series(1, 2000) g"
+    said = []
+    for number in range(9):
+        try:
+            said.append(writer.query(step.format(number)))
+        except ToolError as error:
+            said.append(str(error))
+    assert said[0] == "[]"
+    assert "grown by more than" in said[-1]
+    writer.close()
+
+
 def test_values_are_json(reader):
     sql = (
         "SELECT true, 'NaN'::float8, 1e400::numeric, 'infinity'::date, '{1,2}'::int[], "
