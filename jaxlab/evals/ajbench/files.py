@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -49,13 +50,28 @@ class Tree:
             limits: on sizes and counts.
         """
         self._root = os.open(root, _FOLDER)
+        self._lock = threading.Lock()
         self.name = names[0] if names else "/"
         self._names = sorted(names, key=len, reverse=True)
         self.limits = limits
 
     def close(self) -> None:
-        """Gives the root's descriptor back."""
-        os.close(self._root)
+        """Gives the root's descriptor back; what is under way ends in an error at its next path."""
+        with self._lock:
+            root, self._root = self._root, -1
+        if root >= 0:
+            os.close(root)
+
+    def _start(self) -> int:
+        """A descriptor of the root to walk from, which is the caller's to close.
+
+        A tool may be under way when its sample ends, and the number of the root's descriptor is
+        soon that of another sample's.
+        """
+        with self._lock:
+            if self._root < 0:
+                raise ToolError("the sample has ended")
+            return os.dup(self._root)
 
     def parts(self, path: object) -> tuple[str, ...]:
         """The names on the way from the root.
@@ -103,7 +119,7 @@ class Tree:
 
     def make_folder(self, path: object) -> None:
         """Make a folder and those above it; it may exist."""
-        folder = os.dup(self._root)
+        folder = self._start()
         try:
             for name in self.parts(path):
                 with _refusing(path), contextlib.suppress(FileExistsError):
@@ -139,7 +155,8 @@ class Tree:
     def stat(self, path: object) -> os.stat_result:
         """Size, times and kind of a file or folder."""
         if not self.parts(path):
-            return os.fstat(self._root)
+            with self._folder((), path) as folder:
+                return os.fstat(folder)
         with self._parent(path) as (folder, name), _refusing(path):
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
@@ -199,7 +216,7 @@ class Tree:
         """Every folder from one on, open, with what is in it; nothing where it is a file."""
         stack = [parts]
         last: tuple[str, ...] = ()
-        folder = os.dup(self._root)
+        folder = self._start()
         try:
             while stack:
                 here = stack.pop()
@@ -207,8 +224,9 @@ class Tree:
                 # A child of the one before is one step, so that a deep tree is not quadratic.
                 steps: tuple[str, ...] = here[-1:]
                 if here[:-1] != last:
+                    root, steps = self._start(), here
                     os.close(folder)
-                    folder, steps = os.dup(self._root), here
+                    folder = root
                 try:
                     for name in steps:
                         inner = self._open(name, _FOLDER, folder, path)
@@ -250,7 +268,7 @@ class Tree:
 
     @contextlib.contextmanager
     def _folder(self, parts: tuple[str, ...], path: object) -> Iterator[int]:
-        folder = os.dup(self._root)
+        folder = self._start()
         try:
             for name in parts:
                 inner = self._open(name, _FOLDER, folder, path)

@@ -439,9 +439,52 @@ def test_a_sweep_survives_what_it_finds(tmp_path, caplog):
     assert "RecursionError" in caplog.text
 
 
-def test_a_machine_without_descriptors_is_no_refusal(place):
+def test_a_tool_that_is_under_way_does_not_reach_the_next_sample(tmp_path):
+    """It holds the number of a descriptor that is the next sample's by now."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first = stores.FileSystem(tmp_path / "a")
+    box, stop, said = Toolbox(first.tools(read_only=False)), threading.Event(), set()
+
+    def write():
+        while not stop.is_set():
+            for name, arguments in (
+                ("write_file", {"path": "leak.txt", "content": "of a"}),
+                ("create_directory", {"path": "leak"}),
+                ("get_file_info", {"path": ""}),
+                ("list_directory", {"path": ""}),
+            ):
+                said.add(box.call(name, arguments).text)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    others = []
+    try:
+        time.sleep(0.2)
+        first.close()
+        for _ in range(20):
+            others.append(stores.FileSystem(tmp_path / "b"))
+            time.sleep(0.02)
+    finally:
+        stop.set()
+        thread.join()
+    assert list((tmp_path / "b").iterdir()) == []
+    assert "the sample has ended" in said
+    for tree in (first, *others):
+        tree.close()
+    # Twice is once, and closes nobody else's.
+    descriptor = os.dup(0)
+    first.close()
+    os.close(descriptor)
+    with pytest.raises(ToolError, match="the sample has ended"):
+        first.digest()
+
+
+def test_a_machine_without_descriptors_is_no_refusal(tmp_path):
     """What comes from other samples must not look like a property of a path."""
-    tree = files.Tree(place / "root")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("inside")
+    tree = files.Tree(tmp_path)
     box = Toolbox(reading_files(tree))
     free = os.dup(0)
     os.close(free)
