@@ -1,6 +1,7 @@
 """Attempts to reach beyond a sample through its tools, none of which may succeed."""
 
 import base64
+import fcntl
 import os
 import pathlib
 import resource
@@ -497,6 +498,33 @@ def test_a_machine_without_descriptors_is_no_refusal(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert box.call("read_file", {"path": "a/x.txt"}).text == "inside"
     tree.close()
+
+
+def test_a_run_without_its_lock_file_goes_when_it_is_old(tmp_path, monkeypatch):
+    """What cleans /tmp takes files one by one; a run that lives, or is of today, stays."""
+    for name in ("run-old", "run-new", "run-locked", "other-old"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    (tmp_path / "run-link").symlink_to(tmp_path / "run-new")
+    yesterday = time.time() - 25 * 3600
+    with workspace.run_folder(tmp_path) as mine:
+        mine.with_suffix(".lock").unlink()
+        lock = os.open(tmp_path / "run-locked.lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in (tmp_path / "run-old", tmp_path / "run-locked", tmp_path / "other-old", mine):
+            os.utime(folder, (yesterday, yesterday))
+        assert workspace.sweep(tmp_path) == [tmp_path / "run-old"]
+        left = {"run-new", "run-locked", "run-locked.lock", "other-old", "run-link", mine.name}
+        assert set(os.listdir(tmp_path)) == left
+        os.utime(mine, (yesterday, yesterday))
+        # Somebody else's is left alone.
+        owner = os.stat(mine).st_uid + 1
+        os.utime(tmp_path / "run-new", (yesterday, yesterday))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getuid", lambda: owner)
+            assert workspace.sweep(tmp_path) == []
+        os.close(lock)
+        assert set(workspace.sweep(tmp_path)) == {tmp_path / "run-new", tmp_path / "run-locked"}
+    assert set(os.listdir(tmp_path)) == {"other-old", "run-link"}
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])
