@@ -12,6 +12,7 @@ from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import put_global
+from jaxlab.runtime.sharding import ambient
 
 
 class Score(NamedTuple):
@@ -63,7 +64,7 @@ class Likelihood:
             logprobs = -(stats["nll"] * mask).sum(1)
             return logprobs, ((stats["accuracy"] > 0) | ~mask).all(1)
 
-        self._score = jax.jit(score)
+        self._score = jax.jit(ambient(mesh)(score))
 
     def __call__(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]

@@ -1,6 +1,7 @@
 """The evaluation inside training: n completions of fixed test prompts, graded."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
-from jaxlab.runtime.sharding import Rules
+from jaxlab.runtime.sharding import Rules, ambient
 from jaxlab.sampling import SamplingConfig
 
 
@@ -92,7 +93,8 @@ class Evaluator:
         # Every batch has the same shape, which the devices share evenly.
         shares = mesh.shape["data"]
         self._batch = -(-min(config.batch, count) // shares) * shares
-        self._entropy = jax.jit(lambda params, rollout: _entropy(decoder, params, rollout, config))
+        entropy = functools.partial(_entropy, decoder, config)
+        self._entropy = jax.jit(ambient(mesh)(entropy))
 
     def __call__(self, params: Params, key: jax.Array) -> tuple[dict[str, float], list[dict]]:
         """Sample and grade.
@@ -158,7 +160,7 @@ class Evaluator:
         ]
 
 
-def _entropy(decoder: Decoder, params: Params, rollout: Rollout, config: Eval) -> jax.Array:
+def _entropy(decoder: Decoder, config: Eval, params: Params, rollout: Rollout) -> jax.Array:
     """Sum over each completion of the policy's entropy, [B] in nats."""
     hidden = response_hidden(decoder, params, rollout, samples=config.samples)
     _, entropy = chunked_vocab.token_logp(

@@ -15,6 +15,7 @@ from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, put_global
+from jaxlab.runtime.sharding import ambient
 
 # Positions are told apart on a doubling scale that begins at this fraction of the trained length.
 FIRST_POSITIONS = 8
@@ -151,7 +152,7 @@ def _compiled(decoder: Decoder, mesh: Mesh) -> Any:
         wrong = ((1 - stats["accuracy"]) * mask).sum(1)
         return summed | {"count": mask.sum(0)}, ((wrong == 0) & batch.mask.any(1)).sum()
 
-    return jax.jit(sums, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(ambient(mesh)(sums), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _by_position(sums: Mapping[str, np.ndarray], trained: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxlab_kernels import gated_delta_from_logits, gated_delta_step
 from jaxlab_kernels.delta_rule import Rule
@@ -25,6 +26,7 @@ from jaxlab.nn.gates import LogDecay, projection
 from jaxlab.nn.linear import Linear
 from jaxlab.nn.norm import RMSNorm
 from jaxlab.nn.short_conv import ShortConv
+from jaxlab.runtime.sharding import dividing, shard_call
 
 # Queries and keys are divided by sqrt(|x|^2 + this), as in the released GDN and KDA.
 NORM_EPS = 1e-6
@@ -148,33 +150,32 @@ class GatedDelta(nn.Module):
         initial_state: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Output [B, T, HV, Dv] and last state, from the input and what the convolutions gave."""
-        query, key, value = self._heads(query, key, value)
-        decay, erase, write = self._gates(x)
-        if x.shape[1] == 1 and initial_state is not None:
-            y, state = gated_delta_step(
-                query[:, 0],
-                key[:, 0],
-                value[:, 0],
-                decay[:, 0],
-                erase[:, 0],
-                None if write is None else write[:, 0],
-                state=initial_state,
-                rule=self.rule,
-            )
-            return y[:, None], state
+        arrays = (*self._heads(query, key, value), *self._gates(x))
+        one = x.shape[1] == 1 and initial_state is not None
+        # Rows and heads do not know of each other: each device computes its own.
+        rows = dividing("data", x.shape[0])
+        heads = dividing("model", self.sizes.heads, self.sizes.value_heads)
+        call = shard_call(
+            self._one_token if one else self._tokens,
+            ((rows, None, heads), (rows, heads), (rows,)),
+            (PartitionSpec(rows, None, heads), PartitionSpec(rows, heads)),
+        )
+        return call(arrays, initial_state, segment_ids)
+
+    def _tokens(self, arrays, initial_state, segment_ids):
         return gated_delta_from_logits(
-            query,
-            key,
-            value,
-            decay,
-            erase,
-            write,
+            *arrays,
             gate_scale=self.rule.gate_scale,
             norm_eps=self.rule.norm_eps,
             form=self.rule.form,
             initial_state=initial_state,
             segment_ids=segment_ids,
         )
+
+    def _one_token(self, arrays, state, _):
+        arrays = jax.tree.map(lambda x: x[:, 0], arrays)
+        y, state = gated_delta_step(*arrays, state=state, rule=self.rule)
+        return y[:, None], state
 
     def _heads(
         self, query: jax.Array, key: jax.Array, value: jax.Array

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxlab.data.batch import right_pad
 from jaxlab.models.decoder import Decoder, Params, left_padded
 from jaxlab.runtime.mesh import host_batch_slice, put_global
-from jaxlab.runtime.sharding import Rules, infer
+from jaxlab.runtime.sharding import Rules, ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling.cache import repeat
 
@@ -84,7 +84,8 @@ class Policy:
         rows, lengths = put_global((rows[mine], lengths[mine]), self._mesh)
         if self._rules is not None:
             params = jax.device_put(params, infer(params, self._rules, self._mesh))
-        out = generate(self._decoder, params, rows, lengths, key, self._sampling)
+        with ambient(self._mesh):
+            out = generate(self._decoder, params, rows, lengths, key, self._sampling)
         return _assemble(
             rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id
         )

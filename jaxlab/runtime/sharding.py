@@ -4,8 +4,9 @@ Axis names that a mesh lacks count as unsharded everywhere in this file, so that
 serves a laptop with one device and a pod.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,6 +87,25 @@ def constrain(x: jax.Array, *spec: Any) -> jax.Array:
     if AxisType.Explicit in mesh.axis_types:
         return jax.sharding.reshard(x, kept)
     return jax.lax.with_sharding_constraint(x, kept)
+
+
+@contextlib.contextmanager
+def ambient(mesh: Mesh) -> Iterator[None]:
+    """What is traced inside has the mesh for `constrain` and `shard_call`; its arrays are on it.
+
+    Unlike `jax.set_mesh` it says nothing of where arrays are put. On one device it does nothing.
+    """
+    if mesh.size == 1:
+        yield
+    else:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            yield
+
+
+def dividing(axis: str, *sizes: int) -> str | None:
+    """The axis if the ambient mesh has it and it divides every size, else None."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return axis if axis in shape and all(size % shape[axis] == 0 for size in sizes) else None
 
 
 def shard_call(f: Callable, in_specs: Any, out_specs: Any) -> Callable:

@@ -27,6 +27,7 @@ from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, cropped, response_hidden, to_host
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.sharding import ambient
 from jaxlab.sampling import SamplingConfig
 from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
@@ -227,12 +228,14 @@ class _Run:
         self.evaluator = Evaluator(
             self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
         )
-        self.score = jax.jit(self._score)
+        self.score = jax.jit(ambient(self.mesh)(self._score))
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.update = jax.jit(
-            self._update, donate_argnums=0, out_shardings=(self.shardings, everywhere)
+            ambient(self.mesh)(self._update),
+            donate_argnums=0,
+            out_shardings=(self.shardings, everywhere),
         )
-        self.diagnose = jax.jit(self._diagnose, out_shardings=everywhere)
+        self.diagnose = jax.jit(ambient(self.mesh)(self._diagnose), out_shardings=everywhere)
 
     def program(self) -> Program:
         show = ("loss", "reward", "kl_reverse")

@@ -21,6 +21,7 @@ from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
+from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import microbatch, optim, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
@@ -166,7 +167,7 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
     return _Compiled(
         abstract,
         jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
-        jax.jit(update, donate_argnums=0, out_shardings=(shardings, everywhere)),
+        jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
     )
 
 

@@ -19,6 +19,7 @@ from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Data, Train
@@ -108,7 +109,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    update = jax.jit(update, donate_argnums=0, out_shardings=(shardings, everywhere))
+    update = jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere))
 
     def init() -> state.TrainState:
         params = source.load(mesh, config.mesh.rules)

@@ -13,6 +13,23 @@ import jax
 Implementations = Mapping[str, Callable[..., Any]]
 
 
+def platform() -> str:
+    """What arrays are put on where nothing else is said: "cpu", "gpu", "tpu" or another."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return jax.devices(device)[0].platform if isinstance(device, str) else device.platform
+
+
+def refuse_divided_mesh() -> None:
+    """Raises NotImplementedError where XLA would have to divide a kernel over an ambient mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if any(mesh.shape[name] > 1 for name in {*mesh.auto_axes, *mesh.explicit_axes}):
+        raise NotImplementedError(
+            f"XLA cannot divide a kernel over the mesh {dict(mesh.shape)}; call in jax.shard_map"
+        )
+
+
 def call(
     operation: str,
     implementations: Implementations,
@@ -26,7 +43,8 @@ def call(
     Args:
         operation: the operation's name, for messages.
         implementations: by name.
-        preferences: platform ("cpu", "gpu", "tpu") -> names in the order to try.
+        preferences: platform ("cpu", "gpu", "tpu") -> names in the order to try; other platforms
+            have those of "cpu", where XLA alone is asked for.
         implementation: a name to force, or None.
         *args: handed to the implementation.
         **options: handed to the implementation.
@@ -40,7 +58,7 @@ def call(
             message holds each one's reason.
     """
     if implementation is None:
-        names = preferences[jax.default_backend()]
+        names = preferences.get(platform(), preferences["cpu"])
     elif implementation in implementations:
         names = (implementation,)
     else:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jaxlab_kernels
 import numpy as np
 import pytest
-from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits
-from jaxlab_kernels.delta_rule import api, cases
+from jaxlab_kernels import dispatch, gated_delta, gated_delta_from_logits, gated_delta_step
+from jaxlab_kernels.delta_rule import api, cases, ring, ring_step
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,8 @@ def zeros(**shapes):
         ({"write": (1, 3, 4, 4)}, r"write has shape .*expected .*\[B, T, HV, Dv\] \(1, 3, 4, 5\)"),
         ({"erase": (1, 3, 4, 4), "write": None}, r"erase has shape .*Dk = Dv was expected"),
         ({"initial_state": (1, 2, 4, 5)}, r"initial_state has shape \(1, 2, 4, 5\); expected .*"),
+        ({"q": (1, 3, 2, 0), "k": (1, 3, 2, 0)}, r"q has shape \(1, 3, 2, 0\); expected Dk > 0"),
+        ({"q": (1, 3, 0, 4), "k": (1, 3, 0, 4)}, r"expected a multiple of the 0 heads"),
     ],
 )
 def test_wrong_shapes_are_named(shapes, message):
@@ -62,6 +64,56 @@ def test_wrong_choices_are_named():
     x = zeros()
     with pytest.raises(ValueError, match="gate_scale=3"):
         gated_delta_from_logits(x["q"], x["k"], x["v"], x["log_decay"], x["erase"], gate_scale=3.0)
+    with pytest.raises(ValueError, match=r"chunk_size=2.0 is not a power of two"):
+        gated_delta(**zeros(), chunk_size=2.0)
+    states = jnp.zeros((1, 0, 4, 4, 5))
+    with pytest.raises(ValueError, match=r"initial_state has shape .*expected N > 0"):
+        gated_delta(**zeros(), initial_state=states, segment_ids=jnp.ones((1, 3), int))
+
+
+def test_gates_are_named_as_the_caller_names_them():
+    x = zeros()
+    qkv, decay, beta = (x["q"], x["k"], x["v"]), x["log_decay"], x["erase"]
+    with pytest.raises(ValueError, match=r"erase_logits has shape \(1, 3, 2\); expected"):
+        gated_delta_from_logits(*qkv, decay, beta[..., :2])
+    with pytest.raises(ValueError, match="write_logits has dtype int32"):
+        gated_delta_from_logits(*qkv, decay, beta, beta.astype(int))
+    with pytest.raises(ValueError, match="delta_net: beta has dtype int32"):
+        jaxlab_kernels.delta_net(*qkv, beta.astype(int))
+    with pytest.raises(ValueError, match=r"gdn: beta has shape .*\[B, T, HV\] \(1, 3, 4\)"):
+        jaxlab_kernels.gdn(*qkv, decay, beta[:, :2])
+    with pytest.raises(TypeError, match=r"gdn\(\) takes no write"):
+        jaxlab_kernels.gdn(*qkv, decay, beta, write=beta)
+
+
+def test_the_scale_is_a_number():
+    x = zeros()
+    jax.jit(lambda: gated_delta(**x, scale=jnp.float32(0.5)))
+    gated_delta(**x, scale=jnp.float32(0.5))
+    with pytest.raises(ValueError, match="scale is traced"):
+        jax.jit(lambda scale: gated_delta(**x, scale=scale))(0.5)
+    # States of segments are read as outputs are, at whatever scale.
+    states = jnp.arange(40.0).reshape(1, 1, 2, 4, 5)
+    x = zeros(v=(1, 3, 2, 5), log_decay=(1, 3, 2), erase=(1, 3, 2), write=None)
+    ids = jnp.ones((1, 3), int)
+    out, after = gated_delta(**x, scale=0.0, initial_state=states, segment_ids=ids)
+    np.testing.assert_array_equal(out, 0)
+    np.testing.assert_array_equal(after, states)
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "recurrent", "reference"])
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_nothing_in_nothing_out(implementation, name):
+    """No rows; no channels of values."""
+    x = zeros()
+    x = {n: a[:0] for n, a in x.items()} if name == "q" else x | {"v": x["v"][..., :0]}
+
+    def loss(x):
+        out, state = gated_delta(**x, implementation=implementation)
+        return jnp.sum(out) + jnp.sum(state)
+
+    gradients = jax.grad(loss)(x)
+    assert {n: g.shape for n, g in gradients.items()} == {n: a.shape for n, a in x.items()}
 
 
 def test_debug_names_the_first_bad_value(monkeypatch):
@@ -90,6 +142,12 @@ def test_debug_names_the_first_bad_value(monkeypatch):
     with pytest.raises(ValueError, match=r"v\[0, 2, 1, 4\] is nan"):
         gated_delta(**nan)
     gated_delta(**nan, segment_ids=jnp.array([[1, 1, 0]]))
+    state = jnp.zeros((1, 4, 4, 5)).at[0, 3, 2, 1].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"state\[0, 3, 2, 1\] is nan"):
+        gated_delta_step(**{name: x[:, 0] for name, x in zeros().items()}, state=state)
+    wrong = {name: x[:, 2] for name, x in nan.items()}
+    with pytest.raises(ValueError, match=r"v\[0, 1, 4\] is nan"):
+        ring_step(**wrong, ring=ring(jnp.zeros_like(state), 2))
 
 
 def test_sizes_choose_the_implementation(monkeypatch):
@@ -120,6 +178,30 @@ def test_dispatch_reports_every_reason():
         dispatch.call("op", table, {platform: ("a", "b")}, None, 1)
     with pytest.raises(NotImplementedError, match="op: nothing takes this call; a: only even"):
         dispatch.call("op", table, {platform: ("c",)}, "a", 1)
+
+
+def test_the_platform_is_that_of_new_arrays(monkeypatch):
+    table = {"plain": lambda x: x, "fast": lambda x: -x}
+    order = {"cpu": ("plain",), "gpu": ("fast",)}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert dispatch.call("op", table, order, None, 1) == -1
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert dispatch.call("op", table, order, None, 1) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "METAL")
+    assert dispatch.call("op", table, order, None, 1) == 1
+
+
+@pytest.mark.parametrize("implementation", ["triton", "pallas"])
+def test_kernels_refuse_to_be_divided(implementation):
+    x = zeros(v=(1, 3, 4, 8), q=(1, 3, 2, 8), k=(1, 3, 2, 8))
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        with pytest.raises(NotImplementedError, match=r"over the mesh .*call in jax.shard_map"):
+            gated_delta(**x, implementation=implementation)
+        if implementation == "triton":
+            step = {name: a[:, 0] for name, a in x.items()} | {"state": jnp.zeros((1, 4, 8, 8))}
+            with pytest.raises(NotImplementedError, match=r"call in jax.shard_map"):
+                gated_delta_step(**step, implementation="triton")
 
 
 def test_the_kernels_import_neither_flax_nor_jaxlab():

@@ -1,4 +1,4 @@
-"""Run by delta_rule_calls_test.py: both ways of scanning on a 2 x 4 mesh of explicit axes."""
+"""Run by delta_rule_calls_test.py: in shard_map and not, on a mesh of explicit axes."""
 
 import os
 import pathlib
@@ -27,6 +27,10 @@ def loss(arguments, implementation):
     return jnp.sum(out**2) + jnp.sum(state**2)
 
 
+def close(expected, actual):
+    np.testing.assert_allclose(expected, actual, atol=1e-6)
+
+
 def main() -> None:
     """Compares gradients with and without the mesh."""
     arguments = cases.make(CASE, dtype=np.float32)
@@ -44,8 +48,8 @@ def main() -> None:
         with jax.set_mesh(mesh):
             sharded = jax.device_put(arguments, NamedSharding(mesh, spec))
             mapped = jax.shard_map(local, in_specs=(spec,), out_specs=spec)
-            actual = jax.jit(mapped)(sharded)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, actual)
+            for way in (mapped, local):
+                jax.tree.map(close, expected, jax.jit(way)(sharded))
 
 
 if __name__ == "__main__":

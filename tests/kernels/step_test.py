@@ -97,6 +97,18 @@ def test_rolled_back_tokens_leave_no_trace(name):
         np.testing.assert_allclose(step.settle(ring)[row], state[0], atol=1e-13)
 
 
+def test_taking_back_none_all_or_one_of_every_row():
+    key = jax.random.key(0)
+    filled = step.Ring(*(jax.random.normal(key, shape) for shape in
+                         ((2, 1, 3, 3), (2, 4, 1, 3), (2, 4, 1, 3), (2, 4, 1, 3))))  # fmt: skip
+    for count in (0, -1, jnp.array([0, -3])):
+        jax.tree.map(np.testing.assert_array_equal, step.rollback(filled, count), filled)
+    one = step.rollback(filled, 1)
+    np.testing.assert_array_equal(one.u[:, 1:], filled.u[:, :-1])
+    np.testing.assert_array_equal(one.u[:, 0], 0)
+    np.testing.assert_array_equal(step.rollback(filled, 9).b, 0)
+
+
 def test_wrong_shapes_are_named():
     x = jnp.zeros((2, 3, 4))
     with pytest.raises(ValueError, match=r"^state has shape \(2, 3, 4\); expected \[B, HV"):

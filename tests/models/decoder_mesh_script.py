@@ -12,7 +12,7 @@ from configs import common
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
 from jaxlab.nn.delta_config import DeltaConfig
-from jaxlab.runtime.sharding import infer
+from jaxlab.runtime.sharding import ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
 
 CONFIG = presets.decoder("tiny", num_heads=8, num_kv_heads=4, scan_layers=True)
@@ -75,7 +75,8 @@ def check_hybrid():
         logits = model.apply({"params": params}, tokens, None, segment_ids)
         return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0] ** 2), logits
 
-    train = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    gradients = jax.value_and_grad(loss, has_aux=True)
+    train = jax.jit(gradients)
     forward = jax.jit(lambda *args: loss(*args)[1])
 
     def complete(params, tokens):
@@ -99,6 +100,12 @@ def check_hybrid():
         assert_close(expected[0][1], compiled(placed, *batch))
         np.testing.assert_array_equal(expected_tokens, complete(placed, batch[0]))
         print("hybrid DECODING")
+    # As trainers have it: the mesh is known while they trace, and kernels see a device's share.
+    lowered = jax.jit(ambient(mesh)(gradients)).lower(placed, *batch)
+    assert "sdy.manual_computation" in lowered.as_text()
+    assert "sdy.manual_computation" not in train.lower(placed, *batch).as_text()
+    assert_close(expected, lowered.compile()(placed, *batch))
+    print("hybrid ambient")
     # The heads stay where they are: partial sums are added up, and nothing else is exchanged.
     exchanged = re.findall(r" (all-\w+|collective-permute|reduce-scatter)\(", compiled.as_text())
     assert set(exchanged) == {"all-reduce"}, exchanged

@@ -1,6 +1,10 @@
 """Next-token runs: what they learn, what they leave, and that they resume bit for bit."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,6 +15,8 @@ from jaxlab.config import ConfigError
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.trainers.exporting import export
 
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
 TIMES = ("step_seconds", "tokens_per_second")
 
 
@@ -191,3 +197,16 @@ def test_a_model_without_words_is_exported_without_a_tokenizer(reference, tmp_pa
     out = export(reference, tmp_path / "hf")
     assert {path.name for path in out.iterdir()} >= {"config.json", "model.safetensors"}
     assert not (out / "tokenizer.json").exists()
+
+
+def test_each_device_has_rows_of_its_own_in_the_kernels(tmp_path):
+    """Which XLA cannot divide. One token is what parameters are drawn with."""
+    process = subprocess.run(
+        [sys.executable, str(HERE / "delta_devices_program.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stdout.splitlines()[-1] == "[(1, ()), (16, ('data',))]"

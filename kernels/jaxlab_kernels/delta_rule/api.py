@@ -5,13 +5,14 @@ goes with key head i // (HV / H)), Dk and Dv their sizes.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
-from jaxlab_kernels.delta_rule.checks import check, check_values
+from jaxlab_kernels.delta_rule.checks import check, check_values, static_scale
 from jaxlab_kernels.delta_rule.chunked import chunked
 from jaxlab_kernels.delta_rule.gpu import triton
 from jaxlab_kernels.delta_rule.reference import recurrence
@@ -180,55 +181,80 @@ def gated_delta_from_logits(
 
 
 def delta_net(q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array, **options):
-    """DeltaNet (arXiv 2406.06484): beta [B, T, HV], no decay. Options of `gated_delta`."""
-    _check_gates("delta_net", v, beta=(beta, False))
+    """DeltaNet (arXiv 2406.06484): beta [B, T, HV], no decay. Options of `gated_delta`.
+
+    These and the other named calls take neither `form` nor a gate that is not among their own.
+    """
+    _check_gates("delta_net", k, v, options, beta=(beta, None))
     return gated_delta(q, k, v, jnp.zeros_like(beta), beta, **options)
 
 
 def gdn(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
         **options):  # fmt: skip
     """Gated DeltaNet (arXiv 2412.06464): log_decay and beta [B, T, HV]."""
-    _check_gates("gdn", v, log_decay=(log_decay, False), beta=(beta, False))
+    _check_gates("gdn", k, v, options, log_decay=(log_decay, None), beta=(beta, None))
     return gated_delta(q, k, v, log_decay, beta, **options)
 
 
 def kda(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
         **options):  # fmt: skip
     """Kimi Delta Attention (arXiv 2510.26692): log_decay [B, T, HV, Dk], beta [B, T, HV]."""
-    _check_gates("kda", v, log_decay=(log_decay, True), beta=(beta, False))
+    _check_gates("kda", k, v, options, log_decay=(log_decay, k), beta=(beta, None))
     return gated_delta(q, k, v, log_decay, beta, **options)
 
 
 def fg2(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, beta: jax.Array,
         **options):  # fmt: skip
     """FG2-GDN: log_decay and beta [B, T, HV, Dk]; beta gates keys and values, so Dk = Dv."""
-    _check_gates("fg2", v, log_decay=(log_decay, True), beta=(beta, True))
+    _check_gates("fg2", k, v, options, log_decay=(log_decay, k), beta=(beta, k))
     return gated_delta(q, k, v, log_decay, beta, **options)
 
 
 def fg2_plus(q: jax.Array, k: jax.Array, v: jax.Array, log_decay: jax.Array, erase: jax.Array,
              write: jax.Array, **options):  # fmt: skip
     """FG2-GDN+: log_decay and erase [B, T, HV, Dk], write [B, T, HV, Dv]."""
-    _check_gates("fg2_plus", v, log_decay=(log_decay, True), erase=(erase, True),
-                 write=(write, True))  # fmt: skip
+    _check_gates("fg2_plus", k, v, options, log_decay=(log_decay, k), erase=(erase, k),
+                 write=(write, v))  # fmt: skip
     return gated_delta(q, k, v, log_decay, erase, write, **options)
 
 
-def _check_gates(name: str, v: jax.Array, **gates: tuple[jax.Array, bool]) -> None:
-    for gate, (x, per_channel) in gates.items():
-        if x.ndim != v.ndim - (not per_channel):
-            expected = "[B, T, HV, D]" if per_channel else "[B, T, HV]"
-            raise ValueError(f"{name}: {gate} has shape {x.shape}; expected {expected}")
+def _check_gates(
+    name: str,
+    k: jax.Array,
+    v: jax.Array,
+    options: Mapping[str, Any],
+    **gates: tuple[jax.Array, jax.Array | None],
+) -> None:
+    """Raises ValueError for a gate that does not have the channels of k or v, or one per head."""
+    for option in ("form", "erase", "write"):
+        if option in options:
+            raise TypeError(f"{name}() takes no {option}; gated_delta does")
+    if k.ndim != 4 or v.ndim != 4:
+        return  # which `check` names
+    for gate, (x, like) in gates.items():
+        channels = "" if like is None else ", Dk" if like is k else ", Dv"
+        expected = (*v.shape[:3], *(() if like is None else like.shape[3:]))
+        if x.shape != expected:
+            raise ValueError(
+                f"{name}: {gate} has shape {x.shape}; expected [B, T, HV{channels}] {expected}"
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{name}: {gate} has dtype {x.dtype}; expected a floating dtype")
 
 
 def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_ids, chunk_size,
          implementation, axis_name):  # fmt: skip
-    check(rule, q, k, v, log_decay, erase, write, initial_state, segment_ids)
-    if chunk_size is not None and (chunk_size < 1 or chunk_size & (chunk_size - 1)):
+    gates = ("erase_logits", "write_logits") if rule.logits else ("erase", "write")
+    names = (*gates, "initial_state")
+    check(rule, q, k, v, log_decay, erase, write, initial_state, segment_ids, names=names)
+    if chunk_size is not None and (
+        not isinstance(chunk_size, int) or chunk_size < 1 or chunk_size & (chunk_size - 1)
+    ):
         raise ValueError(f"chunk_size={chunk_size} is not a power of two")
+    scale = static_scale(scale, k.shape[-1])
     check_values(
         rule, None if segment_ids is None else segment_ids == 0, q=q, k=k, v=v,
-        log_decay=log_decay, erase=erase, write=write, initial_state=initial_state,
+        log_decay=log_decay, erase=erase, write=write, initial_state=initial_state, names=names,
     )  # fmt: skip
     dtype = compute_dtype(q, k, v, log_decay, erase, write, initial_state)
     per_segment = initial_state is not None and initial_state.ndim == 5
@@ -245,9 +271,8 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
     if initial_state is None:
         initial_state = empty_state(v, k.shape[-1], dtype)
     inputs = Inputs(q, k, v, log_decay, erase, write, initial_state.astype(dtype))
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
 
-    def local(inputs):
+    def local(inputs, scale=scale):
         key_dim, value_dim = inputs.initial_state.shape[-2:]
         order = preferences(key_dim, value_dim, inputs.v.shape[1])
         return dispatch.call("gated_delta", IMPLEMENTATIONS, order, implementation,
@@ -255,8 +280,9 @@ def _run(rule, q, k, v, log_decay, erase, write, scale, initial_state, segment_i
 
     if per_segment:
         where = layout(segment_ids, initial_state.shape[1], k.shape[-1])
-        out, states = extract(local(insert(rule, inputs, where))[0], scale, where)
-        return out.astype(v.dtype), states
+        # States are read as outputs are, but as they are.
+        out, states = extract(local(insert(rule, inputs, where), scale=1.0)[0], where)
+        return (scale * out).astype(v.dtype), states
     if axis_name is None:
         return local(inputs)
     return across_shards(local, rule, inputs, axis_name)

@@ -21,7 +21,7 @@ def check(
     initial_state: jax.Array | None,
     segment_ids: jax.Array | None = None,
     lead: str = "BT",
-    state_name: str = "initial_state",
+    names: Sequence[str] = ("erase", "write", "initial_state"),
 ) -> None:
     """Raises a ValueError that names the argument, its shape and what was expected.
 
@@ -36,14 +36,17 @@ def check(
         initial_state: [B, HV, Dk, Dv], with segment_ids also [B, N, HV, Dk, Dv], or None.
         segment_ids: [B, T] or None.
         lead: the leading axes, "BT" or "B".
-        state_name: what the caller calls initial_state.
+        names: what the caller calls erase, write and initial_state.
     """
     if rule.form not in FORMS:
         raise ValueError(f"form={rule.form!r} is not one of {', '.join(FORMS)}")
     axes = ", ".join(lead)
+    erase_name, write_name, state_name = names
     rank = len(lead) + 2
     if q.ndim != rank:
         raise ValueError(f"q has shape {q.shape}; expected [{axes}, H, Dk]")
+    if q.shape[-1] == 0:
+        raise ValueError(f"q has shape {q.shape}; expected Dk > 0")
     _expect("k", k, f"[{axes}, H, Dk] of q", q.shape)
     if v.ndim != rank or v.shape[:-2] != q.shape[:-2]:
         raise ValueError(f"v has shape {v.shape}; expected [{axes}, HV, Dv] beside q {q.shape}")
@@ -58,18 +61,18 @@ def check(
     )
     expected = f"[{axes}, HV] {scalar} or [{axes}, HV, Dk] {by_key}"
     _expect("log_decay", log_decay, expected, scalar, by_key)
-    _expect("erase", erase, expected, scalar, by_key)
+    _expect(erase_name, erase, expected, scalar, by_key)
     if write is not None:
         if rule.form == "left":
             raise ValueError(
-                f"write has shape {write.shape}; form='left' has one gate, expected write=None"
+                f"{write_name} has shape {write.shape}; form='left' has one gate, expected None"
             )
         expected = f"[{axes}, HV] {scalar} or [{axes}, HV, Dv] {by_value}"
-        _expect("write", write, expected, scalar, by_value)
+        _expect(write_name, write, expected, scalar, by_value)
     elif rule.form != "left" and erase.ndim == rank and key_dim != value_dim:
         raise ValueError(
-            f"erase has shape {erase.shape} and v {v.shape}: with write=None the gate serves keys "
-            f"and values, so Dk = Dv was expected; give a write gate"
+            f"{erase_name} has shape {erase.shape} and v {v.shape}: with {write_name}=None the "
+            f"gate serves keys and values, so Dk = Dv was expected; give a write gate"
         )
     if initial_state is not None:
         shape = (front[0], value_heads, key_dim, value_dim)
@@ -80,11 +83,13 @@ def check(
         else:
             expected += " or [B, N, HV, Dk, Dv], a state per segment"
             _expect(state_name, initial_state, expected, shape, by_segment)
+            if initial_state.ndim == 5 and initial_state.shape[1] == 0:
+                raise ValueError(f"{state_name} has shape {initial_state.shape}; expected N > 0")
     if segment_ids is not None:
         _expect("segment_ids", segment_ids, f"[B, T] {front}", front)
         if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
             raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")
-    floats = {"q": q, "k": k, "v": v, "log_decay": log_decay, "erase": erase, "write": write}
+    floats = {"q": q, "k": k, "v": v, "log_decay": log_decay, erase_name: erase, write_name: write}
     for name, x in {**floats, state_name: initial_state}.items():
         if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name} has dtype {x.dtype}; expected a floating dtype")
@@ -101,31 +106,46 @@ def check_values(
     erase: jax.Array,
     write: jax.Array | None,
     initial_state: jax.Array | None,
+    names: Sequence[str] = ("erase", "write", "initial_state"),
 ) -> None:
     """With JAXLAB_DEBUG=1: a ValueError that names the first index that holds a bad value.
 
     Bad are NaN anywhere, log_decay > 0, and gates outside [0, 2] (logits may be anything).
     Concrete arrays are checked at once; traced ones by `jax.debug.callback` when the program
     runs, where the ValueError arrives inside JAX's own runtime error. Positions in padding
-    (bool [B, T]) do not count.
+    (bool [B, T]) do not count. For names see `check`.
     """
-    if os.environ.get("JAXLAB_DEBUG") != "1":
+    if os.environ.get("JAXLAB_DEBUG", "0") in ("", "0"):
         return
+    erase_name, write_name, state_name = names
     highest = float("inf") if rule.logits else 2.0
     lowest = -highest if rule.logits else 0.0
-    bounds = {"log_decay": (-float("inf"), 0.0), "erase": (lowest, highest)}
-    bounds["write"] = bounds["erase"]
-    arrays = {"q": q, "k": k, "v": v, "log_decay": log_decay, "erase": erase, "write": write,
-              "initial_state": initial_state}  # fmt: skip
+    bounds = {"log_decay": (-float("inf"), 0.0), erase_name: (lowest, highest)}
+    bounds[write_name] = bounds[erase_name]
+    arrays = {"q": q, "k": k, "v": v, "log_decay": log_decay, erase_name: erase, write_name: write,
+              state_name: initial_state}  # fmt: skip
     for name, x in arrays.items():
         if x is None:
             continue
         low, high = bounds.get(name, (-float("inf"), float("inf")))
-        skip = None if name == "initial_state" else padding
+        skip = None if name == state_name else padding
         if isinstance(x, jax.core.Tracer) or isinstance(skip, jax.core.Tracer):
             jax.debug.callback(_raise_at_bad, x, skip, name=name, low=low, high=high)
         else:
             _raise_at_bad(x, skip, name=name, low=low, high=high)
+
+
+def static_scale(scale: float | None, key_dim: int) -> float:
+    """The factor of the output as a number.
+
+    Raises:
+        ValueError: it is traced: kernels are built for its value.
+    """
+    if scale is None:
+        return key_dim**-0.5
+    if isinstance(scale, jax.core.Tracer):
+        raise ValueError("scale is traced; expected a number (scale q or the output instead)")
+    return float(scale)
 
 
 def _expect(name: str, x: jax.Array, expected: str, *shapes: Sequence[int]) -> None:

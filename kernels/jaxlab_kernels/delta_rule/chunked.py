@@ -47,7 +47,7 @@ def chunked(
         out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
     """
     length = inputs.v.shape[1]
-    if length == 0:
+    if 0 in inputs.v.shape:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     # A chunk's saved state is worth Dk tokens of values: larger states, longer chunks.
     saved = 32 if inputs.k.shape[-1] >= 128 else 16
@@ -214,9 +214,7 @@ def _decay_weights(log_decay: jax.Array) -> list[jax.Array]:
 def _decay_weights_fwd(log_decay):
     # By sums between tokens here: for the gradient the same table adds up what each sum receives.
     *front, size, width = log_decay.shape
-    spans = jnp.asarray(_spans(size), log_decay.dtype)
-    # With the batch axes of the other operand the product needs no transposition.
-    sums = _matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), log_decay)
+    sums = _matmul(_repeated(_spans(size), log_decay), log_decay)
     sizes = [size // 2] * (2 * (size.bit_length() - 1)) + [size, size]
     flat = jax.lax.split(jnp.exp(sums), sizes, axis=len(front))
     weights = [
@@ -230,11 +228,16 @@ def _decay_weights_bwd(weights, cotangents):
     *front, size, width = weights[-1].shape
     pairs = zip(cotangents, weights, strict=True)
     d_sums = jnp.concatenate([(d * x).reshape(*front, -1, width) for d, x in pairs], axis=-2)
-    spans = jnp.asarray(_spans(size).T, d_sums.dtype)
-    return (_matmul(jnp.broadcast_to(spans, (*front, *spans.shape)), d_sums),)
+    return (_matmul(_repeated(_spans(size).T, d_sums), d_sums),)
 
 
 _decay_weights.defvjp(_decay_weights_fwd, _decay_weights_bwd)
+
+
+def _repeated(matrix: np.ndarray, like: jax.Array) -> jax.Array:
+    """The matrix for each of the leading axes of like: so a product with it turns nothing."""
+    matrix = matrix.reshape((1,) * (like.ndim - 2) + matrix.shape)
+    return jnp.zeros_like(like[..., :1, :1]) + jnp.asarray(matrix, like.dtype)
 
 
 @functools.cache
@@ -295,7 +298,7 @@ def _products_of_channels(a, q, b, levels) -> tuple[jax.Array, jax.Array]:
 def _products_of_heads(a, q, b, levels) -> tuple[jax.Array, jax.Array]:
     """`_products_of_channels` where all channels decay alike: one product, then its weights."""
     *front, size, _ = b.shape
-    weights = jnp.ones((*front, size, 1, 1), b.dtype)
+    weights = jnp.ones_like(b[..., :1])[..., None]
     for until, since in _in_pairs(levels):
         weights = _doubled(weights, since * jnp.swapaxes(until, -1, -2))
     weights = weights.reshape(*front, size, size)
@@ -378,7 +381,8 @@ def _inverse(inner: jax.Array) -> jax.Array:
     the program that waits for them: as many at once as it has threads wait for ever.
     """
     *front, size, _ = inner.shape
-    blocks = jnp.ones((*front, size, 1, 1), inner.dtype)
+    # Made from an operand, as are all constants with its axes: so they have its sharding.
+    blocks = jnp.ones_like(inner[..., :1])[..., None]
     half = 1
     while half < size:
         borders = range(half, size, 2 * half)

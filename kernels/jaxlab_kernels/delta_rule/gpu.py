@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule import launches
 from jaxlab_kernels.delta_rule.launches import Launch, Operands, Spec
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
@@ -57,11 +58,12 @@ def triton(
         raise NotImplementedError(
             f"head sizes {key_dim} and {value_dim}; the kernels take up to {launches.DIMS[-1]}"
         )
+    dispatch.refuse_divided_mesh()
     if launch is None:
         launch = gpu_launch()
         processors = processors or jax.devices()[0].core_count
     options = {"chunk": chunk_size, "processors": processors or H200_PROCESSORS}
-    if inputs.v.shape[1] == 0:
+    if 0 in inputs.v.shape:
         return jnp.zeros_like(inputs.v), inputs.initial_state
     out, state = _core(_Call(launch, options), prologue(rule, inputs, scale))
     return out[..., :value_dim].astype(inputs.v.dtype), state[:, :, :key_dim, :value_dim]
@@ -91,6 +93,7 @@ def triton_step(
     """
     if any(x is not None and x.dtype == jnp.float64 for x in arrays):
         raise NotImplementedError("float64; the kernel takes float32, bfloat16 and float16")
+    dispatch.refuse_divided_mesh()
     launch = gpu_launch() if launch is None else launch
     calls = (
         _folding(functools.partial(launches.step, launch, rule, scale)),

@@ -92,8 +92,10 @@ def insert(rule: Rule, inputs: Inputs, where: Layout) -> Inputs:
     )
 
 
-def extract(out: jax.Array, scale: float, where: Layout) -> tuple[jax.Array, jax.Array]:
+def extract(out: jax.Array, where: Layout) -> tuple[jax.Array, jax.Array]:
     """Of the outputs [B, T + 2 N Dk, HV, Dv] those of tokens, and the states after segments.
+
+    The outputs are those of a scale of 1.
 
     Returns:
         [B, T, HV, Dv], NaN for those of segments after the N-th, and [B, N, HV, Dk, Dv].
@@ -101,6 +103,6 @@ def extract(out: jax.Array, scale: float, where: Layout) -> tuple[jax.Array, jax
     batch, count, key_dim = where.after.shape
     rows = jnp.arange(batch)[:, None]
     tokens = out.at[rows, where.tokens].get(mode="fill", fill_value=jnp.nan)
-    read = out[rows, where.after.reshape(batch, -1)] / scale
+    read = out[rows, where.after.reshape(batch, -1)]
     states = read.reshape(batch, count, key_dim, *out.shape[2:])
     return tokens, jnp.moveaxis(states, 2, 3)

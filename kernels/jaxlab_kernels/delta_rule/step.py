@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
-from jaxlab_kernels.delta_rule.checks import check
+from jaxlab_kernels.delta_rule.checks import check, check_values, static_scale
 from jaxlab_kernels.delta_rule.gpu import triton_step
 from jaxlab_kernels.delta_rule.rule import Rule, compute_dtype, log_decays, operands
 
@@ -67,11 +67,12 @@ def gated_delta_step(
         argument is).
 
     Raises:
-        ValueError: an argument has the wrong shape or dtype.
+        ValueError: an argument has the wrong shape or dtype; with JAXLAB_DEBUG=1 also values, as
+            in `gated_delta`.
         NotImplementedError: the named implementation does not take the call.
     """
-    check(rule, q, k, v, log_decay, erase, write, state, lead="B", state_name="state")
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
+    _check("state", rule, q, k, v, log_decay, erase, write, state)
+    scale = static_scale(scale, k.shape[-1])
     state = state.astype(compute_dtype(q, k, v, log_decay, erase, write, state))
     return dispatch.call("gated_delta_step", STEPS, PREFERENCES, implementation,
                          rule, q, k, v, log_decay, erase, write, state, scale=scale)  # fmt: skip
@@ -135,7 +136,8 @@ def ring_step(
     Raises:
         ValueError: an argument has the wrong shape or dtype.
     """
-    check(rule, q, k, v, log_decay, erase, write, ring.state, lead="B", state_name="ring.state")
+    _check("ring.state", rule, q, k, v, log_decay, erase, write, ring.state)
+    scale = static_scale(scale, k.shape[-1])
     q, a, b, z, log_decay, state = _prepared(
         rule, q, k, v, log_decay, erase, write, ring.state, scale
     )
@@ -160,13 +162,15 @@ def rollback(ring: Ring, count: jax.Array) -> Ring:
 
     Args:
         ring: as returned by `ring_step`.
-        count: int [B], how many tokens of each row to take back, at most those that the ring
-            holds. It holds one more after every step, up to its capacity, and `count` fewer after
-            this; taking back more than it holds takes back those it holds.
+        count: int [B] or one number, how many tokens of each row to take back, at most those
+            that the ring holds; below 0 none. It holds one more after every step, up to its
+            capacity, and `count` fewer after this; taking back more than it holds takes back those
+            it holds.
 
     Returns:
         The ring as it was before those tokens.
     """
+    count = jnp.broadcast_to(jnp.maximum(count, 0), ring.b.shape[:1])
     source = jnp.arange(ring.b.shape[1])[None] - count[:, None]
 
     def shifted(x):
@@ -184,10 +188,16 @@ def settle(ring: Ring) -> jax.Array:
     return state
 
 
+def _check(state_name, rule, q, k, v, log_decay, erase, write, state):
+    names = ("erase", "write", state_name)
+    check(rule, q, k, v, log_decay, erase, write, state, lead="B", names=names)
+    check_values(rule, None, q=q, k=k, v=v, log_decay=log_decay, erase=erase, write=write,
+                 initial_state=state, names=names)  # fmt: skip
+
+
 def _prepared(rule, q, k, v, log_decay, erase, write, state, scale):
     dtype = compute_dtype(q, k, v, log_decay, erase, write, state)
     q, a, b, z = operands(rule, dtype, q, k, v, erase, write)
-    scale = k.shape[-1] ** -0.5 if scale is None else scale
     return q * scale, a, b, z, log_decays(dtype, log_decay, v), state.astype(dtype)
 
 

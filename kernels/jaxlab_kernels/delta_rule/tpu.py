@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule import tpu_kernels
 from jaxlab_kernels.delta_rule.chunked import span_table, whole_chunks
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
@@ -62,11 +63,7 @@ def pallas(
     size = CHUNK if chunk_size is None else chunk_size
     if size not in CHUNKS:
         raise NotImplementedError(f"chunk_size={size}; the kernels take {CHUNKS}")
-    mesh = jax.sharding.get_abstract_mesh()
-    if any(mesh.shape[name] > 1 for name in {*mesh.auto_axes, *mesh.explicit_axes}):
-        raise NotImplementedError(
-            f"XLA cannot divide a kernel over the mesh {dict(mesh.shape)}; call in jax.shard_map"
-        )
+    dispatch.refuse_divided_mesh()
     length = inputs.v.shape[1]
     if 0 in inputs.v.shape:
         return jnp.zeros_like(inputs.v), inputs.initial_state
