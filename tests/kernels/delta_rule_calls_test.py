@@ -150,7 +150,7 @@ def test_debug_names_the_first_bad_value(monkeypatch):
         ring_step(**wrong, ring=ring(jnp.zeros_like(state), 2))
 
 
-def test_sizes_choose_the_implementation(monkeypatch):
+def test_sizes_choose_the_implementation(monkeypatch, on_a_cpu):
     called = []
     for name in list(api.IMPLEMENTATIONS):
         record = functools.partial(lambda name, *args, **options: called.append(name), name)

@@ -572,8 +572,10 @@ def test_reductions():
     fg2_plus, kda, gdn, delta_net = (
         jax.jit(getattr(jaxlab_kernels, name)) for name in ("fg2_plus", "kda", "gdn", "delta_net")
     )
+    # The platform's own choice; a GPU's is Triton, which takes float32 as three TF32 products.
+    bound = 5e-7 if jax.default_backend() == "cpu" else 2e-5
     of_channels = kda(q, k, v, keys(decay), beta)
     plus = fg2_plus(q, k, v, keys(decay), keys(beta), wide(beta, case.value_dim))
-    assert_close(plus, of_channels, 5e-7)
-    assert_close(of_channels, gdn(q, k, v, decay, beta), 5e-7)
-    assert_close(gdn(q, k, v, 0 * decay, beta), delta_net(q, k, v, beta), 5e-7)
+    assert_close(plus, of_channels, bound)
+    assert_close(of_channels, gdn(q, k, v, decay, beta), bound)
+    assert_close(gdn(q, k, v, 0 * decay, beta), delta_net(q, k, v, beta), bound)

@@ -2,7 +2,8 @@
 
     python tests/kernels/triton_compile_script.py 90 all
 
-Prints a JSON list: kernel, sizes, shared memory and bytes of registers spilled per thread.
+Prints a JSON list: kernel, sizes, shared memory, bytes of registers spilled per thread, and what is
+computed of the program's number in 32 bits.
 """
 
 import json
@@ -53,6 +54,28 @@ def stack_bytes(cubin: bytes) -> int:
     return max(int(x) for x in re.findall(r"STACK:(\d+)", text.stdout))
 
 
+def narrow(ttir: str) -> list[str]:
+    """Lines that multiply or add a number of the order of the programs' in 32 bits.
+
+    Offsets begin with the program's number. Divided it still grows with the call, until it is
+    widened; a remainder does not.
+    """
+    found, large = [], set()
+    for line in ttir.splitlines():
+        match = re.match(r"\s*(%\w+) = ([\w.]+) ?([^:]*)", line)
+        if not match:
+            continue
+        result, operation, rest = match.groups()
+        operands = re.findall(r"%\w+", rest)
+        if operation == "tt.get_program_id" or (
+            operation == "arith.divsi" and operands[0] in large
+        ):
+            large.add(result)
+        elif operation in ("arith.muli", "arith.addi", "tt.splat") and large & set(operands):
+            found.append(line.strip())
+    return found
+
+
 def compiler(capability: int, size: dict[str, Any], rows: list[dict[str, Any]]) -> launches.Launch:
     """A launch that compiles instead of running."""
     done = set()
@@ -75,7 +98,7 @@ def compiler(capability: int, size: dict[str, Any], rows: list[dict[str, Any]]) 
         compiled = triton.compile(source, target=target, options=options)
         rows.append({
             "kernel": kernel.__name__, **size, "shared": compiled.metadata.shared,
-            "spilled": stack_bytes(compiled.asm["cubin"]),
+            "spilled": stack_bytes(compiled.asm["cubin"]), "narrow": narrow(compiled.asm["ttir"]),
         })  # fmt: skip
         return results
 

@@ -5,6 +5,7 @@ differentiates that; the kernels see nothing else. jax-triton and Triton are imp
 implementation is called: neither is needed to import this package.
 """
 
+import concurrent.futures
 import functools
 import importlib
 import inspect
@@ -61,7 +62,7 @@ def triton(
     dispatch.refuse_divided_mesh()
     if launch is None:
         launch = gpu_launch()
-        processors = processors or jax.devices()[0].core_count
+        processors = processors or getattr(jax.devices()[0], "core_count", None)
     options = {"chunk": chunk_size, "processors": processors or H200_PROCESSORS}
     if 0 in inputs.v.shape:
         return jnp.zeros_like(inputs.v), inputs.initial_state
@@ -149,14 +150,50 @@ def gpu_launch() -> Launch:
     if "rocm" in device.client.platform_version.lower():
         raise NotImplementedError("needs an NVIDIA GPU; jax runs on ROCm")
     for name in ("triton", "jax_triton"):
+        package = name.replace("_", "-")
         try:
             importlib.import_module(name)
         except ImportError as error:
-            package = name.replace("_", "-")
             raise NotImplementedError(f"needs {package} (pip install {package}): {error}") from None
+        except Exception as error:  # a release that does not fit jax fails in any way it likes
+            raise NotImplementedError(f"{package} fails at import: {_told(error)}") from error
     major, minor = device.compute_capability.split(".")
     check_triton(importlib.import_module("triton").__version__, 10 * int(major) + int(minor))
+    fault = _launch_fault()
+    if fault is not None:
+        raise NotImplementedError(f"jax-triton compiles no kernel here: {fault}")
     return jax_launch
+
+
+@functools.cache
+def _launch_fault() -> str | None:
+    """What is wrong with jax, jax-triton and Triton together; None where a copy compiles.
+
+    They fit one another in some releases only, and the others fail when a program is lowered:
+    too late to choose another implementation.
+    """
+
+    def compiles() -> None:
+        from jaxlab_kernels.delta_rule import triton_probe
+
+        def copy(x):
+            spec = (x.shape, "float32")
+            return jax_launch(triton_probe.copy, 1, (x,), [spec], num_warps=1, num_stages=1)
+
+        jax.jit(copy).lower(jax.ShapeDtypeStruct((1,), jnp.float32)).compile()
+
+    try:
+        # In a thread of its own, where no trace and no mesh of the caller's is at work.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(compiles).result()
+    except Exception as error:
+        return _told(error)
+    return None
+
+
+def _told(error: Exception) -> str:
+    """A line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def jax_launch(
