@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -44,7 +43,7 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, environments, gui, prompts, workspace
+from jaxlab.evals.ajbench import environment, environments, files, gui, prompts, workspace
 from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
 from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
@@ -330,9 +329,7 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
                 await anyio.to_thread.run_sync(opened.close)
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(
-                functools.partial(shutil.rmtree, folder, ignore_errors=True)
-            )
+            await anyio.to_thread.run_sync(files.remove, folder)
 
 
 @contextlib.asynccontextmanager

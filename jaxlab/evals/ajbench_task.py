@@ -51,6 +51,7 @@ def ajbench(
     limit: int | None = None,
     seed: int = 0,
     bad_rows: rows.BadRows = "error",
+    labels: str | None = None,
 ) -> Task:
     """Judges of trajectories; `samples` runs of each unit, averaged over runs.
 
@@ -83,6 +84,7 @@ def ajbench(
         limit: so many units, always the same ones.
         seed: as in `math`.
         bad_rows: as in `math`.
+        labels: of Search rows, where they stand apart; see `ajbench.rows.read`.
     """
     shown = postgres_server.without_password(dsn or "")
     if conninfo_to_dict(dsn or "") != conninfo_to_dict(shown):
@@ -90,7 +92,7 @@ def ajbench(
             "a DSN with a password would stand in every log: give it in the environment as "
             f"{postgres_server.DSN}"
         )
-    found = rows.read(path, tuple(subdomains), fields, definitions, bad_rows)
+    found = rows.read(path, tuple(subdomains), fields, definitions, bad_rows, labels)
     panel = found.panel().subset(limit)
     units = {unit.id: unit for unit in found.units}
     options = Options(

@@ -7,43 +7,44 @@ fail as they like.
 
 import concurrent.futures
 import contextlib
-import ctypes
 import json
+import logging
 import os
-import resource
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from jaxlab.evals.ajbench import programs, workspace
-from jaxlab.evals.ajbench.limits import ToolError
+from jaxlab.evals.ajbench import files, programs, workspace
+from jaxlab.evals.ajbench.limits import ToolError, Unavailable
+from jaxlab.evals.ajbench.serving import READY
 
-MEMORY = 2 << 30  # bytes of address space
 START_SECONDS = 120.0
-READY = b"ready\n"
 # Of our environment: what Python needs, and no keys or passwords.
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 # The kernel ends a child with the thread that started it (PR_SET_PDEATHSIG), and threads that run
 # tools come and go; this one stays.
 _starter = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="confined")
-FILE = 128 << 20  # bytes of a temporary file
-MAX_TEXT = 1 << 20  # characters of a reply
+_ENDING_SECONDS = 5.0
+_OVER = "the sample has ended"
+_SAID = "stderr"
+_TAIL = 1000  # bytes of it
+
+logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """A child that runs one module's `serve` loop; it is started when first needed."""
+    """A child that runs one module's `serving.serve` loop; it is started when first needed."""
 
     def __init__(self, module: str, folder: Path, seconds: float):
         """Names the module; `folder` marks the child as this sample's.
 
         Args:
-            module: to be run by `python -m`; calls `serve`.
+            module: to be run by `python -m`; calls `serving.serve`.
             folder: see `workspace.kill`; temporary files lie beside it until `close`.
             seconds: of one call, after which the child is killed.
         """
@@ -52,6 +53,7 @@ class Worker:
         self._temporary = programs.beside(folder, "temporary")
         self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def call(
         self, operation: str, content: bytes, arguments: Mapping[str, str]
@@ -59,37 +61,62 @@ class Worker:
         """A text and bytes from the child.
 
         Raises:
-            ToolError: the operation refuses, fails, or takes too much time or memory.
+            ToolError: the operation refuses, fails, or takes too much time or memory; or the
+                sample has ended, while a tool of it was under way.
+            Unavailable: the child does not start, or somebody else has killed it; that says
+                nothing of the content.
         """
         head = {"operation": operation, "arguments": dict(arguments), "size": len(content)}
+        child = self._child or self._start()
+        if self._closed:
+            self._end()
+            raise ToolError(_OVER)
         try:
-            child = self._child or self._start()
             deadline = time.monotonic() + self._seconds
             _write(child, json.dumps(head).encode() + b"\n" + content, deadline)
             reply = json.loads(_read(child, None, deadline))
             text = _read(child, reply["text"], deadline).decode("utf-8", "replace")
             result = _read(child, reply["size"], deadline)
         except TimeoutError:
-            self.close()
+            self._end()
             raise ToolError(f"took more than {self._seconds:g} s") from None
         except (OSError, EOFError, ValueError):
-            self.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_ENDING_SECONDS)  # an end that is its own comes at once
+            ended = child.poll()
+            said = self._end()
+            if self._closed:
+                raise ToolError(_OVER) from None
+            if ended == -signal.SIGKILL:
+                raise Unavailable(f"{self._module} was killed: is there memory left?") from None
+            logger.warning("%s ended with %s: %s", self._module, ended, said)
             raise ToolError("needs more memory than is allowed, or breaks its reader") from None
         if reply["failed"]:
             raise ToolError(text)
         return text, result
 
     def close(self) -> None:
-        """Ends the child."""
+        """Ends the child; there will be no other."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> str:
+        """End the child; what it has said last on standard error."""
         child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if child is None:
+            return ""
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        said = b""
+        with contextlib.suppress(OSError), (self._temporary / _SAID).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            said = file.read()
+        files.remove(self._temporary)
+        return " ".join(said.decode("utf-8", "replace").split())
 
     def _start(self) -> subprocess.Popen[bytes]:
         # More threads of a linear algebra library would only take address space.
@@ -98,71 +125,36 @@ class Worker:
             "TMPDIR": str(self._temporary),
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._temporary.mkdir(mode=0o700, exist_ok=True)
-        child = _starter.submit(
-            subprocess.Popen[bytes],
-            [sys.executable, "-m", self._module, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _KEPT if name in os.environ} | more,
-            bufsize=0,
-            start_new_session=True,
-        ).result()
-        for pipe in (child.stdin, child.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
+        try:
+            self._temporary.mkdir(mode=0o700, exist_ok=True)
+            # A file, for a pipe that nobody reads would stop the child when it is full.
+            with (self._temporary / _SAID).open("wb") as said:
+                child = _starter.submit(
+                    subprocess.Popen[bytes],
+                    [sys.executable, "-m", self._module, str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    env={name: os.environ[name] for name in _KEPT if name in os.environ} | more,
+                    bufsize=0,
+                    start_new_session=True,
+                ).result()
+        except OSError as error:
+            files.remove(self._temporary)
+            raise Unavailable(f"{self._module} does not start: {error}") from None
         self._child = child
-        # A call's time begins when the child has loaded its module.
-        if _read(child, len(READY), time.monotonic() + START_SECONDS) != READY:
-            raise EOFError
+        try:
+            for pipe in (child.stdin, child.stdout):
+                assert pipe is not None
+                os.set_blocking(pipe.fileno(), False)
+            # A call's time begins when the child has loaded its module.
+            if _read(child, len(READY), time.monotonic() + START_SECONDS) != READY:
+                raise EOFError
+        except (OSError, EOFError) as error:
+            late = isinstance(error, TimeoutError)
+            cause = f"not ready after {START_SECONDS:g} s" if late else "it ended at once"
+            raise Unavailable(f"{self._module} does not start: {cause}: {self._end()}") from None
         return child
-
-
-Run = Callable[[str, bytes, Mapping[str, str]], tuple[str, bytes]]
-
-
-def serve(run: Run) -> None:
-    """Answer calls on standard input until it ends; the child's side of `Worker`.
-
-    Args:
-        run: from an operation's name, bytes and arguments to a text and bytes.
-    """
-    parent = int(sys.argv[1])
-    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        return
-    for limit, value in ((resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (value, value))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails with an error instead
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    source, target = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr
-    target.write(READY)
-    target.flush()
-    while line := source.readline():
-        head = json.loads(line)
-        content = source.read(head["size"])
-        answer, result, failed = _answer(run, head, content)
-        text = answer[:MAX_TEXT].encode("utf-8", "replace")
-        reply = {"text": len(text), "size": len(result), "failed": failed}
-        target.write(json.dumps(reply).encode() + b"\n" + text + result)
-        target.flush()
-
-
-def _answer(run: Run, head: Mapping[str, Any], content: bytes) -> tuple[str, bytes, bool]:
-    try:
-        text, result = run(head["operation"], content, head["arguments"])
-        return text, result, False
-    except ToolError as error:
-        return str(error), b"", True
-    except MemoryError:
-        return "needs more memory than is allowed", b"", True
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        return f"cannot be read or changed: {cause[:200]}", b"", True
 
 
 def _write(child: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:

@@ -7,6 +7,7 @@ which sub-domain has which.
 import dataclasses
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -85,7 +86,11 @@ class Run:
                 home = self.folder / f"web-{secrets.token_hex(4)}"
                 home.mkdir(mode=0o700)
                 found = snapshot.Snapshot(folder, self.limits, home=home)
-                found.read_all()
+                try:
+                    found.read_all()
+                except BaseException:
+                    found.close()
+                    raise
                 self._snapshots[folder] = found
             return self._snapshots[folder]
 
@@ -125,6 +130,10 @@ class Place:
         return str(self.unit.meta.get("category") or self.unit.task.partition("/")[2])
 
 
+class TooLong(RuntimeError):
+    """A trajectory was not replayed to its end."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What came of a replay.
@@ -152,11 +161,19 @@ def replay(environment: Environment, calls: Iterable[Call], limits: Limits = DEF
     """Run a trajectory's calls; one that fails, as some did when they were recorded, ends nothing.
 
     A call whose arguments were no JSON object failed then and is failed here.
+
+    Raises:
+        TooLong: it takes more than `Limits.replay_seconds`: the state is not the trajectory's.
     """
+    deadline = time.monotonic() + limits.replay_seconds
     box = Toolbox(environment.tools(read_only=False), limits)
     count, diverged = 0, 0
     failed, left_out = [], []
     for call in calls:
+        if time.monotonic() > deadline:
+            raise TooLong(
+                f"the first {count} calls of the replay took more than {limits.replay_seconds:g} s"
+            )
         count += 1
         if call.name in sql_tools.ADVICE and call.name not in box.tools:
             left_out.append(call.name)

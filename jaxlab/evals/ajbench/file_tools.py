@@ -5,7 +5,6 @@ content, in words of our own.
 """
 
 import base64
-import difflib
 import json
 import mimetypes
 import stat
@@ -22,6 +21,10 @@ _EDITS = {
     "items": {"type": "object", "properties": {"oldText": STRING, "newText": STRING}},
 }
 _PATH = {"path": "relative to the folder, or with its name in front"}
+# Of one call.
+MAX_EDITS = 1000
+MAX_PATTERNS = 20
+_CONTEXT = 3  # lines around a difference
 _PATTERNS = {"excludePatterns": "shell patterns of what to leave out"}
 
 
@@ -38,10 +41,17 @@ def reading_files(tree: Tree) -> list[Tool]:
         return json.dumps({"mimeType": kind, "data": base64.b64encode(tree.read(path)).decode()})
 
     def several(paths: list[str]) -> str:
-        return "\n---\n".join(f"{path}:\n{_or_error(tree, path)}" for path in paths)
+        texts: list[str] = []
+        size = 0
+        for path in paths:
+            texts.append(f"{path:.4096}:\n{_or_error(tree, path)}")
+            size += len(texts[-1])
+            if size > tree.limits.characters:
+                break  # what comes after is cut off anyway
+        return "\n---\n".join(texts)
 
     def search(path: str, pattern: str, excludePatterns: Sequence[str] = ()) -> str:
-        left_out = {name for one in excludePatterns for name in tree.search(path, one)}
+        left_out = _matching(tree, path, excludePatterns)
         found = [name for name in tree.search(path, pattern) if name not in left_out]
         return "\n".join(found) or "nothing matches"
 
@@ -97,14 +107,13 @@ def writing_files(tree: Tree) -> list[Tool]:
     def edit(path: str, edits: list[dict[str, Any]], dryRun: bool = False) -> str:
         before = tree.read(path).decode("utf-8", "replace").replace("\r\n", "\n")
         after = before
+        if len(edits) > MAX_EDITS:
+            raise ToolError(f"{len(edits)} edits are more than {MAX_EDITS}")
         for one in edits:
             after = replaced(after, one["oldText"], one["newText"])
         if not dryRun:
             tree.write(path, after.encode("utf-8", "replace"))
-        lines = difflib.unified_diff(
-            before.splitlines(), after.splitlines(), path, path, lineterm=""
-        )
-        return "\n".join(lines)
+        return _difference(before.splitlines(), after.splitlines(), path)
 
     def make(path: str) -> str:
         tree.make_folder(path)
@@ -145,16 +154,56 @@ def replaced(text: str, old: str, new: str) -> str:
     old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
     if old in text:
         return text.replace(old, new, 1)
-    lines = text.split("\n")
-    wanted = [line.strip() for line in old.split("\n")]
-    for start in range(len(lines) - len(wanted) + 1):
-        if [line.strip() for line in lines[start : start + len(wanted)]] == wanted:
-            indent = lines[start][: len(lines[start]) - len(lines[start].lstrip())]
-            first, *rest = new.split("\n")
-            base = len(old) - len(old.lstrip(" \t"))
-            moved = [indent + first.lstrip(), *(_reindented(line, indent, base) for line in rest)]
-            return "\n".join([*lines[:start], *moved, *lines[start + len(wanted) :]])
-    raise ToolError(f"the text to replace does not occur: {old!r:.200}")
+    lines, wanted = text.split("\n"), old.split("\n")
+    # One search in one text: line by line it would be quadratic.
+    bare = _stripped(lines)
+    place = bare.find(_stripped(wanted))
+    if place < 0:
+        raise ToolError(f"the text to replace does not occur: {old!r:.200}")
+    start = bare.count("\n", 0, place)
+    indent = lines[start][: len(lines[start]) - len(lines[start].lstrip())]
+    first, *rest = new.split("\n")
+    base = len(old) - len(old.lstrip(" \t"))
+    moved = [indent + first.lstrip(), *(_reindented(line, indent, base) for line in rest)]
+    return "\n".join([*lines[:start], *moved, *lines[start + len(wanted) :]])
+
+
+def _stripped(lines: Sequence[str]) -> str:
+    """Lines without the spaces around them, each between two line breaks."""
+    return "".join(f"\n{line.strip()}" for line in lines) + "\n"
+
+
+def _difference(before: Sequence[str], after: Sequence[str], path: str) -> str:
+    """A unified diff of one hunk, from the first line that differs to the last.
+
+    A shortest one may take minutes to find.
+    """
+    same = min(len(before), len(after))
+    start = next((i for i in range(same) if before[i] != after[i]), same)
+    left = same - start
+    end = next((i for i in range(left) if before[-1 - i] != after[-1 - i]), left)
+    if start == len(before) == len(after):
+        return ""
+    top, below = max(0, start - _CONTEXT), min(end, _CONTEXT)
+    old, new = before[start : len(before) - end], after[start : len(after) - end]
+    sizes = [len(part) + start - top + below for part in (old, new)]
+    return "\n".join(
+        [
+            f"--- {path}",
+            f"+++ {path}",
+            f"@@ -{top + 1},{sizes[0]} +{top + 1},{sizes[1]} @@",
+            *(f" {line}" for line in before[top:start]),
+            *(f"-{line}" for line in old),
+            *(f"+{line}" for line in new),
+            *(f" {line}" for line in before[len(before) - end :][:below]),
+        ]
+    )
+
+
+def _matching(tree: Tree, path: str, patterns: Sequence[str]) -> set[str]:
+    if len(patterns) > MAX_PATTERNS:
+        raise ToolError(f"{len(patterns)} patterns are more than {MAX_PATTERNS}")
+    return {name for one in patterns for name in tree.search(path, one)}
 
 
 def _reindented(line: str, indent: str, base: int) -> str:
@@ -200,7 +249,7 @@ def _sizes(tree: Tree, path: str, order: str) -> str:
 
 
 def _tree(tree: Tree, path: str, patterns: Sequence[str]) -> str:
-    left_out = {name for one in patterns for name in tree.search(path, one)}
+    left_out = _matching(tree, path, patterns)
     top: list[dict[str, Any]] = []
     base = "/".join(tree.parts(path))
     inside = {base: top}

@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PreformattedString, Tag
 
-from jaxlab.evals.ajbench import confined
+from jaxlab.evals.ajbench import serving
 
 _HIDDEN = {"script", "style", "noscript", "template", "svg", "iframe", "object", "head", "title"}
 # fmt: off
@@ -74,4 +74,4 @@ def run(operation: str, content: bytes, arguments: Mapping[str, str]) -> tuple[s
 
 
 if __name__ == "__main__":
-    confined.serve(run)
+    serving.serve(run)

@@ -12,7 +12,7 @@ from jaxlab.evals.metrics import Bootstrap
 from jaxlab.evals.results import Result
 
 Judge = Callable[[Result], bool | None]
-# Sub-domain (or another group) -> int[runs, tasks, 3]: tp, fp and fn of each task in each run.
+# Sub-domain (or another group) -> int[runs, tasks, 4]: tp, fp, fn and tn of each task in each run.
 Counts = Mapping[str, np.ndarray]
 
 _EXACT = 14  # tasks that differ; beyond that not all exchanges are counted
@@ -29,14 +29,19 @@ def counts(
     for name, group in groups.items():
         row = {number: i for i, number in enumerate(runs)}
         column = {task: i for i, task in enumerate(tasks[name])}
-        table = found[name] = np.zeros((len(runs), len(column), 3), int)
+        table = found[name] = np.zeros((len(runs), len(column), 4), int)
         for result in group:
             verdict = judge(result)
             if verdict is None:
                 continue
             cell = table[row[result.sample], column[result.cluster]]
             label = result.target == "1"
-            cell += (label and verdict, not label and verdict, label and not verdict)
+            cell += (
+                label and verdict,
+                not label and verdict,
+                label and not verdict,
+                not label and not verdict,
+            )
     return found
 
 
@@ -52,6 +57,9 @@ def macro_f1(
 ) -> np.ndarray | np.floating:
     """The mean over groups of the mean over runs of F1.
 
+    A run in which a group has no verdict at all (its samples have failed) has no F1 of it, and the
+    group is averaged over its other runs; a group without any verdict counts as 0.
+
     Args:
         found: of `counts`.
         weights: float[..., tasks] for each group: how often each task counts; 1 by default.
@@ -62,9 +70,11 @@ def macro_f1(
     means = []
     for name, table in found.items():
         weight = np.ones(table.shape[1]) if weights is None else weights[name]
-        tp, fp, fn = np.moveaxis(np.einsum("...t,rtk->...rk", weight, table), -1, 0)
+        there = table.any(axis=(1, 2))
+        tp, fp, fn, _ = np.moveaxis(np.einsum("...t,rtk->...rk", weight, table), -1, 0)
         bottom = 2 * tp + fp + fn
-        means.append(np.mean(2 * tp / np.where(bottom > 0, bottom, 1), axis=-1))
+        f1 = 2 * tp / np.where(bottom > 0, bottom, 1)
+        means.append(f1 @ there / max(1, there.sum()))
     return np.mean(means, axis=0)
 
 

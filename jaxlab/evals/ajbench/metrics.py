@@ -107,7 +107,8 @@ def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> l
 
     F1 is that of each run (sample number), averaged over runs as the paper does, with its interval
     over tasks (`intervals`); "std" is the standard deviation over runs. The other columns pool the
-    runs.
+    runs. The paper does not say what a run is worth in which a sub-domain has failed: here it is
+    left out for that sub-domain, and named.
 
     Args:
         results: with `answer` "0", "1" or None and `target` "0" or "1".
@@ -200,15 +201,21 @@ def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
         CONSTANTS[1]: lambda result: False,
     }
     rows: list[dict[str, Cell]] = []
+    groups = _groups(results, "subdomain", SUBDOMAINS)
+    lacking: dict[int, list[str]] = {}
+    for run in _runs(results):
+        there = {str(result.meta["subdomain"]) for result in run}
+        lacking[run[0].sample] = [name for name in groups if name not in there]
     for name, judge in judges.items():
         overall = []
         for run in _runs(results):
-            groups = _groups(run, "subdomain", SUBDOMAINS)
-            overall.append(macro_f1({k: _confusion(g, judge).f1 for k, g in groups.items()}))
-        value: Cell = float(np.mean(overall))
+            if not lacking[run[0].sample]:
+                found = _groups(run, "subdomain", SUBDOMAINS)
+                overall.append(macro_f1({k: _confusion(g, judge).f1 for k, g in found.items()}))
+        counts = intervals.of_judge(groups, judge)
+        value: Cell = float(intervals.macro_f1(counts))
         if name == "the judge":
-            groups = _groups(results, "subdomain", SUBDOMAINS)
-            value = intervals.bootstrap(intervals.of_judge(groups, judge))
+            value = intervals.bootstrap(counts)
         rows.append(
             {
                 "judge": name,
@@ -222,6 +229,17 @@ def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
         "Macro F1 is the mean over sub-domains of the F1 of right trajectories. A verdict that "
         f"could not be read {'is left out' if on_parse_fail == 'drop' else 'counts as wrong'}."
     )
+    absent = [name for name in SUBDOMAINS if name not in groups]
+    if absent:
+        note += f" Of the paper's sub-domains these are not among the results: {', '.join(absent)}."
+    for number, names in lacking.items():
+        if names:
+            note += f" Run {number} has no verdict of {', '.join(names)}."
+    if any(lacking.values()):
+        note += (
+            " Such a run has no F1 of it: a sub-domain is averaged over the runs that it has, and "
+            "std is over the runs that have all."
+        )
     return Table("Scores", rows, note)
 
 

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlab.evals.ajbench import confined, packages
+from jaxlab.evals.ajbench import packages, serving
 from jaxlab.evals.ajbench.limits import ToolError
 
 # Imported when a file of the kind comes: each brings a large library.
@@ -41,4 +41,4 @@ def run(operation: str, content: bytes, arguments: Mapping[str, str]) -> tuple[s
 
 
 if __name__ == "__main__":
-    confined.serve(run)
+    serving.serve(run)

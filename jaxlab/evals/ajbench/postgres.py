@@ -12,7 +12,7 @@ import math
 import select
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import pq, sql
@@ -21,6 +21,9 @@ from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
 
 # Of a client that waits for a statement that the server should have ended.
 _GRACE = 1.0
+# How often a writing statement is looked after.
+_LOOK = 0.5
+_SIZE = "pg_catalog.pg_database_size(pg_catalog.current_database())"
 _INTEGERS = {20, 21, 23, 26}
 _NUMBERS = {700, 701, 1700}
 _BOOL, _JSON, _JSONB = 16, 114, 3802
@@ -44,6 +47,7 @@ class Database:
         """
         self._conninfo, self._read_only, self._limits = conninfo, read_only, limits
         self._connection = self._connect()
+        self._largest: int | None = None
 
     def close(self) -> None:
         """Closes the connection."""
@@ -88,9 +92,9 @@ class Database:
             raise ToolError("sql must be valid Unicode") from None
         if values and any(b"\0" in value for value in values):
             raise ToolError("an argument must not hold NUL")
-        if self._connection.closed or self._connection.pgconn.status != pq.ConnStatus.OK:
-            self._connection = self._connect()
         try:
+            if self._connection.closed or self._connection.pgconn.status != pq.ConnStatus.OK:
+                self._connection = self._connect()
             return self._guarded(command, values)
         except ToolError:
             raise
@@ -105,7 +109,9 @@ class Database:
         milliseconds = max(1, int(self._limits.seconds * 1000))
         if not self._read_only:
             try:
-                self._send(f"SET statement_timeout = {milliseconds}".encode(), None, deadline)
+                begin = f"SET statement_timeout = {milliseconds}; SELECT {_SIZE} AS size"
+                _, (row,), _ = self._send(begin.encode(), None, deadline)
+                self._check_size(json.loads(row)["size"])
                 return self._send(command, parameters, deadline)
             finally:
                 self._end_transaction(deadline)
@@ -187,17 +193,47 @@ class Database:
 
     def _wait(self, poll: Any, deadline: float, events: int) -> None:
         poll.modify(self._connection.pgconn.socket, events)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            self._late()
+        while not poll.poll(min(_LOOK, max(0.0, deadline - time.monotonic())) * 1000):
+            if time.monotonic() > deadline:
+                self._late()
+            if not self._read_only:
+                self._look()
 
-    def _late(self) -> None:
-        """A statement that has caught its own cancellation: end its process."""
+    def _look(self) -> None:
+        """End a statement that fills the disk; nothing of it stays."""
+        try:
+            with self._connect() as other:
+                found = other.execute(f"SELECT {_SIZE}").fetchone()
+        except psycopg.Error:
+            # Nobody could end it later either.
+            self._late()
+        assert found is not None
+        try:
+            self._check_size(found[0])
+        except ToolError:
+            self._end()
+            raise
+
+    def _check_size(self, size: int) -> None:
+        if self._largest is None:
+            self._largest = size + self._limits.database_bytes
+        if size > self._largest:
+            raise ToolError(
+                f"postgres: the database has grown by more than {self._limits.database_bytes} bytes"
+            )
+
+    def _late(self) -> NoReturn:
+        """A statement that has caught its own cancellation."""
+        self._end()
+        raise ToolError(f"postgres: took more than {self._limits.seconds:g} s")
+
+    def _end(self) -> None:
+        """End the connection's process."""
         pid = self._connection.info.backend_pid
         self._connection.close()
         with contextlib.suppress(psycopg.Error), self._connect() as other:
             # A role may end the processes of its own.
-            other.execute(f"SELECT pg_terminate_backend({pid})")
-        raise ToolError(f"postgres: took more than {self._limits.seconds:g} s")
+            other.execute(f"SELECT pg_catalog.pg_terminate_backend({pid})")
 
     def _alive(self) -> bool:
         return not self._connection.closed
@@ -226,7 +262,7 @@ def digest(conninfo: str) -> str:
         parts = [_sum_of(row) for row in database.rows(_STORES)]
         if parts:
             lines += [json.dumps(row) for row in database.rows("\nUNION ALL ".join(parts))]
-        text = "\n".join(sorted(lines)).replace(prefix, "")
+        text = "\n".join(sorted(line.replace(prefix, "") for line in lines))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     finally:
         database.close()

@@ -27,6 +27,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 Source = Literal["auto", "dsn", "system", "wheel"]
+Role = Literal["owner", "reader"]
+ROLES: tuple[Role, ...] = ("owner", "reader")
 SOURCES: tuple[Source, ...] = ("dsn", "system", "wheel")
 # Holds a DSN that must not be written down; options are, in config.json, logs and reports.
 DSN = "JAXLAB_AJBENCH_DSN"
@@ -84,7 +86,12 @@ class _Record:
 
 
 class Server:
-    """Databases of one run on one server, and two roles that have no rights anywhere else.
+    """Databases of one run on one server, each with two roles that have no rights anywhere else.
+
+    A trajectory may change its role's password and settings, and a role sees and ends the
+    statements of all its sessions; so no two databases have one in common. The databases are the
+    administrator's: their own roles can neither rename, set nor drop them. What any role sees of
+    the others are the names of databases and roles, which are random, and that they are connected.
 
     Attributes:
         prefix: of all names.
@@ -92,7 +99,7 @@ class Server:
     """
 
     def __init__(self, admin: str, prefix: str, programs: Path | None):
-        """Makes the roles.
+        """Looks whether the databases and roles can be made.
 
         Args:
             admin: conninfo of a role that may make databases and roles.
@@ -104,18 +111,18 @@ class Server:
         """
         self.prefix, self.programs = prefix, programs
         self._admin_info = admin
-        self._passwords = {role: secrets.token_hex(16) for role in ("owner", "reader")}
+        self._passwords: dict[str, dict[Role, str]] = {}
         self._templates: dict[str, str] = {}
-        self._count = 0
         self._lock = threading.Lock()
+        # Those who may write large objects: rights on functions are copied with a template, and
+        # the roles of a copy are not those of its template.
+        self._writers = sql.Identifier(f"{prefix}_writers")
         try:
-            with self._admin() as admin_connection:
-                self._make_roles(admin_connection)
+            with self._admin() as connection:
+                self._superuser = _may_make_roles(connection, _place(admin))
+                connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(self._writers))
         except psycopg.Error as error:
-            raise NoServer(
-                f"{_place(admin)}: {_first_line(error)}; the role needs LOGIN, CREATEDB and "
-                "CREATEROLE, or to be superuser"
-            ) from None
+            raise NoServer(f"{_place(admin)}: {_first_line(error)}") from None
 
     def template(self, key: str, fill: Any) -> str:
         """The template of this key; `fill(server, name)` fills it when it is first asked for."""
@@ -131,49 +138,87 @@ class Server:
             return self._templates[key]
 
     def create(self, template: str = "template0") -> str:
-        """A new database, a copy of `template`, that belongs to the run's owner."""
+        """A new database and its roles; a copy of `template`, whose objects its owner gets.
+
+        Raises:
+            psycopg.Error: the server refuses; then nothing of it is left.
+        """
         name = f"{self.prefix}_{secrets.token_hex(6)}"
-        owner, reader = sql.Identifier(self.role("owner")), sql.Identifier(self.role("reader"))
+        self._passwords[name] = {which: secrets.token_hex(16) for which in ROLES}
         database = sql.Identifier(name)
         encoding = sql.SQL(" ENCODING 'UTF8'" if template == "template0" else "")
-        with self._admin() as admin:
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
-                    database, sql.Identifier(template), owner
+        try:
+            with self._admin() as admin:
+                self._make_roles(admin, name)
+                admin.execute(
+                    sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                        database, sql.Identifier(template)
+                    )
+                    + encoding
                 )
-                + encoding
-            )
-            # Rights on a database are not part of its template.
-            admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-            admin.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, reader))
-        if template == "template0":
-            # Now, while nobody has put anything into it: later a superuser never goes in.
-            self._harden(name)
+                # Rights on a database are not part of its template.
+                for statement in (
+                    "REVOKE ALL ON DATABASE {0} FROM PUBLIC",
+                    "GRANT CREATE, CONNECT, TEMPORARY ON DATABASE {0} TO {1}",
+                    "GRANT CONNECT ON DATABASE {0} TO {2}",
+                ):
+                    admin.execute(sql.SQL(statement).format(database, *self._roles(name)))
+                if template == "template0":
+                    # Now, while nobody has put anything into it: later a superuser never goes in.
+                    self._harden(name)
+                else:
+                    self._hand_over(admin, template, name)
+        except BaseException:
+            with suppress(psycopg.Error):
+                self.drop(name)
+            raise
         return name
 
     def drop(self, name: str) -> None:
-        """Remove a database and whoever is connected to it."""
+        """Remove a database, whoever is connected to it, and its roles."""
         with self._admin() as admin:
             admin.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
             )
+            for role in self._roles(name):
+                # What is left of a template's roles in its copies goes with those.
+                with suppress(psycopg.errors.DependentObjectsStillExist):
+                    admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(role))
+        self._passwords.pop(name, None)
 
-    def role(self, which: Literal["owner", "reader"]) -> str:
-        """Name of the role that owns the databases, or of the one that may only read them."""
-        return f"{self.prefix}_{which}"
+    def role(self, name: str, which: Role) -> str:
+        """The role that owns what is in a database, or the one that may only read it."""
+        return f"{name}_{which}"
 
-    def conninfo(self, name: str, which: Literal["owner", "reader"]) -> str:
+    def conninfo(self, name: str, which: Role) -> str:
         """How one of both roles reaches a database."""
+        password = self._passwords[name][which]
         return make_conninfo(
-            self._admin_info, dbname=name, user=self.role(which), password=self._passwords[which]
+            self._admin_info, dbname=name, user=self.role(name, which), password=password
         )
 
-    def url(self, name: str, which: Literal["owner", "reader"]) -> str:
+    def url(self, name: str, which: Role) -> str:
         """The same as a URL, which other programs take."""
         fields = conninfo_to_dict(self.conninfo(name, which))
         part = {key: quote(str(fields.pop(key)), safe="") for key in ("user", "password", "dbname")}
         query = urlencode({key: str(value) for key, value in fields.items()})
         return f"postgresql://{part['user']}:{part['password']}@/{part['dbname']}?{query}"
+
+    def settle(self, name: str) -> None:
+        """Undo what a trajectory has done to its role's password and settings.
+
+        A role is this run's and no part of the state; without its password the state could be
+        neither hashed nor judged.
+        """
+        owner = sql.Identifier(self.role(name, "owner"))
+        password = sql.Literal(self._passwords[name]["owner"])
+        with self._admin() as admin:
+            for statement in (
+                "ALTER ROLE {0} PASSWORD {1}",
+                "ALTER ROLE {0} RESET ALL",
+                "ALTER ROLE {0} IN DATABASE {2} RESET ALL",
+            ):
+                admin.execute(sql.SQL(statement).format(owner, password, sql.Identifier(name)))
 
     def allow_reading(self, name: str) -> None:
         """Give the reader every table of a database; it is the owner who gives.
@@ -181,8 +226,9 @@ class Server:
         The role pg_read_all_data would do it without a trace among the tables' rights, but it
         reads the passwords in pg_authid too.
         """
+        self.settle(name)
         with psycopg.connect(self.conninfo(name, "owner"), autocommit=True) as owner:
-            reader = sql.Identifier(self.role("reader"))
+            reader = sql.Identifier(self.role(name, "reader"))
             found = owner.execute(
                 "SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND "
                 "nspname <> 'information_schema' AND pg_catalog.has_schema_privilege(oid, 'USAGE')"
@@ -223,34 +269,29 @@ class Server:
         with psycopg.connect(target, autocommit=True) as connection:
             yield connection
 
-    def _make_roles(self, admin: psycopg.Connection) -> None:
-        version = admin.info.server_version // 10000
-        if version < OLDEST:
-            raise NoServer(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed")
-        superuser = admin.execute(
-            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
-        ).fetchone() == (True,)
-        for which, password in self._passwords.items():
+    def _roles(self, name: str) -> tuple[sql.Identifier, ...]:
+        return tuple(sql.Identifier(self.role(name, which)) for which in ROLES)
+
+    def _make_roles(self, admin: psycopg.Connection, name: str) -> None:
+        owner, reader = self._roles(name)
+        for role, password in zip((owner, reader), self._passwords[name].values(), strict=True):
             admin.execute(
                 sql.SQL(
                     "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION "
                     "PASSWORD {}"
-                ).format(sql.Identifier(self.role(which)), sql.Literal(password))  # type: ignore[arg-type]
+                ).format(role, sql.Literal(password))
             )
-        owner, reader = sql.Identifier(self.role("owner")), sql.Identifier(self.role("reader"))
-        admin.execute(
-            sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(reader)
-        )
-        self._superuser = superuser
-        if superuser:
+        read_only = "ALTER ROLE {} SET default_transaction_read_only = on"
+        admin.execute(sql.SQL(read_only).format(reader))
+        admin.execute(sql.SQL("GRANT {} TO {}").format(self._writers, owner))
+        if self._superuser:
             # The judge has to see the rows that a policy hides, too.
             admin.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(reader))
         else:
-            # Else it could neither make their databases nor end their connections.
+            # Else it could neither give them anything nor end their connections.
             admin.execute(sql.SQL("GRANT {}, {} TO CURRENT_USER").format(owner, reader))
 
     def _harden(self, name: str) -> None:
-        owner = sql.Identifier(self.role("owner"))
         with self._admin(name) as admin:
             if self._superuser:
                 functions = admin.execute(
@@ -261,9 +302,50 @@ class Server:
                 for (function,) in functions:
                     text = sql.SQL(function)
                     admin.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(text))
-                    admin.execute(sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(text, owner))
+                    grant = "GRANT EXECUTE ON FUNCTION {} TO {}"
+                    admin.execute(sql.SQL(grant).format(text, self._writers))
+            # Before PostgreSQL 15 it belongs to the superuser, and everybody may write to it.
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                statement = "ALTER SCHEMA public OWNER TO {}"
+                admin.execute(sql.SQL(statement).format(sql.Identifier(self.role(name, "owner"))))
         with psycopg.connect(self.conninfo(name, "owner"), autocommit=True) as connection:
             connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+    def _hand_over(self, admin: psycopg.Connection, template: str, name: str) -> None:
+        """Give what is in a copy to its own owner, who takes it himself."""
+        before, after = (sql.Identifier(self.role(one, "owner")) for one in (template, name))
+        admin.execute(sql.SQL("GRANT {} TO {}").format(before, after))
+        try:
+            with psycopg.connect(self.conninfo(name, "owner"), autocommit=True) as connection:
+                connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(before, after))
+        finally:
+            admin.execute(sql.SQL("REVOKE {} FROM {}").format(before, after))
+
+
+def _may_make_roles(admin: psycopg.Connection, place: str) -> bool:
+    """Whether the role is a superuser.
+
+    Raises:
+        NoServer: the server is too old, or the role may not make databases and roles.
+    """
+    version = admin.info.server_version // 10000
+    if version < OLDEST:
+        raise NoServer(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed")
+    found = admin.execute(
+        "SELECT rolname, rolsuper, rolcreatedb, rolcreaterole FROM pg_catalog.pg_roles "
+        "WHERE rolname = current_user"
+    ).fetchone()
+    assert found is not None
+    name, superuser, *has = found
+    rights = ("CREATEDB", "CREATEROLE")
+    lacking = [right for right, there in zip(rights, has, strict=True) if not there]
+    if lacking and not superuser:
+        raise NoServer(
+            f"{place}: the role {name} lacks {' and '.join(lacking)}, and every sample gets a "
+            f"database and roles of its own: ALTER ROLE {name} {' '.join(lacking)}, or name "
+            "another role in the DSN"
+        )
+    return bool(superuser)
 
 
 def start(folder: Path, source: Source = "auto", dsn: str | None = None) -> Server:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlab.evals.ajbench import workspace
+from jaxlab.evals.ajbench import files, workspace
 
 # "nobody": owns nothing.
 _UID = 65534
@@ -81,7 +81,7 @@ def beside(folder: Path, name: str) -> Path:
 def remove(folder: Path) -> None:
     """End the programs of a folder of `scratch` and remove it."""
     workspace.kill(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    files.remove(folder)
 
 
 def make_folder(path: Path) -> Path:

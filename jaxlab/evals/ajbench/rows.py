@@ -5,7 +5,8 @@
     GUI/{PPT,Word,Excel}/TASK/{true,false}/traj.jsonl with the result files beside it
 
 The label of DS and GUI is a directory's name. The keys of the Search files are not published in
-writing, so several names of each are tried and a map of one's own goes before them.
+writing, so several names of each are tried and a map of one's own goes before them; a row without
+a label has it in `ground_truth`.
 """
 
 import functools
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlab.evals import rows
-from jaxlab.evals.ajbench import definitions, trajectories
+from jaxlab.evals.ajbench import definitions, ground_truth, trajectories
 from jaxlab.evals.ajbench.types import ABILITIES, Unit
 from jaxlab.evals.rows import Panel, Rejected, Row
 from jaxlab.evals.unicode import well_formed
@@ -41,7 +42,9 @@ DS = {"DS-FileSystem": "filesystem", "DS-Postgres": "postgres", "DS-SQLite": "sq
 GUI = {"GUI-PPT": "PPT", "GUI-Word": "Word", "GUI-Excel": "Excel", "GUI-Page": "Page"}
 DS_LABELS = {"success": True, "fail": False}
 GUI_LABELS = {"true": True, "false": False}
-_LABELS = {"1": True, "true": True, "success": True, "0": False, "false": False, "fail": False}
+# A table's column in which some are missing is written as 1.0 and 0.0.
+_LABELS = {"1": True, "1.0": True, "true": True, "success": True}
+_LABELS |= {"0": False, "0.0": False, "false": False, "fail": False}
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def read(
     fields: Mapping[str, str] | None = None,
     tasks: str | Path | None = None,
     bad_rows: BadRows = "error",
+    labels: str | Path | None = None,
 ) -> Units:
     """Every unit below `root`, which holds the folders Search, DS and GUI, or some of them.
 
@@ -77,19 +81,25 @@ def read(
             without it from the trajectory's first user message.
         bad_rows: "error" ends at the first unit that cannot be read; "skip" leaves it out and
             keeps an account.
+        labels: folder or file of the labels of Search rows that have none; by default that of the
+            repository, if it is there, see `ground_truth`.
 
     Raises:
-        FileNotFoundError: nothing of the layout is below `root`.
+        FileNotFoundError: nothing of the layout is below `root`; there are no such labels.
         ValueError: a bad unit, as "file: cause"; an unknown sub-domain or field.
     """
     root = Path(root)
     loaders: dict[str, Callable[[], Iterator[Unit | Rejected]]] = {}
     known = definitions.read_all(Path(tasks)) if tasks is not None else {}
-    search = _SearchParser(fields)
+    place = Path(labels) if labels is not None else root / ground_truth.FOLDER
+    if labels is not None and not place.exists():
+        raise FileNotFoundError(f"{place}: no such file or folder of labels")
+    apart = place if place.exists() else None
     for name, stem in SEARCH.items():
         files = (root / "Search" / f"{stem}{end}" for end in (".jsonl", ".json"))
         path = next((path for path in files if path.is_file()), None)
         if path is not None:
+            search = _SearchParser(fields, name, apart)
             loaders[name] = functools.partial(_search, path, name, search, bad_rows)
     for name, folder in DS.items():
         if (root / "DS" / folder).is_dir():
@@ -127,7 +137,7 @@ def read(
 class _SearchParser:
     """Makes rows of the Search files; see `ALIASES`."""
 
-    def __init__(self, fields: Mapping[str, str] | None):
+    def __init__(self, fields: Mapping[str, str] | None, subdomain: str, labels: Path | None):
         unknown = set(fields or {}) - ALIASES.keys()
         if unknown:
             raise ValueError(f"no field {min(unknown)!r}: the fields are {', '.join(ALIASES)}")
@@ -135,13 +145,31 @@ class _SearchParser:
             ours: ((fields or {})[ours],) if ours in (fields or {}) else names
             for ours, names in ALIASES.items()
         }
+        self._subdomain, self._labels = subdomain, labels
+
+    @functools.cached_property
+    def _apart(self) -> dict[str, bool]:
+        """Labels beside the rows."""
+        if self._labels is None:
+            return {}
+        return ground_truth.read(self._labels, self._subdomain, self._entry)
+
+    def _entry(self, row: dict[str, Any]) -> tuple[str, bool]:
+        if all(row.get(name) is None for name in self._names["id"]):
+            raise ValueError(f"no field {' or '.join(self._names['id'])}")
+        return rows.row_id(row, self._names["id"]), _label(row, self._names["label"])
 
     def __call__(self, row: dict[str, Any]) -> Row:
         query = rows.first_text(row, self._names["query"])
         item = _text(row, self._names["item"])
         response = _text(row, self._names["response"], required=False)
-        label = _label(row, self._names["label"])
         identity = rows.row_id(row, self._names["id"], query, item, response)
+        if self._labels is not None and all(row.get(n) is None for n in self._names["label"]):
+            if identity not in self._apart:
+                raise ValueError(f"it has no label, and {self._labels} none of the id {identity}")
+            label = self._apart[identity]
+        else:
+            label = _label(row, self._names["label"])
         # Rows of one query are not independent.
         task = rows.row_id(row, self._names["task"], query)
         meta = {"item": item, "response": response, "task": task}
@@ -249,7 +277,8 @@ def _gui_task(*folders: Path) -> tuple[dict[str, Any], Path]:
 
 def _label(row: Mapping[str, Any], names: Sequence[str]) -> bool:
     value = next((row[name] for name in names if row.get(name) is not None), None)
-    label = _LABELS.get(str(value).strip().lower()) if isinstance(value, str | int) else None
+    simple = isinstance(value, str | int | float)
+    label = _LABELS.get(str(value).strip().lower()) if simple else None
     if label is None:
         raise ValueError(f"field {' or '.join(names)} must be 0 or 1, got {value!r:.60}")
     return label

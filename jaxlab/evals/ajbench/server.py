@@ -9,6 +9,7 @@ Speaks on stdin and stdout. The role of the DSN must have no rights outside its 
 
 import argparse
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +83,9 @@ def opened(options: argparse.Namespace, limits: Limits) -> Iterator[list[Tool]]:
             writing = [] if read_only else file_tools.writing_files(tree)
             yield [*file_tools.reading_files(tree), *writing]
         elif options.sqlite is not None:
-            database = sqlite.Database(options.sqlite, read_only, limits)
+            # The user's folder may be one in which nothing can be written.
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            database = sqlite.Database(options.sqlite, read_only, limits, home / "child")
             stack.callback(database.close)
             yield sql_tools.querying_sqlite(database)
         else:

@@ -114,6 +114,7 @@ class Snapshot:
 
         Raises:
             ToolError: the page is not in the snapshot, or is no text.
+            Unavailable: its reader does not start.
         """
         address = self.address(url)
         entry = self.entries.get(address)

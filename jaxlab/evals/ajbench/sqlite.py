@@ -1,155 +1,83 @@
 """SQLite databases as an environment: reading without writing, replay without leaving the file."""
 
+import dataclasses
 import hashlib
 import json
 import sqlite3
-import time
-from collections.abc import Iterable
+import threading
 from pathlib import Path
-from typing import Any
 
+from jaxlab.evals.ajbench.confined import Worker
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits, ToolError
+from jaxlab.evals.ajbench.sqlite_worker import MAX_SQL
 
-_READ = {
-    sqlite3.SQLITE_SELECT,
-    sqlite3.SQLITE_READ,
-    sqlite3.SQLITE_RECURSIVE,
-    sqlite3.SQLITE_FUNCTION,
-}
-_WRITE = _READ | {
-    sqlite3.SQLITE_INSERT,
-    sqlite3.SQLITE_UPDATE,
-    sqlite3.SQLITE_DELETE,
-    sqlite3.SQLITE_TRANSACTION,
-    sqlite3.SQLITE_SAVEPOINT,
-    sqlite3.SQLITE_CREATE_INDEX,
-    sqlite3.SQLITE_CREATE_TABLE,
-    sqlite3.SQLITE_CREATE_TRIGGER,
-    sqlite3.SQLITE_CREATE_VIEW,
-    sqlite3.SQLITE_DROP_INDEX,
-    sqlite3.SQLITE_DROP_TABLE,
-    sqlite3.SQLITE_DROP_TRIGGER,
-    sqlite3.SQLITE_DROP_VIEW,
-    sqlite3.SQLITE_ALTER_TABLE,
-    sqlite3.SQLITE_REINDEX,
-    sqlite3.SQLITE_ANALYZE,
-}
-# Schema questions that change nothing, whatever their argument.
-_PRAGMAS = {
-    "table_info",
-    "table_xinfo",
-    "table_list",
-    "index_list",
-    "index_info",
-    "index_xinfo",
-    "foreign_key_list",
-}
-# Of files, memory and the interpreter; a build may have more of them than this one.
-_FUNCTIONS = {
-    "load_extension",
-    "readfile",
-    "writefile",
-    "edit",
-    "fts3_tokenizer",
-    "zeroblob",
-    "randomblob",
-}
+# Of a statement that its own process should have ended.
+_GRACE = 1.0
 
 
 class Database:
-    """One connection to a database file.
+    """A database file behind one connection, which a child process holds; see `sqlite_worker`."""
 
-    The authorizer decides on every statement while it is compiled: ATTACH, VACUUM INTO, extensions
-    and settings are refused in either mode, and writes in reading mode, whose connection is
-    read-only besides.
-    """
+    def __init__(
+        self,
+        path: Path,
+        read_only: bool = True,
+        limits: Limits = DEFAULT,
+        folder: Path | None = None,
+    ):
+        """Opens nothing yet.
 
-    def __init__(self, path: Path, read_only: bool = True, limits: Limits = DEFAULT):
-        """Opens an existing file."""
-        mode = "ro" if read_only else "rw"
-        self._connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        self._limits = limits
-        self._deadline = 0.0
-        connection = self._connection
-        connection.text_factory = lambda data: data.decode("utf-8", "replace")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4 << 20)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 1 << 18)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        connection.execute("PRAGMA temp_store = memory")
-        if read_only:
-            connection.execute("PRAGMA query_only = on")
-        allowed = _READ if read_only else _WRITE
+        Args:
+            path: of an existing file.
+            read_only: refuse whatever writes.
+            limits: on time, results, and what the file may grow by.
+            folder: see `confined.Worker`; that of the file by default.
 
-        def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-            if action == sqlite3.SQLITE_PRAGMA:
-                return _verdict((first or "").lower() in _PRAGMAS)
-            if action == sqlite3.SQLITE_FUNCTION:
-                return _verdict((second or "").lower() not in _FUNCTIONS)
-            return _verdict(action in allowed)
-
-        connection.set_authorizer(authorize)
-        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, 1000)
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such database")
+        self._arguments = {
+            "path": str(path.absolute()),
+            "read_only": "1" if read_only else "",
+            "limits": json.dumps(dataclasses.asdict(limits)),
+            "largest": str(path.stat().st_size + limits.database_bytes),
+        }
+        module = "jaxlab.evals.ajbench.sqlite_worker"
+        self._worker = Worker(module, folder or path.absolute().parent, limits.seconds + _GRACE)
+        # A sample may end while a tool of it is under way.
+        self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._connection.close()
+        """Ends the child, also in the middle of a statement."""
+        self._worker.close()
 
     def query(self, sql: object) -> str:
         """The rows of one statement as JSON, cut to the limits.
 
         Raises:
-            ToolError: the statement is refused, wrong, several, or takes too long.
+            ToolError: the statement is refused, wrong, several, or takes too much time or memory.
         """
-        if not isinstance(sql, str):
-            raise ToolError("sql must be a string")
-        self._deadline = time.monotonic() + self._limits.seconds
+        if not isinstance(sql, str) or len(sql) > MAX_SQL:
+            raise ToolError(f"sql must be a string of at most {MAX_SQL} characters")
+        return self._call("query", sql.encode("utf-8", "surrogatepass"))
+
+    def settle(self) -> None:
+        """Roll back what was left open, which would keep others from reading.
+
+        Raises:
+            ToolError: it takes too long.
+        """
+        self._call("settle", b"")
+
+    def _call(self, operation: str, content: bytes) -> str:
         try:
-            cursor = self._connection.execute(sql)
-            columns = [entry[0] for entry in cursor.description or ()]
-            return rows_as_json(columns, cursor, self._limits)
-        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
-            late = time.monotonic() > self._deadline
-            cause = f"took more than {self._limits.seconds:g} s" if late else str(error)
-            raise ToolError(f"sqlite: {cause}") from None
-
-    def script(self, sql: object) -> str:
-        """Several statements, each as in `query`; the rows of the last."""
-        if not isinstance(sql, str):
-            raise ToolError("sql must be a string")
-        result = "[]"
-        for statement in split(sql):
-            result = self.query(statement)
-        return result
-
-
-def split(sql: str) -> Iterable[str]:
-    """The statements of a script."""
-    start = 0
-    for i, character in enumerate(sql):
-        if character == ";" and sqlite3.complete_statement(sql[start : i + 1]):
-            yield sql[start : i + 1]
-            start = i + 1
-    if sql[start:].strip():
-        yield sql[start:]
-
-
-def rows_as_json(columns: list[str], cursor: Iterable[Any], limits: Limits) -> str:
-    """Rows as a JSON array of objects; what is beyond the limits is left out and said to be."""
-    lines: list[str] = []
-    size = 0
-    for row in cursor:
-        line = json.dumps(dict(zip(columns, row, strict=False)), default=str)
-        size += len(line) + 2
-        if len(lines) == limits.entries or size > limits.characters:
-            lines.append('"more rows were left out"')
-            break
-        lines.append(line)
-    return f"[{', '.join(lines)}]"
+            with self._lock:
+                return self._worker.call(operation, content, self._arguments)[0]
+        except ToolError as error:
+            text = str(error)
+            raise ToolError(text if text.startswith("sqlite: ") else f"sqlite: {text}") from None
 
 
 def digest(path: Path) -> str:
@@ -162,7 +90,3 @@ def digest(path: Path) -> str:
         return total.hexdigest()
     finally:
         connection.close()
-
-
-def _verdict(allowed: bool) -> int:
-    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY

@@ -98,6 +98,10 @@ def tree(source: Path, target: Path) -> None:
                     name = PurePosixPath(info.filename)
                     if name.is_absolute() or ".." in name.parts:
                         raise ValueError(f"{source}: {info.filename!r} leads out of its folder")
+                    if len(name.parts) > files.MAX_DEPTH:
+                        raise ValueError(
+                            f"{source}: more than {files.MAX_DEPTH} folders in each other"
+                        )
                 if sum(info.file_size for info in members) > LARGEST_BYTES:
                     raise ValueError(f"{source}: more than {LARGEST_BYTES} bytes")
                 archive.extractall(inner, members)

@@ -54,12 +54,15 @@ class SQLite:
 
     def tools(self, read_only: bool) -> list[Tool]:
         """Statements, under the authorizer of the mode."""
+        if read_only:
+            self._settle()
         if read_only not in self._open:
             self._open[read_only] = sqlite.Database(self._path, read_only, self._limits)
         return sql_tools.querying_sqlite(self._open[read_only])
 
     def digest(self) -> str:
         """Over schema and rows."""
+        self._settle()
         return sqlite.digest(self._path)
 
     def address(self, read_only: bool) -> dict[str, str]:
@@ -71,6 +74,11 @@ class SQLite:
         """Closes the connections."""
         for database in self._open.values():
             database.close()
+
+    def _settle(self) -> None:
+        """A transaction that a trajectory has left open was never made."""
+        if False in self._open:
+            self._open[False].settle()
 
 
 class Postgres:

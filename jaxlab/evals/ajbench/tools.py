@@ -87,7 +87,10 @@ class Toolbox:
         self._lock = threading.Lock()
 
     def call(self, name: object, arguments: object) -> Reply:
-        """Run a tool; a refusal or failure is a reply too, and nothing else is ever raised.
+        """Run a tool; a refusal or failure is a reply too.
+
+        What is raised is a failure of the machine (`Unavailable`, OSError) and says nothing of
+        the call.
 
         Arguments that the tool does not have are left out, as servers of tools do.
         """
@@ -111,6 +114,8 @@ class Toolbox:
             reply = Reply(result, picture=picture)
         except ToolError as error:
             reply = Reply(str(error), True)
+        except (RecursionError, MemoryError) as error:
+            reply = Reply(f"{tool.name} needs more than is allowed: {type(error).__name__}", True)
         # Names of files may be no text.
         text = well_formed(trajectories.cut(reply.text, self._limits.characters))
         return Reply(text, reply.failed, reply.picture)

@@ -10,19 +10,23 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
-
-from jaxlab.evals.ajbench import postgres_server
+from jaxlab.evals.ajbench import files, postgres_server
 
 # In the environment of every program that is started for a sample: the folder that it belongs to.
 MARK = "JAXLAB_AJBENCH_FOLDER"
 _PREFIX = "run-"
+# A folder whose lock file is gone may be of a run that lives: programs that clean /tmp remove old
+# files one by one. It is held by another lock, on itself; before it is taken for a leftover nobody
+# may have made or removed anything in it for so long.
+_UNLOCKED_SECONDS = 24 * 3600.0
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +53,12 @@ def run_folder(base: Path | None = None) -> Iterator[Path]:
     with _locked(lock_path):
         # A database server of another user has to reach its folder, and nothing else.
         folder.mkdir(mode=0o711)
+        handle = os.open(folder, _FOLDER)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield folder
         finally:
+            os.close(handle)
             kill(folder)
             if _remove(folder):
                 lock_path.unlink(missing_ok=True)
@@ -92,8 +99,8 @@ def sweep(base: Path) -> list[Path]:
     for lock_path in base.glob(f"{_PREFIX}*.lock"):
         try:
             descriptor = os.open(lock_path, os.O_RDWR | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # gone, or nothing that a run has made
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = lock_path.with_suffix("")
@@ -107,19 +114,39 @@ def sweep(base: Path) -> list[Path]:
             pass  # that run lives
         finally:
             os.close(descriptor)
-    return removed
+    return removed + [folder for folder in base.glob(f"{_PREFIX}*") if _remove_unlocked(folder)]
+
+
+def _remove_unlocked(folder: Path) -> bool:
+    """Remove a folder that a run has left without its lock file."""
+    if folder.suffix == ".lock" or folder.with_suffix(".lock").exists():
+        return False
+    try:
+        handle = os.open(folder, _FOLDER)
+    except OSError:
+        return False  # gone, or no folder
+    try:
+        found = os.fstat(handle)
+        if found.st_uid != os.getuid() or time.time() - found.st_mtime < _UNLOCKED_SECONDS:
+            return False
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kill(folder)
+        return _remove(folder)
+    except BlockingIOError:
+        return False  # that run lives
+    finally:
+        os.close(handle)
 
 
 def _remove(folder: Path) -> bool:
     """Undo a run; False if that has to be tried again, which the next run does."""
     try:
         postgres_server.clean(folder)
-    except (psycopg.Error, OSError, ValueError, TypeError) as error:
-        logger.warning("%s is kept: %s", folder, error)
+        return files.remove(folder)
+    # Whatever is there, it must not keep the next run from beginning.
+    except Exception as error:
+        logger.warning("%s is kept: %s: %s", folder, type(error).__name__, error)
         return False
-    shutil.rmtree(folder, ignore_errors=True)
-    # What still runs in there may have written in the meantime.
-    return not folder.exists()
 
 
 @contextlib.contextmanager

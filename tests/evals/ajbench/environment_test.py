@@ -1,5 +1,7 @@
 import json
 import os
+import time
+import tracemalloc
 import zipfile
 
 import pytest
@@ -15,6 +17,7 @@ from jaxlab.evals.ajbench import (
     states,
     workspace,
 )
+from jaxlab.evals.ajbench.limits import Limits
 from jaxlab.evals.ajbench.tools import BOOLEAN, INTEGER, NUMBER, STRINGS, Tool, Toolbox, fits
 from jaxlab.evals.ajbench.types import Call, Unit
 from tests.evals.ajbench import layout
@@ -144,6 +147,9 @@ def test_archives_that_are_broken_or_too_large(tmp_path, monkeypatch):
     (tmp_path / "x.zip").write_text("no archive")
     with pytest.raises(ValueError, match=r"x.zip: "):
         states.tree(tmp_path / "x.zip", tmp_path / "t")
+    _zip(tmp_path / "deep.zip", {"/".join("a" * 1500): ""})
+    with pytest.raises(ValueError, match="more than 100 folders in each other"):
+        states.tree(tmp_path / "deep.zip", tmp_path / "t")
     monkeypatch.setattr(states, "LARGEST_BYTES", 10)
     _zip(tmp_path / "y.zip", {"a": "x" * 11})
     with pytest.raises(ValueError, match="more than 10 bytes"):
@@ -265,6 +271,64 @@ def test_an_edit_that_is_only_shown(box):
     assert box.call("read_file", {"path": "a.txt"}).text == "1\n2\n3\n4\n"
     assert box.call("edit_file", {"path": "a.txt", "edits": edits}).text == shown.text
     assert box.call("read_file", {"path": "a.txt"}).text == "1\nfive\n4\n"
+
+
+def test_an_edit_is_shown_as_one_hunk(box):
+    box.call("write_file", {"path": "n.txt", "content": "".join(f"{i}\n" for i in range(1, 13))})
+    edits = [{"oldText": "5\n", "newText": "five\n"}, {"oldText": "7\n", "newText": ""}]
+    assert box.call("edit_file", {"path": "n.txt", "edits": edits}).text.split("\n") == [
+        "--- n.txt",
+        "+++ n.txt",
+        "@@ -2,9 +2,8 @@",
+        *(" 2", " 3", " 4"),
+        *("-5", "-6", "-7"),
+        *("+five", "+6"),
+        *(" 8", " 9", " 10"),
+    ]
+    same = [{"oldText": "8", "newText": "8"}]
+    assert box.call("edit_file", {"path": "n.txt", "edits": same}).text == ""
+
+
+@pytest.mark.parametrize("old", ["present", "absent"])
+def test_an_edit_of_a_long_file_takes_no_time(box, old):
+    """Line by line it took the square of their number, and a shortest difference does so too."""
+    lines = [f"{i * 7919 % 211}" for i in range(20_000)]
+    text = "\n".join(lines)
+    assert not box.call("write_file", {"path": "long.txt", "content": text}).failed
+    absent = "\n".join([*(f" {line}" for line in lines[:10_000]), "q"])
+    wanted = text if old == "present" else absent
+    new = "\n".join(f"{(3 * i * i + i) % 211}" for i in range(20_000))
+    start = time.process_time()
+    edits = [{"oldText": wanted, "newText": new}]
+    assert box.call("edit_file", {"path": "long.txt", "edits": edits}).failed is (old == "absent")
+    assert time.process_time() - start < 2
+
+
+def test_many_paths_of_one_call_take_no_memory(box):
+    box.call("write_file", {"path": "large.txt", "content": "x" * (4 << 20)})
+    tracemalloc.start()
+    reply = box.call("read_multiple_files", {"paths": ["large.txt"] * 40})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reply.text.startswith("large.txt:\nxxx")
+    assert peak < 40 << 20
+    for name, key in (("search_files", "excludePatterns"), ("directory_tree", "excludePatterns")):
+        refused = box.call(name, {"path": "", "pattern": "x", key: ["*"] * 10_000})
+        assert "10000 patterns are more than 20" in refused.text
+    edits = [{"oldText": "x", "newText": "x"}] * 10_000
+    refused = box.call("edit_file", {"path": "large.txt", "edits": edits})
+    assert "10000 edits are more than 1000" in refused.text
+
+
+def test_a_replay_without_end_is_no_state(box):
+    class Slow:
+        def tools(self, read_only):
+            return [Tool("sleep", "d", {}, lambda: time.sleep(0.05) or "done")]
+
+    calls = [Call("sleep", {})] * 1000
+    with pytest.raises(environment.TooLong, match=r"the first \d calls .* took more than 0.1 s"):
+        environment.replay(Slow(), calls, Limits(replay_seconds=0.1))
+    assert environment.replay(Slow(), calls[:2], Limits(replay_seconds=60)).calls == 2
 
 
 def test_schemas():

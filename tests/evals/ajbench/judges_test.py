@@ -509,7 +509,7 @@ def test_pages_reach_the_judge_as_summaries(shared, tmp_path):
             river = "danube" if "Danube" in messages[1].text else "rhine?x=1"
             url = f"https://rivers.example/{river}"
             return _called("open", {"url": url, "part": "1"})
-        assert messages[-1].text in ("The Danube is 2850 km long.", "nothing")
+        assert messages[-1].text in ("The Danube is 2850 km long.", "nothing"), messages[-1]
         return _said(f"Response: [{int('2850' in messages[-1].text)}]")
 
     run = _run(tmp_path, ("Search-Wide",), summariser=True)

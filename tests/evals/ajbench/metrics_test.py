@@ -72,6 +72,26 @@ def test_f1_is_the_mean_of_the_runs_and_not_of_the_pool():
     assert row["std"] == pytest.approx(math.sqrt(2) / 3)
 
 
+def test_a_run_without_a_subdomain_costs_it_nothing_and_is_named():
+    """A perfect judge is perfect, also where the samples of a run have failed."""
+    whole = [
+        result(target, target, sample, id=target) for target in ("1", "0") for sample in (1, 2)
+    ]
+    part = [result(target, target, 1, "GUI-Word", id=f"w{target}") for target in ("1", "0")]
+    scores = find(metrics.tables([*whole, *part]), "Scores")
+    judge, always, never = scores.rows
+    assert (judge["macro F1"].mean, judge["std"]) == (1.0, None)
+    assert always["macro F1"] == pytest.approx(2 / 3)
+    assert never["macro F1"] == 0.0
+    assert "Run 2 has no verdict of GUI-Word. Such a run" in scores.note
+    assert "not among the results: Search-Wide, Search-Deep, DS-Postgres" in scores.note
+    # A run in which all are judged wrong, and rightly so, is there: its F1 is 0.
+    tn = [result("0", "0", 2, "GUI-Word", id="w0")]
+    again = find(metrics.tables([*whole, *part, *tn]), "Scores")
+    assert again.rows[0]["macro F1"].mean == 0.75
+    assert "Run 2" not in again.note
+
+
 def test_every_subdomain_has_the_same_weight():
     many = [result("1", "1", subdomain="Search-Deep", id=f"d{i}") for i in range(9)]
     one = [result("1", "0", subdomain="GUI-Word", id="w")]

@@ -1,6 +1,8 @@
 """Attempts to write as a reader, and to leave the database as anybody, none of which succeeds."""
 
 import pathlib
+import threading
+import time
 
 import pytest
 
@@ -8,10 +10,11 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from jaxlab.evals.ajbench import postgres
-from jaxlab.evals.ajbench.limits import Limits
+from jaxlab.evals.ajbench import environment, postgres, stores
+from jaxlab.evals.ajbench.limits import Limits, ToolError
 from jaxlab.evals.ajbench.sql_tools import querying_postgres
 from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.types import Call
 
 WITNESS = pathlib.Path("/tmp/ajb-witness")
 
@@ -87,6 +90,36 @@ OUTSIDE = [
     "UPDATE pg_catalog.pg_database SET datistemplate = true",
     "DELETE FROM pg_catalog.pg_class",
     "SET allow_system_table_mods = on",
+    # What is of other samples, or of all.
+    "ALTER DATABASE {own} RENAME TO pwned",
+    "ALTER DATABASE {own} SET search_path TO nowhere",
+    "ALTER DATABASE {own} CONNECTION LIMIT 0",
+    "DROP DATABASE {other}",
+    "DROP DATABASE {template}",
+    "ALTER DATABASE {other} SET statement_timeout = 1",
+    "ALTER ROLE {other}_owner PASSWORD 'x'",
+    "ALTER ROLE {other}_reader SET search_path TO nowhere",
+    "ALTER ROLE {other}_owner IN DATABASE {other} SET search_path TO nowhere",
+    "SET ROLE {other}_owner",
+    "SET ROLE {template}_owner",
+    "GRANT {other}_owner TO CURRENT_USER",
+    "REASSIGN OWNED BY {other}_owner TO CURRENT_USER",
+    "DROP OWNED BY {other}_owner",
+    "DROP ROLE {other}_reader",
+]
+
+# What a role may do to itself, and must not be felt by anybody else.
+ITSELF = [
+    "ALTER ROLE CURRENT_USER SET search_path TO nowhere",
+    "ALTER ROLE CURRENT_USER IN DATABASE {own} SET search_path TO nowhere",
+    "ALTER ROLE CURRENT_USER SET statement_timeout = 1",
+    "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on",
+    "ALTER ROLE CURRENT_USER SET role = {run}_writers",
+    "ALTER ROLE CURRENT_USER PASSWORD 'x'",
+    "SET ROLE {run}_writers; ALTER ROLE {run}_writers SET search_path TO nowhere",
+    "SET ROLE {run}_writers; ALTER ROLE {run}_writers PASSWORD 'x'",
+    "SET ROLE {run}_writers; DROP OWNED BY {run}_writers",
+    "COPY t TO STDOUT",  # the client gives the connection up, and needs another one
 ]
 
 # What a reader may not do besides.
@@ -185,6 +218,26 @@ def outside(server, database):
     return state
 
 
+@pytest.fixture
+def named(server, database):
+    """Puts the names of a sample, of another one and of their template into a statement."""
+    template = server.template("tests", None)
+    other = server.create(template)
+
+    def fill(text):
+        for name, value in (
+            ("{own}", database),
+            ("{other}", other),
+            ("{template}", template),
+            ("{run}", server.prefix),
+        ):
+            text = text.replace(name, value)
+        return text
+
+    yield fill
+    server.drop(other)
+
+
 def _attempt(box, sql):
     for call in (("execute_sql", {"sql": sql}), ("explain_query", {"sql": sql, "analyze": True})):
         reply = box.call(*call)
@@ -195,25 +248,79 @@ def _attempt(box, sql):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_reader_neither_writes_nor_leaves(server, database, outside, form):
-    """118 attempts in six forms, each by two tools."""
+def test_a_reader_neither_writes_nor_leaves(server, database, named, outside, form):
+    """133 attempts in six forms, each by two tools."""
     owner = server.conninfo(database, "owner")
     before = postgres.digest(owner), outside()
     reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=2))
     box = Toolbox(querying_postgres(reader))
     for sql in (*OUTSIDE, *WRITING):
-        _attempt(box, FORMS[form](sql))
+        _attempt(box, FORMS[form](named(sql)))
     reader.close()
     assert (postgres.digest(owner), outside()) == before
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_replay_does_not_leave_either(server, database, outside, form):
-    """68 attempts in six forms with the rights of the owner, which replays hostile calls."""
+def test_a_replay_does_not_leave_either(server, database, named, outside, form):
+    """83 attempts in six forms with the rights of the owner, which replays hostile calls."""
     before = outside()
     writer = postgres.Database(server.conninfo(database, "owner"), False, Limits(seconds=2))
     box = Toolbox(querying_postgres(writer))
     for sql in OUTSIDE:
-        _attempt(box, FORMS[form](sql))
+        _attempt(box, FORMS[form](named(sql)))
     writer.close()
     assert outside() == before
+
+
+def _honest(server, calls=()):
+    """Digest and failures of a sample after an honest trajectory, with something before it."""
+    store = stores.Postgres(server, server.template("tests", None))
+    try:
+        update = Call("execute_sql", {"sql": "UPDATE t SET b = 'z'"})
+        report = environment.replay(store, [*calls, update])
+        judge = Toolbox(store.tools(read_only=True))
+        rows = judge.call("execute_sql", {"sql": "SELECT b FROM t"})
+        return report.failed, store.digest(), rows
+    finally:
+        store.close()
+
+
+def test_what_a_trajectory_does_to_its_role_stays_with_it(server, database, named):
+    before = _honest(server)
+    assert before[0] == ()
+    for text in ITSELF:
+        hostile = [Call("execute_sql", {"sql": named(text)})]
+        # Its own state can be hashed and judged whatever it did.
+        assert _honest(server, hostile)[2].failed is False, text
+        assert _honest(server) == before, text
+
+
+def test_a_judge_does_not_change_its_role(server, database, named):
+    reader = postgres.Database(server.conninfo(database, "reader"))
+    box = Toolbox(querying_postgres(reader))
+    for sql in ITSELF:
+        _attempt(box, named(sql))
+    reader.close()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_samples_neither_see_nor_end_each_others_statements(server, database, named, read_only):
+    other = postgres.Database(server.conninfo(named("{other}"), "reader"))
+    said = []
+    query = "SELECT pg_sleep(1.5), 'of the other' AS secret"
+    thread = threading.Thread(target=lambda: said.append(other.query(query)))
+    thread.start()
+    time.sleep(0.5)
+    which = "reader" if read_only else "owner"
+    mine = postgres.Database(server.conninfo(database, which), read_only)
+    # Names are seen, which are random; statements are not.
+    where = named("FROM pg_stat_activity WHERE usename = '{other}_reader'")
+    seen = mine.rows(f"SELECT query {where}")
+    assert seen == [{"query": "<insufficient privilege>"}]
+    for function in ("pg_terminate_backend", "pg_cancel_backend"):
+        with pytest.raises(ToolError, match=r"must be a member|permission denied"):
+            mine.query(f"SELECT {function}(pid) {where}")
+    thread.join()
+    assert said == ['[{"pg_sleep": "", "secret": "of the other"}]']
+    other.close()
+    mine.close()

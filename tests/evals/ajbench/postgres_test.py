@@ -117,6 +117,29 @@ def test_a_writer_works_as_the_recorded_server(writer):
     assert writer.query(count) == '[{"n": 2}]'
 
 
+def test_a_trajectory_does_not_fill_the_disk(server, database):
+    limits = Limits(seconds=60, database_bytes=16 << 20)
+    writer = postgres.Database(server.conninfo(database, "owner"), False, limits)
+    size = writer.rows(f"SELECT {postgres._SIZE} AS size")[0]["size"]
+    wide = "string_agg(md5((g * i)::text), '') AS x FROM generate_series(1, 60) i"
+    with pytest.raises(ToolError, match="grown by more than 16777216 bytes"):
+        writer.query(
+            f"CREATE TABLE big AS SELECT (SELECT {wide}) FROM generate_series(1, 1000000) g"
+        )
+    assert writer.rows(f"SELECT {postgres._SIZE} AS size")[0]["size"] < size + (1 << 20)
+    # Small steps come as far as one large one.
+    step = f"CREATE TABLE s{{}} AS SELECT (SELECT {wide}) FROM generate_series(1, 2000) g"
+    said = []
+    for number in range(9):
+        try:
+            said.append(writer.query(step.format(number)))
+        except ToolError as error:
+            said.append(str(error))
+    assert said[0] == "[]"
+    assert "grown by more than" in said[-1]
+    writer.close()
+
+
 def test_values_are_json(reader):
     sql = (
         "SELECT true, 'NaN'::float8, 1e400::numeric, 'infinity'::date, '{1,2}'::int[], "
@@ -229,7 +252,8 @@ def _dump(server, database, path, *arguments):
 
 @pytest.mark.parametrize(("end", "form"), [("backup", "--format=c"), ("sql", "--format=p")])
 def test_dumps_are_restored(server, database, digest, tmp_path, end, form):
-    _dump(server, database, tmp_path / f"d.{end}", form)
+    # Roles are no part of a dump, and those of one sample are not there for another.
+    _dump(server, database, tmp_path / f"d.{end}", form, "--no-owner", "--no-privileges")
     name = server.create()
     assert states.restore(server, name, tmp_path / f"d.{end}") == []
     server.allow_reading(name)
@@ -316,8 +340,9 @@ def test_a_server_of_the_user(base, server, user_dsn):
     before = _names(server)
     with workspace.run_folder(base) as folder:
         mine = postgres_server.start(folder, "auto", user_dsn)
-        assert len(_names(server)) == len(before) + 2
-        name = mine.create()
+        name = mine.create(mine.create())
+        # A role for all of them, and two of each database.
+        assert len(_names(server)) == len(before) + 1 + 2 * 3
         writer = postgres.Database(mine.conninfo(name, "owner"), read_only=False)
         writer.query("CREATE SCHEMA s; CREATE TABLE s.t (a int); INSERT INTO s.t VALUES (7)")
         mine.allow_reading(name)
@@ -325,15 +350,23 @@ def test_a_server_of_the_user(base, server, user_dsn):
         assert reader.query("SELECT a FROM s.t") == '[{"a": 7}]'
         with pytest.raises(ToolError):
             reader.query("DELETE FROM s.t")
+        writer.query("ALTER ROLE CURRENT_USER PASSWORD 'x'")
+        mine.allow_reading(name)
         assert postgres.digest(mine.conninfo(name, "owner"))
+        mine.drop(name)
+        assert len(_names(server)) == len(before) + 1 + 3
     assert _names(server) == before
 
 
-def test_a_role_without_rights_is_named(tmp_path, server, user_dsn):
+@pytest.mark.parametrize("right", ["CREATEROLE", "CREATEDB"])
+def test_a_role_without_rights_is_named(tmp_path, server, user_dsn, right):
+    before = _names(server)
     with psycopg.connect(_admin(server), autocommit=True) as admin:
-        admin.execute("ALTER ROLE someone NOCREATEROLE")
-    with pytest.raises(NoServer, match="the role needs LOGIN, CREATEDB and CREATEROLE"):
+        admin.execute(f"ALTER ROLE someone NO{right}")
+    cause = f"the role someone lacks {right}, and .*: ALTER ROLE someone {right}, or"
+    with pytest.raises(NoServer, match=cause):
         postgres_server.start(tmp_path, "dsn", user_dsn)
+    assert _names(server) == before
 
 
 PROGRAM = """
@@ -386,7 +419,7 @@ def test_a_killed_run_leaves_no_server_after_the_next(server):
 def test_a_killed_run_leaves_nothing_on_the_users_server(tmp_path, server, user_dsn):
     before = _names(server)
     _killed(tmp_path, user_dsn)
-    assert len(_names(server)) == len(before) + 4
+    assert len(_names(server)) == len(before) + 1 + 2 * 3
     with workspace.run_folder(tmp_path):
         assert _names(server) == before
     assert list(tmp_path.iterdir()) == []
@@ -402,5 +435,5 @@ def test_what_cannot_be_cleaned_now_is_kept_for_later(tmp_path, server, user_dsn
         assert len(_names(server)) == before
         admin.execute("ALTER ROLE someone LOGIN")
     with workspace.run_folder(tmp_path):
-        assert len(_names(server)) == before - 4
+        assert len(_names(server)) == before - 1 - 2 * 3
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
 import json
+import math
 import pathlib
 
 import hypothesis
@@ -188,7 +189,73 @@ def test_bad_units_are_named_or_counted(tree, name, content, cause):
     assert (len(kept.units), len(kept.rejected)) == (12, 1)
 
 
-@pytest.mark.parametrize("label", [2, 0.5, None, "yes", [1], {}])
+@pytest.mark.parametrize(
+    ("label", "right"),
+    [(1, True), (0, False), (1.0, True), (0.0, False), (True, True), ("1", True), ("fail", False)],
+)
+def test_labels(tree, label, right):
+    """Also as a table writes a column of them in which some are missing."""
+    save(
+        tree / "Search/wide_llm_judge_single_row.jsonl",
+        json.dumps({"query": "q", "item": "c", "label": label}),
+    )
+    (unit,) = rows.read(tree, ["Search-Wide"]).units
+    assert unit.label is right
+
+
+def _apart(tree, **files):
+    """A repository whose Search rows have no labels, which stand beside them."""
+    home = tree / "repository"
+    for name, number in (("wide", 2), ("deep", 1)):
+        content = [{"id": f"r{i}", "query": "q", "item": f"c{i}"} for i in range(number)]
+        save(home / f"src/data/Search/{name}_llm_judge_single_row.json", content)
+    for name, content in files.items():
+        path = name.replace("__", "/").replace("_dot_", ".")
+        save(home / "tasks/agent_as_a_judge/ground_truth" / path, content)
+    return home / "src/data"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"wide_dot_json": {"r0": 1, "r1": 0}, "deep_dot_json": {"r0": 0}},
+        {"Wide__a_dot_jsonl": '{"id": "r0", "label": 1}\n{"id": "r1", "label": 0.0}\n'}
+        | {"Deep__b_dot_json": [{"row_id": "r0", "gt": "0"}], "filesystem_dot_json": "no labels"},
+    ],
+)
+def test_labels_that_stand_apart(tree, files):
+    source = _apart(tree, **files)
+    found = {unit.id: unit.label for unit in rows.read(source).units}
+    assert found == {"Search-Wide/r0": True, "Search-Wide/r1": False, "Search-Deep/r0": False}
+    # Elsewhere, if the user says so; and a row's own goes first.
+    own = {"id": "r0", "query": "q", "item": "c", "label": 1}
+    save(source / "Search/deep_llm_judge_single_row.json", [own])
+    place = source.parents[1] / "tasks/agent_as_a_judge/ground_truth"
+    place.rename(tree / "elsewhere")
+    with pytest.raises(ValueError, match=r"field label .* must be 0 or 1, got None"):
+        rows.read(source, ["Search-Wide"])
+    units = rows.read(source, labels=tree / "elsewhere").units
+    assert [unit.label for unit in units if unit.subdomain == "Search-Deep"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("files", "cause"),
+    [
+        ({"wide_dot_json": {"r0": 1}}, "it has no label, and .*ground_truth none of the id r1"),
+        ({"wide_dot_json": {"r0": 1, "r1": 2}}, r"wide.json: field label .* must be 0 or 1, got 2"),
+        ({"a_dot_json": {"r0": 1}, "b_dot_json": {"r0": 0}}, "b.json: the id 'r0' has two labels"),
+        ({"wide_dot_json": [1]}, "wide.json: expected an object of id -> label, or rows"),
+        ({"wide_dot_jsonl": "{broken"}, "wide.jsonl: "),
+    ],
+)
+def test_labels_apart_that_are_wrong(tree, files, cause):
+    with pytest.raises(ValueError, match=cause):
+        rows.read(_apart(tree, **files), ["Search-Wide"])
+    with pytest.raises(FileNotFoundError, match="no such file or folder of labels"):
+        rows.read(tree, labels=tree / "nowhere")
+
+
+@pytest.mark.parametrize("label", [2, 0.5, None, "yes", [1], {}, math.nan])
 def test_bad_labels(tree, label):
     row = {"query": "q", "item": "c", "label": label}
     save(tree / "Search/wide_llm_judge_single_row.jsonl", json.dumps(row))

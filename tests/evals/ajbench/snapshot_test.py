@@ -2,10 +2,12 @@ import json
 import math
 import os
 import pathlib
+import signal
 
 import pytest
 
 from jaxlab.evals.ajbench import html_text, rows, snapshot, workspace
+from jaxlab.evals.ajbench.limits import ToolError, Unavailable
 from jaxlab.evals.ajbench.tools import Toolbox
 from tests.evals.ajbench import web_trees
 
@@ -219,6 +221,44 @@ HTML = [
     b"&#x0;&#xD800;&#99999999999999;",
     b"<a href='x'>" * 500,
 ]
+
+
+def test_a_reader_that_does_not_start_says_nothing_of_the_pages(data, tmp_path, monkeypatch):
+    """It ends the sample, with what the reader said, and is no page that cannot be found."""
+    before = set(os.listdir(data))
+    broken = tmp_path / "jaxlab"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("<<<<<<< HEAD\n")
+    web = snapshot.Snapshot(data / "web")
+    box = Toolbox(web.tools())
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with pytest.raises(Unavailable, match=r"html_text does not start: .*SyntaxError"):
+            web.read_all()
+        with pytest.raises(Unavailable):
+            box.call("search", {"query": "danube"})
+        with pytest.raises(Unavailable, match="SyntaxError"):
+            box.call("open", {"url": "https://rivers.example/danube", "part": "1"})
+    assert box.call("search", {"query": "danube"}).text.startswith("1. Danube\n")
+    web.close()
+    assert set(os.listdir(data)) == before
+
+
+def test_a_reader_that_somebody_kills_is_started_again(data):
+    web = snapshot.Snapshot(data / "web")
+    box = Toolbox(web.tools())
+    page = {"url": "https://rivers.example/danube", "part": "1"}
+    web.read("https://rivers.example/")
+    os.kill(web._worker._child.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable, match="was killed"):
+        box.call("open", page)
+    assert "2850" in box.call("open", page).text
+    web.close()
+    # A tool that is still under way starts none for a sample that has ended.
+    with pytest.raises(ToolError, match="has ended"):
+        web._worker.call("extract", b"", {"url": ""})
+    assert web._worker._child is None
 
 
 def test_hostile_pages_are_read_or_given_up(tmp_path):
