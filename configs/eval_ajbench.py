@@ -45,6 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
         read_only=True,
         replay="true",
         states=placeholder(str),
+        labels=placeholder(str),
         definitions=placeholder(str),
         postgres="auto",
         dsn=placeholder(str),
