@@ -34,7 +34,7 @@ IMPLEMENTATIONS: dict[str, Callable] = {
 # with few tokens: up to the first number of them if they fill whole chunks of 16, else up to the
 # second, for padding copies the inputs. `benchmarks/kernels.py --what=sizes` measures both.
 SMALL_STATE, LARGE_STATE = 64 * 64, 128 * 128
-SHORT, SHORT_FOR_LARGE_STATES = (64, 320), (32, 40)
+SHORT, SHORT_FOR_LARGE_STATES = (64, 512), (32, 40)
 
 
 def preferences(key_dim: int, value_dim: int, length: int) -> dict[str, tuple[str, ...]]:
