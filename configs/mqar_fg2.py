@@ -20,8 +20,8 @@ others. After 4000 steps ("long") nearly all have: FG2+ 0.989 +- 0.004, separate
 0.005, KDA 0.956 +- 0.016, FG2 0.950 +- 0.043, GDN 0.892 +- 0.069.
 
 Variants: "" (nine mixers of one width, each at the "low" rate 3e-3 and the "high" 1e-2, 5 seeds,
-1000 steps: 90 runs of 11 to 60 s on one core), "matched" (the smaller rules widened to the
-parameters of FG2+, and FG2+ with gates of rank 1: 60 runs), "long" (the first at 3e-3 with four
+1000 steps: 90 runs of 11 to 60 s on one core), "matched" (the smaller mixers widened to the
+parameters of FG2+, and FG2+ with gates of rank 1: 80 runs), "long" (the first at 3e-3 with four
 times the steps: 45 runs of about a minute), "demo" (the nine mixers at 3e-3, one
 seed, one plot: about five minutes of processor time; it shows that rules learn recall and how it
 fades with pairs and length, and ranks nothing), "zoology" (Zoology's own data: 8192 words, up to 64
@@ -37,8 +37,9 @@ RULES = ("gdn", "kda", "fg2", "fg2_plus", "separate_scalars", "left", "gdn2")
 # Plain attention, and attention behind one KDA layer, whose convolution it can use.
 MIXERS = (*RULES, "attention", "kda_attention")
 RATES = {"low": 3e-3, "high": 1e-2}
-# The widths at which the smaller layers have the 8322 parameters of FG2+ at 48, to 0.4 %.
-MATCHED_WIDTHS = {"gdn": 68, "kda": 59, "fg2": 53, "separate_scalars": 58, "left": 53}
+# The widths at which the smaller layers have the 8322 parameters of FG2+ at 48, to 0.7 %.
+MATCHED_WIDTHS = {"gdn": 68, "kda": 59, "fg2": 53, "separate_scalars": 58, "left": 53,
+                  "attention": 84, "kda_attention": 69}  # fmt: skip
 SEEDS = 5
 VARIANTS = ("", "matched", "long", "demo", "zoology", "tiny")
 
@@ -75,7 +76,7 @@ def width(rate: float, seed: int) -> dict[str, ConfigDict]:
 
 
 def matched(rate: float, seed: int) -> dict[str, ConfigDict]:
-    """The rules smaller than FG2+ widened to its size, and FG2+ with gates of rank 1."""
+    """The mixers smaller than FG2+ widened to its size, and FG2+ with gates of rank 1."""
     runs = {mixer: mini(mixer, rate, seed, hidden_size=d) for mixer, d in MATCHED_WIDTHS.items()}
     small = mini("fg2_plus", rate, seed)
     small.model.sizes.delta.update({"erase_rank": 1, "write_rank": 1})

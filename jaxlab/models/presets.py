@@ -1,4 +1,4 @@
-"""Named decoder sizes: published models, and three that a CPU trains in seconds.
+"""Named decoder sizes: published models, and some that a CPU trains in seconds.
 
 config = presets.decoder("qwen3-0.6b", dtype="bfloat16", scan_layers=True)
 config = presets.decoder("fg2-gdn-340m", delta=DeltaConfig(rule="fg2_plus"))
@@ -39,6 +39,18 @@ _HYBRID_340M: dict[str, Any] = _HYBRID | {
     "intermediate_size": 2816,
     "num_heads": 8,
     "num_kv_heads": 8,
+}
+
+_HYBRID_TINY: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_layers": 4,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "pattern": _HYBRID["pattern"],
+    "tie_embeddings": True,
+    "max_position": 1024,
 }
 
 DECODERS: dict[str, DecoderConfig] = {
@@ -139,18 +151,10 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         max_position=1024,
     ),
-    "fg2-tiny": DecoderConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=4,
-        num_heads=2,
-        num_kv_heads=2,
-        pattern=("delta", "delta", "delta", "attention"),
-        delta=DeltaConfig(rule="fg2", head_dim=16),
-        tie_embeddings=True,
-        max_position=1024,
-    ),
+    "fg2-tiny": DecoderConfig(delta=DeltaConfig(rule="fg2", head_dim=16), **_HYBRID_TINY),
+    "fg2-plus-tiny": DecoderConfig(delta=DeltaConfig(rule="fg2_plus", head_dim=16), **_HYBRID_TINY),
+    "kda-tiny": DecoderConfig(delta=DeltaConfig(rule="kda", head_dim=16), **_HYBRID_TINY),
+    "gdn-tiny": DecoderConfig(delta=DeltaConfig(rule="gdn", head_dim=16), **_HYBRID_TINY),
 }
 
 

@@ -106,9 +106,9 @@ def tables(results: Sequence[Result], on_parse_fail: OnParseFail = "wrong") -> l
     """Scores, sub-domains, abilities, and kinds where the set has kinds.
 
     F1 is that of each run (sample number), averaged over runs as the paper does, with its interval
-    over tasks (`intervals`); "std" is the standard deviation over runs. The other columns pool the
-    runs. The paper does not say what a run is worth in which a sub-domain has failed: here it is
-    left out for that sub-domain, and named.
+    over tasks (`intervals`); "std" is the standard deviation over runs, and "pooled" the F1 of all
+    runs' verdicts together. The other columns pool the runs. The paper does not say what a run is
+    worth in which a sub-domain has failed: here it is left out for that sub-domain, and named.
 
     Args:
         results: with `answer` "0", "1" or None and `target` "0" or "1".
@@ -221,6 +221,7 @@ def _scores(results: Sequence[Result], on_parse_fail: OnParseFail) -> Table:
                 "judge": name,
                 "macro F1": value,
                 "std": float(np.std(overall, ddof=1)) if len(overall) > 1 else None,
+                "pooled": macro_f1({k: _confusion(g, judge).f1 for k, g in groups.items()}),
                 **_columns(results, judge),
                 "unread": _unread(results) if name == "the judge" else 0,
             }
@@ -264,6 +265,7 @@ def _grouped(
                 "units": len({result.id for result in group}),
                 "F1": intervals.bootstrap(counts),
                 "std": float(np.std(f1, ddof=1)) if len(f1) > 1 else None,
+                "pooled": _confusion(group, lambda r: verdict_of(r, on_parse_fail)).f1,
                 **_columns(group, lambda result: verdict_of(result, on_parse_fail)),
                 "F1 of always right": always.f1,
                 "unread": _unread(group),

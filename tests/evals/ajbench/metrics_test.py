@@ -70,6 +70,8 @@ def test_f1_is_the_mean_of_the_runs_and_not_of_the_pool():
     row = find(metrics.tables(results), "Scores").rows[0]
     assert row["macro F1"].mean == pytest.approx(1 / 3)
     assert row["std"] == pytest.approx(math.sqrt(2) / 3)
+    assert row["pooled"] == pytest.approx(2 / 4)
+    assert find(metrics.tables(results), "By sub-domain").rows[0]["pooled"] == pytest.approx(2 / 4)
 
 
 def test_a_run_without_a_subdomain_costs_it_nothing_and_is_named():
