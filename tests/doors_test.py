@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -380,6 +381,10 @@ def test_evaluate_door_runs_a_benchmark(door, modsum_run, tmp_path):
     done = door("evaluate", *arguments, f"--workdir={workdir}", "--config.seed=1")
     assert done.returncode == 2
     assert "holds another run" in _line(done.stderr)
-    done = door("evaluate", f"--workdir={tmp_path / 'table'}", "--compare", workdir, workdir)
+    table, copy = tmp_path / "table", shutil.copytree(workdir, tmp_path / "copy")
+    done = door("evaluate", f"--workdir={table}", "--compare", workdir, workdir)
+    assert done.returncode == 2
+    assert "a run does not differ from itself" in _line(done.stderr)
+    done = door("evaluate", f"--workdir={table}", "--compare", workdir, copy)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "2 rows that all runs have" in (tmp_path / "table" / "compare.md").read_text()
+    assert "2 rows that all runs have" in (table / "compare.md").read_text()
