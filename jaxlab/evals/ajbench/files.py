@@ -133,11 +133,8 @@ class Tree:
     def move(self, source: object, target: object) -> None:
         """Rename a file or folder; the target must not exist."""
         with self._parent(source) as (a, old), self._parent(target) as (b, new):
-            try:
+            with _refusing(target), contextlib.suppress(FileNotFoundError):
                 os.stat(new, dir_fd=b, follow_symlinks=False)
-            except FileNotFoundError:
-                pass
-            else:
                 raise ToolError(f"{target!r:.200} exists")
             # What is inside comes to lie as deep below the target.
             above, before = self.parts(target), len(self.parts(source))

@@ -391,6 +391,19 @@ def test_no_tool_makes_a_tree_too_deep_or_a_path_too_long(tmp_path):
     tree.close()
 
 
+def test_a_name_that_the_system_refuses_is_refused_by_every_tool(tmp_path):
+    (tmp_path / "notes.txt").write_text("here")
+    tree = files.Tree(tmp_path)
+    box = Toolbox([*reading_files(tree), *writing_files(tree)])
+    for tool in box.tools.values():
+        for key in {"path", "source", "destination"} & tool.parameters.keys():
+            needed = [name for name in tool.parameters if name not in tool.optional]
+            given = dict.fromkeys(needed, "notes.txt") | {"edits": [], "destination": "new.txt"}
+            given[key] = "n" * 300
+            assert "File name too long" in box.call(tool.name, given).text, (tool.name, key)
+    tree.close()
+
+
 def test_a_tree_that_is_too_deep_is_hashed_and_removed(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
