@@ -70,7 +70,7 @@ def judged(row: dict[str, Any], tolerance: float, distances: Callable[[], dict[s
     """The row with distances, or with the reason why there are none, and `ok`."""
     try:
         found = distances()
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # not possible here, which is no fault of the kernels
         return {**row, "ok": None, "reason": " ".join(str(error).split())}
     except Exception as error:  # of a compiler or a driver: the other rows go on
         return {**row, "ok": False, "reason": reason(error)}

@@ -29,7 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath  # orbax's own path type: its handlers take no other
 
-from jaxlab.runtime import manifest
+from jaxlab.runtime import atomic, manifest
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 
@@ -240,7 +240,7 @@ class Checkpointer:
         assert self._saving is not None
         step, extra = self._saving
         for path in self.directory.glob(f"{step}{_UNFINISHED[0]}*"):
-            manifest.write_atomically(path / _EXTRA, json.dumps(extra))
+            atomic.write(path / _EXTRA, json.dumps(extra).encode())
             manifest.write(path)
 
     def _delete_old(self) -> None:

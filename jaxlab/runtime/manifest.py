@@ -2,10 +2,11 @@
 
 import concurrent.futures
 import json
-import os
 import pathlib
 import zlib
 from collections.abc import Iterable
+
+from jaxlab.runtime import atomic
 
 NAME = "manifest.json"
 # orbax rewrites these while it commits a checkpoint; nothing reads them.
@@ -43,7 +44,7 @@ def write(path: pathlib.Path) -> None:
     files = {
         name: ((path / name).stat().st_size, crc) for name, crc in _checksums(path, names).items()
     }
-    write_atomically(path / NAME, json.dumps({"files": files}, indent=1))
+    atomic.write(path / NAME, json.dumps({"files": files}, indent=1).encode())
 
 
 def _checksums(path: pathlib.Path, names: Iterable[str]) -> dict[str, str]:
@@ -58,13 +59,3 @@ def _crc32(path: pathlib.Path) -> str:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
     return f"{checksum:08x}"
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """The whole file or none, also after a loss of power."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    with scratch.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)

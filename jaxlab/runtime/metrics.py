@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import jax
 import jax.numpy as jnp
 
-from jaxlab.runtime import mesh
+from jaxlab.runtime import atomic, mesh
 
 
 @jax.tree_util.register_dataclass
@@ -246,12 +246,7 @@ def keep_rows(path: pathlib.Path, wanted: Callable[[int], bool]) -> None:
     )
     if new == old:
         return
-    scratch = path.with_name(f".{path.name}.tmp")
-    with scratch.open("wb") as file:
-        file.write(new)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    atomic.write(path, new)
 
 
 def _is_row(line: bytes) -> bool:

@@ -311,7 +311,7 @@ def _value(kind: int, data: bytes | None) -> Any:
         if kind in (_JSON, _JSONB):
             return json.loads(text)
     except (ValueError, RecursionError):
-        pass
+        pass  # a number or a document that Python cannot hold is shown as its text
     return text
 
 

@@ -266,7 +266,7 @@ def _shape(shape: Any) -> list[str]:
 def _kind(shape: Any) -> str:
     try:
         return str(shape.shape_type.name).lower().replace("_", " ")
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # python-pptx does not know every kind
         return "shape of an unknown type"
 
 
