@@ -79,6 +79,10 @@ def gated_delta(
     Keys should have norm 1 (`gated_delta_from_logits` can see to it): then the symmetric edit
     never expands the state, for gates up to 2. Derivatives are reverse mode (grad, vjp).
 
+    On several devices rows and heads can be computed apart: call it inside `jax.shard_map`. XLA
+    divides the recurrence and the chunks by itself, but no kernel of Triton or Pallas; these are
+    refused on an ambient mesh (`jax.set_mesh`), and without one XLA would copy all to every device.
+
     Args:
         q: [B, T, H, Dk].
         k: [B, T, H, Dk].
