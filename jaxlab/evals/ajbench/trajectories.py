@@ -1,5 +1,6 @@
 """Trajectories as they are recorded: chat messages in two styles, and lines of desktop actions."""
 
+import collections
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from jaxlab.evals.ajbench.types import Call, Step
 from jaxlab.evals.unicode import well_formed
 
+# Id of a call -> what came back, in order.
+Results = dict[str, collections.deque[str]]
+
 
 def from_messages(messages: Any) -> tuple[str, tuple[Step, ...]]:
     """The instruction and the steps of a chat.
 
     Two styles are read, also mixed: assistant messages with `tool_calls` that messages of role
     "tool" answer, and items of type "function_call" that "function_call_output" items answer.
+    Some providers give several calls one id, or none: the first answer is that of the first call.
 
     Args:
         messages: a list of objects, or an object that holds one as "messages".
@@ -27,14 +32,14 @@ def from_messages(messages: Any) -> tuple[str, tuple[Step, ...]]:
         messages = messages.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ValueError("expected a list of messages that is not empty")
-    results: dict[str, str] = {}
+    results: Results = collections.defaultdict(collections.deque)
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise ValueError(f"message {number} is no object")
         if message.get("role") == "tool":
-            results[str(message.get("tool_call_id"))] = text_of(message.get("content"))
+            results[str(message.get("tool_call_id"))].append(_said(message.get("content")))
         elif message.get("type") == "function_call_output":
-            results[str(message.get("call_id"))] = text_of(message.get("output"))
+            results[str(message.get("call_id"))].append(_said(message.get("output")))
     instruction = ""
     steps: list[Step] = []
     for number, message in enumerate(messages):
@@ -117,20 +122,46 @@ def text_of(content: Any) -> str:
     return json.dumps(content)
 
 
-def _openai_call(call: Any, results: Mapping[str, str], number: int) -> Call:
+def _said(content: Any) -> str:
+    """What a tool has said, out of what MCPMark records: its server's answer as JSON.
+
+    In the second style that is the text of a part that is JSON again.
+    """
+    text = text_of(content)
+    part = _object(text)
+    if part.get("type") == "text" and isinstance(part.get("text"), str):
+        text = part["text"]
+        part = _object(text)
+    if not isinstance(part.get("content"), list) or "isError" not in part:
+        return text
+    said = text_of(part["content"])
+    failed = part["isError"] is True and not said.lower().startswith("error")
+    return f"Error: {said}" if failed else said
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """The object that a text is in JSON; an empty one where it is none."""
+    try:
+        found = well_formed(json.loads(text)) if text.startswith("{") else None
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _openai_call(call: Any, results: Results, number: int) -> Call:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise ValueError(f"message {number}: a tool call without a function")
     return _call(function, call.get("id"), results, number)
 
 
-def _call(
-    function: Mapping[str, Any], identity: Any, results: Mapping[str, str], number: int
-) -> Call:
+def _call(function: Mapping[str, Any], identity: Any, results: Results, number: int) -> Call:
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError(f"message {number}: a call of a function without a name")
-    return Call(name, _arguments(function.get("arguments")), results.get(str(identity)))
+    waiting = results[str(identity)]
+    result = waiting.popleft() if waiting else None
+    return Call(name, _arguments(function.get("arguments")), result)
 
 
 def _arguments(value: Any) -> dict[str, Any] | None:

@@ -119,6 +119,50 @@ def test_arguments_that_do_not_parse_are_kept_as_none():
     assert steps[0].calls[1] == Call("read_file", None, "error")
 
 
+def _of_mcpmark(text, failed=False):
+    """An item as MCPMark writes it in the second style, around the answer of an MCP server."""
+    part = {"type": "text", "text": text, "annotations": None, "meta": None}
+    answer = {"meta": None, "content": [part], "structuredContent": {"content": text}}
+    said = json.dumps(answer | {"isError": failed})
+    output = json.dumps({"type": "text", "text": said, "annotations": None, "meta": None})
+    return {"call_id": "c", "output": output, "type": "function_call_output"}
+
+
+def test_results_are_read_out_of_their_wrappings():
+    call = {"arguments": "{}", "call_id": "c", "name": "f", "type": "function_call", "id": "i"}
+    inner = '{"type": "text", "text": "of a file"}'
+    outputs = [
+        _of_mcpmark("Allowed directories:\n/app/x"),
+        _of_mcpmark("ENOENT: no such file", failed=True),
+        _of_mcpmark("error: none", failed=True),
+        _of_mcpmark(inner),
+    ]
+    items = [item for output in outputs for item in (call, output)]
+    # The other style holds the server's answer itself.
+    wrapped = {"role": "tool", "tool_call_id": "d", "content": json.loads(outputs[1]["output"])}
+    made = {"id": "d", "function": {"name": "f", "arguments": "{}"}}
+    _, steps = trajectories.from_messages(
+        [*items, {"role": "assistant", "content": None, "tool_calls": [made]}, wrapped]
+    )
+    assert [call.result for step in steps for call in step.calls] == [
+        "Allowed directories:\n/app/x",
+        "Error: ENOENT: no such file",
+        "error: none",
+        inner,
+        "Error: ENOENT: no such file",
+    ]
+
+
+@pytest.mark.parametrize("identity", ["call_0", "", None])
+def test_calls_of_one_id_have_results_of_their_own(identity):
+    call = {"id": identity, "function": {"name": "f", "arguments": None}}
+    answers = [{"role": "tool", "tool_call_id": identity, "content": text} for text in "abc"]
+    two = {"role": "assistant", "content": None, "tool_calls": [call, call]}
+    one = {"role": "assistant", "content": None, "tool_calls": [call]}
+    _, steps = trajectories.from_messages([two, *answers[:2], one, answers[2], one])
+    assert [[call.result for call in step.calls] for step in steps] == [["a", "b"], ["c"], [None]]
+
+
 def test_a_recorded_reward_does_not_reach_the_judge(tree):
     unit = rows.read(tree, ["GUI-Word"]).units[0]
     assert "reward" not in trajectories.render(unit.steps)
