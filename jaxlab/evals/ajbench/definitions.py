@@ -38,7 +38,7 @@ def read(folder: Path) -> Definition:
     """
     path = folder / "meta.json"
     try:
-        meta = well_formed(json.loads(path.read_text(encoding="utf-8")))
+        meta = well_formed(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: malformed JSON: {error}") from None
     if not isinstance(meta, dict):
@@ -52,7 +52,7 @@ def read(folder: Path) -> Definition:
         id=meta["task_id"],
         category=meta["category_id"],
         difficulty=str(meta.get("difficulty", "")),
-        instruction=(folder / "description.md").read_text(encoding="utf-8"),
+        instruction=(folder / "description.md").read_text(encoding="utf-8-sig"),
         state_url=url if isinstance(url, str) else None,
         meta=meta,
     )

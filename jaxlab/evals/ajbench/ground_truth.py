@@ -47,7 +47,7 @@ def read(
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     lines = path.suffix == ".jsonl"
     content = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else None
     if content is None:

@@ -97,7 +97,7 @@ def folder(unit: Unit) -> Path:
 def files_of(unit: Unit) -> Named:
     """`named` of the unit's definition."""
     try:
-        definition = json.loads(Path(unit.meta["definition"]).read_text(encoding="utf-8"))
+        definition = json.loads(Path(unit.meta["definition"]).read_text(encoding="utf-8-sig"))
     except (KeyError, OSError, ValueError, RecursionError):
         return Named()
     return named(definition) if isinstance(definition, Mapping) else Named()

@@ -6,7 +6,7 @@
 
 The label of DS and GUI is a directory's name. The keys of the Search files are not published in
 writing, so several names of each are tried and a map of one's own goes before them; a row without
-a label has it in `ground_truth`.
+a label has it in `ground_truth`. Files are UTF-8 with or without a byte order mark.
 """
 
 import functools
@@ -204,7 +204,7 @@ def _ds(
             continue
         task = path.parent.parent.parent.relative_to(folder).as_posix()
         try:
-            messages = well_formed(json.loads(path.read_text(encoding="utf-8")))
+            messages = well_formed(json.loads(path.read_text(encoding="utf-8-sig")))
             instruction, steps = trajectories.from_messages(messages)
         except (ValueError, RecursionError) as error:
             yield Rejected(str(path), str(error))
@@ -246,7 +246,7 @@ def _gui(folder: Path, subdomain: str) -> Iterator[Unit | Rejected]:
         task = home.relative_to(folder).as_posix()
         try:
             # Not splitlines: a JSON text may hold signs that are line breaks to Python alone.
-            steps = trajectories.from_actions(path.read_text(encoding="utf-8").split("\n"))
+            steps = trajectories.from_actions(path.read_text(encoding="utf-8-sig").split("\n"))
             definition, where = _gui_task(home, path.parent)
         except ValueError as error:
             yield Rejected(str(path), str(error))
@@ -267,7 +267,7 @@ def _gui_task(*folders: Path) -> tuple[dict[str, Any], Path]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             try:
-                content = well_formed(json.loads(path.read_text(encoding="utf-8")))
+                content = well_formed(json.loads(path.read_text(encoding="utf-8-sig")))
             except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict) and isinstance(content.get("instruction"), str):

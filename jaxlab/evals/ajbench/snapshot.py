@@ -251,7 +251,7 @@ def normal(url: str) -> str:
 
 def _read_index(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -121,7 +121,7 @@ def sqlite_file(source: Path, target: Path) -> None:
         return
     connection = sqlite3.connect(target)
     try:
-        connection.executescript(source.read_text(encoding="utf-8"))
+        connection.executescript(source.read_text(encoding="utf-8-sig"))
     except sqlite3.Error as error:
         raise ValueError(f"{source}: {error}") from None
     finally:

@@ -202,6 +202,22 @@ def test_the_panel_changes_with_the_trajectory(tree):
     assert after.rows[0].meta["ability"] == "information acquisition"
 
 
+def test_files_that_were_written_on_windows(tree):
+    """With byte order marks, lines that end in CR LF, and accents."""
+    before = rows.read(tree).panel()
+    for path in [path for path in tree.rglob("*.json*") if path.is_file()]:
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    assert rows.read(tree).panel() == before
+    home = tree / "definitions/easy/papers/papers_counting"
+    meta = json.dumps({"task_id": "papers_counting", "category_id": "papers"})
+    save(home / "meta.json", "\ufeff" + meta)
+    save(home / "description.md", "\ufeffCompte les pages vides \u00e0 la fin.")
+    (found, *_) = rows.read(tree, ["DS-FileSystem"], tasks=home.parents[2]).units
+    assert found.instruction == "Compte les pages vides \u00e0 la fin."
+    labels = _apart(tree, wide_dot_json='\ufeff{"r0": 1, "r1": 0}')
+    assert len(rows.read(labels, ["Search-Wide"]).units) == 2
+
+
 def test_nothing_there_says_what_is_needed(tmp_path):
     with pytest.raises(FileNotFoundError, match="give the folder src/data"):
         rows.read(tmp_path)
