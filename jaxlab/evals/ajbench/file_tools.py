@@ -34,7 +34,7 @@ def reading_files(tree: Tree) -> list[Tool]:
     numbers = {"head": INTEGER, "tail": INTEGER}
 
     def read(path: str, head: int | None = None, tail: int | None = None) -> str:
-        return _part(_text(tree.read(path)), head, tail)
+        return _part(_text(tree.read(path, end=tail is not None)), head, tail)
 
     def media(path: str) -> str:
         kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
@@ -53,6 +53,8 @@ def reading_files(tree: Tree) -> list[Tool]:
     def search(path: str, pattern: str, excludePatterns: Sequence[str] = ()) -> str:
         left_out = _matching(tree, path, excludePatterns)
         found = [name for name in tree.search(path, pattern) if name not in left_out]
+        if sum(1 for _ in tree.walk(path)) == tree.limits.entries:
+            found.append(f"... only the first {tree.limits.entries} were looked at: name a folder")
         return "\n".join(found) or "nothing matches"
 
     return [
@@ -105,6 +107,9 @@ def writing_files(tree: Tree) -> list[Tool]:
         return f"wrote {path}"
 
     def edit(path: str, edits: list[dict[str, Any]], dryRun: bool = False) -> str:
+        size = tree.stat(path).st_size
+        if size > tree.limits.write_bytes:  # more than is read
+            raise ToolError(f"{size} bytes are more than {tree.limits.write_bytes}")
         before = tree.read(path).decode("utf-8", "replace").replace("\r\n", "\n")
         after = before
         if len(edits) > MAX_EDITS:

@@ -98,12 +98,14 @@ class Tree:
         _check_size(found)
         return tuple(found)
 
-    def read(self, path: object) -> bytes:
-        """The content of a file, at most `Limits.write_bytes` of it."""
+    def read(self, path: object, end: bool = False) -> bytes:
+        """The content of a file, at most `Limits.write_bytes` from its beginning, or its `end`."""
         with self._parent(path) as (folder, name):
             # A pipe would block without O_NONBLOCK.
             descriptor = self._open(name, os.O_RDONLY | os.O_NONBLOCK, folder, path)
         with _file(descriptor, "rb", path) as file:
+            if end:
+                file.seek(max(0, os.fstat(descriptor).st_size - self.limits.write_bytes))
             return file.read(self.limits.write_bytes)
 
     def write(self, path: object, content: bytes) -> None:
@@ -131,11 +133,11 @@ class Tree:
             os.close(folder)
 
     def move(self, source: object, target: object) -> None:
-        """Rename a file or folder; the target must not exist."""
+        """Rename a file or folder; a file of the new name is replaced, as by the recorded server.
+
+        Its description says that this fails, but it calls rename(2) without a look.
+        """
         with self._parent(source) as (a, old), self._parent(target) as (b, new):
-            with _refusing(target), contextlib.suppress(FileNotFoundError):
-                os.stat(new, dir_fd=b, follow_symlinks=False)
-                raise ToolError(f"{target!r:.200} exists")
             # What is inside comes to lie as deep below the target.
             above, before = self.parts(target), len(self.parts(source))
             for inner, _, _ in self._below(self.parts(source)):
@@ -314,7 +316,9 @@ def _check_size(parts: Sequence[str]) -> None:
 
 
 def copy(source: Path, target: Path) -> list[str]:
-    """Copy folders and files; returns what was left out: links, pipes, sockets, devices.
+    """Copy folders and files with their times of change; what a tree may hold, tasks may ask for.
+
+    Returns what was left out: links, pipes, sockets, devices.
 
     Raises:
         ValueError: there are too many folders in each other.
@@ -330,7 +334,9 @@ def copy(source: Path, target: Path) -> list[str]:
             if entry.is_dir(follow_symlinks=False):
                 stack.append(here / entry.name)
             elif entry.is_file(follow_symlinks=False):
+                info = entry.stat(follow_symlinks=False)
                 (target / here / entry.name).write_bytes(Path(entry.path).read_bytes())
+                os.utime(target / here / entry.name, ns=(info.st_atime_ns, info.st_mtime_ns))
             else:
                 left_out.append(str(here / entry.name))
     return left_out

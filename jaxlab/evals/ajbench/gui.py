@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from jaxlab.evals.ajbench import actions, packages
 from jaxlab.evals.ajbench.files import Tree
+from jaxlab.evals.ajbench.limits import Limits
 from jaxlab.evals.ajbench.office import READING
 from jaxlab.evals.ajbench.types import Call, Step, Unit
 
@@ -76,7 +77,7 @@ def named(definition: Mapping[str, Any]) -> Named:
 def results(unit: Unit) -> list[str]:
     """Paths of results, relative to the unit's folder; links are not followed."""
     files = files_of(unit)
-    with contextlib.closing(Tree(folder(unit))) as tree:
+    with contextlib.closing(Tree(folder(unit), limits=Limits(entries=1 << 20))) as tree:
         found = [path for path, info in tree.walk() if stat.S_ISREG(info.st_mode)]
     return [path for path in found if _is_result(PurePosixPath(path), files)]
 

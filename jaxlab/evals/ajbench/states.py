@@ -10,10 +10,13 @@ KEY is a task's category, as MCPMark's archives are called, or the task where it
 states that are ready to be judged it is the unit's id.
 """
 
+import datetime
+import os
 import re
 import secrets
 import shutil
 import sqlite3
+import struct
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -104,7 +107,10 @@ def tree(source: Path, target: Path) -> None:
                         )
                 if sum(info.file_size for info in members) > LARGEST_BYTES:
                     raise ValueError(f"{source}: more than {LARGEST_BYTES} bytes")
-                archive.extractall(inner, members)
+                for info in members:
+                    path = archive.extract(info, inner)
+                    seconds = _changed(info)
+                    os.utime(path, (seconds, seconds))
         except zipfile.BadZipFile as error:
             raise ValueError(f"{source}: {error}") from None
         # MCPMark's archives hold one folder, with the name of the category.
@@ -112,6 +118,23 @@ def tree(source: Path, target: Path) -> None:
         wrapped = len(entries) == 1 and entries[0].name == source.stem and entries[0].is_dir()
         for entry in (entries[0] if wrapped else inner).iterdir():
             shutil.move(entry, target / entry.name)
+
+
+def _changed(info: zipfile.ZipInfo) -> float:
+    """When a member was changed last, in seconds since 1970, as unzip sets it.
+
+    It stands in the extra field of Info-ZIP, or as a date without a zone, which is read as UTC.
+    """
+    rest = info.extra
+    while len(rest) >= 4:
+        kind, size = struct.unpack_from("<HH", rest)
+        if kind == 0x5455 and size >= 5 and len(rest) >= 9 and rest[4] & 1:
+            return float(struct.unpack_from("<i", rest, 5)[0])
+        rest = rest[4 + size :]
+    try:
+        return datetime.datetime(*info.date_time, tzinfo=datetime.UTC).timestamp()
+    except ValueError:
+        return 0.0  # no date
 
 
 def sqlite_file(source: Path, target: Path) -> None:

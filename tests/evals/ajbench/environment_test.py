@@ -1,5 +1,6 @@
 import json
 import os
+import struct
 import time
 import tracemalloc
 import zipfile
@@ -134,6 +135,28 @@ def test_archives(tmp_path):
     assert sorted(os.listdir(tmp_path / "flat")) == ["a.txt", "papers"]
 
 
+def test_files_keep_their_times(tmp_path):
+    """A task of the benchmark sorts files by them."""
+    (tmp_path / "folder" / "d").mkdir(parents=True)
+    (tmp_path / "folder" / "d" / "a.txt").write_text("a")
+    os.utime(tmp_path / "folder" / "d" / "a.txt", (981173106, 981173106))
+    # Info-ZIP's field: that a time follows, and the time.
+    members = {"a.txt": b"", "b.txt": struct.pack("<HHBi", 0x5455, 5, 1, 981173106)}
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, extra in members.items():
+            info = zipfile.ZipInfo(f"d/{name}", (2001, 2, 3, 5 if extra else 4, 5, 6))
+            info.extra = extra
+            archive.writestr(info, "a")
+    for source in ("folder", "x.zip"):
+        states.tree(tmp_path / source, tmp_path / f"of_{source}")
+        tree = files.Tree(tmp_path / f"of_{source}")
+        box = Toolbox(file_tools.reading_files(tree))
+        for path, _ in list(tree.walk("d")):
+            info = json.loads(box.call("get_file_info", {"path": path}).text)
+            assert info["modified"] == "2001-02-03T04:05:06+00:00"
+        tree.close()
+
+
 @pytest.mark.parametrize("name", ["../out.txt", "/tmp/ajb-out.txt", "a/../../out.txt"])
 def test_archives_that_lead_out(tmp_path, name):
     (tmp_path / "in").mkdir()
@@ -181,6 +204,38 @@ def box(tmp_path):
     (root / "d" / "b.txt").write_text("b" * 9)
     tree = files.Tree(root, ("/data", "/"))
     yield Toolbox([*file_tools.reading_files(tree), *file_tools.writing_files(tree)])
+    tree.close()
+
+
+def test_a_file_is_moved_over_another(box, tmp_path):
+    """As the recorded server does it, whatever it says of itself."""
+    assert not box.call("move_file", {"source": "a.txt", "destination": "d/b.txt"}).failed
+    assert (tmp_path / "root/d/b.txt").read_text() == "1\n2\n3\n4\n"
+    assert not (tmp_path / "root/a.txt").exists()
+    assert box.call("create_directory", {"path": "e"}).text == "made e"
+    assert box.call("move_file", {"source": "e", "destination": "d"}).failed
+
+
+def test_files_that_are_larger_than_what_is_read(tmp_path):
+    tree = files.Tree(tmp_path, limits=Limits(write_bytes=10))
+    box = Toolbox([*file_tools.reading_files(tree), *file_tools.writing_files(tree)])
+    (tmp_path / "log").write_text("first\nmiddle\nlast\n")
+    assert box.call("read_file", {"path": "log", "tail": 1}).text == "last"
+    edit = {"path": "log", "edits": [{"oldText": "first", "newText": "1st"}]}
+    assert box.call("edit_file", edit).text == "18 bytes are more than 10"
+    assert (tmp_path / "log").read_text() == "first\nmiddle\nlast\n"
+    tree.close()
+
+
+def test_a_search_says_that_it_has_not_looked_at_all(tmp_path):
+    for name in ("a/1", "a/2", "b/wanted"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    tree = files.Tree(tmp_path, limits=Limits(entries=4))
+    box = Toolbox(file_tools.reading_files(tree))
+    search = {"path": "", "pattern": "wanted"}
+    assert box.call("search_files", search).text.startswith("... only the first 4 were looked at")
+    assert box.call("search_files", search | {"path": "b"}).text == "b/wanted"
     tree.close()
 
 
