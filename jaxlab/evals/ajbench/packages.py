@@ -15,9 +15,14 @@ KINDS = {
 }
 MAX_PARTS = 5_000
 MAX_BYTES = 64 << 20  # of all parts, unpacked
+# No expression goes past a "<", which stands in no text and no attribute: in a part of many
+# beginnings without an end, each would search all the rest.
 _TIMES = re.compile(
-    rb"<dcterms:(created|modified)\b.*?</dcterms:\1>|<cp:lastModifiedBy>.*?</cp:", re.S
+    rb"<dcterms:(created|modified)\b[^<]*</dcterms:\1>|<cp:lastModifiedBy>[^<]*</cp:"
 )
+_VALUE = rb"""("[^"<]*"|'[^'<]*')"""
+_RELATIONSHIP = re.compile(rb"""<(?:[^<>:\s]+:)?Relationship\b(?:[^<>"']|%b)*>""" % _VALUE)
+_ATTRIBUTE = re.compile(rb"""(\s)([^<>="'\s]+)(\s*=\s*)""" + _VALUE)
 _ENCODING = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([^"']+)""")
 
 
@@ -63,7 +68,7 @@ def without_links(content: bytes, ending: str) -> bytes:
         for name in archive.namelist():
             part = _part(archive, name, ending)
             if name.endswith(".rels"):
-                part = re.sub(rb"<(?:\w+:)?Relationship\b[^>]*?/?>", _without_target, part)
+                part = _RELATIONSHIP.sub(_without_target, part)
             target.writestr(name, part, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
@@ -124,7 +129,14 @@ def _check_xml(part: bytes, name: str) -> None:
 
 
 def _without_target(match: re.Match[bytes]) -> bytes:
-    text = match[0]
-    if not re.search(rb"""TargetMode\s*=\s*["']External""", text) or b"/hyperlink" in text:
-        return text
-    return re.sub(rb"""\bTarget\s*=\s*("[^"]*"|'[^']*')""", b'Target="about:blank"', text)
+    found = {entry[2]: entry[4][1:-1] for entry in _ATTRIBUTE.finditer(match[0])}
+    # What is written in another way than plainly is taken for the worse.
+    internal = found.get(b"TargetMode", b"Internal") == b"Internal"
+    if internal or found.get(b"Type", b"").endswith(b"/hyperlink"):
+        return match[0]
+    return _ATTRIBUTE.sub(_elsewhere, match[0])
+
+
+def _elsewhere(match: re.Match[bytes]) -> bytes:
+    value = b'"about:blank"' if match[2] == b"Target" else match[4]
+    return match[1] + match[2] + match[3] + value
