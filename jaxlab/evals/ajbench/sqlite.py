@@ -81,12 +81,37 @@ class Database:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 over the schema and every row, whatever the layout of the file."""
+    """SHA-256 over the schema and every row, whatever the layout of the file and the rows' order.
+
+    Not over its dump: that ends texts at NUL, and cannot hold those that are not UTF-8, of which
+    SQLite may have any.
+    """
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        total = hashlib.sha256()
-        for line in connection.iterdump():
-            total.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        schema = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+        entries = connection.execute(schema).fetchall()
+        total = hashlib.sha256(repr(entries).encode("utf-8", "surrogatepass"))
+        # Unlike a blob, which is bytes.
+        connection.text_factory = lambda text: ("text", text)
+        for kind, name, _, text in entries:
+            # What belongs to virtual tables lies in others; statistics are no content.
+            virtual = (text or "").upper().startswith("CREATE VIRTUAL")
+            if kind == "table" and not virtual and not name.startswith("sqlite_stat"):
+                total.update(_sum_of(connection, name))
         return total.hexdigest()
     finally:
         connection.close()
+
+
+def _sum_of(connection: sqlite3.Connection, table: str) -> bytes:
+    """SHA-256 over a table's rows; what is computed when it is read is none of it."""
+    found = connection.execute("SELECT name FROM pragma_table_info(?)", [table])
+    columns = ", ".join(_quoted(name.decode()) for ((_, name),) in found.fetchall())
+    rows = connection.execute(f"SELECT {columns} FROM {_quoted(table)}")
+    sums = sorted(hashlib.sha256(repr(row).encode()).digest() for row in rows)
+    return hashlib.sha256(b"".join(sums)).digest()
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'

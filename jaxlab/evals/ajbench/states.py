@@ -138,13 +138,23 @@ def _changed(info: zipfile.ZipInfo) -> float:
 
 
 def sqlite_file(source: Path, target: Path) -> None:
-    """Copy a database, or make one of a script."""
-    if source.suffix != ".sql":
-        shutil.copyfile(source, target)
-        return
+    """Copy a database, with what its last program has left in a log beside it, or run a script.
+
+    Raises:
+        ValueError: it is no database, or the script fails.
+    """
+    script = source.suffix == ".sql"
+    for end in () if script else ("", "-wal", "-journal"):
+        if Path(f"{source}{end}").is_file():
+            shutil.copyfile(f"{source}{end}", f"{target}{end}")
     connection = sqlite3.connect(target)
     try:
-        connection.executescript(source.read_text(encoding="utf-8-sig"))
+        if script:
+            connection.executescript(source.read_text(encoding="utf-8-sig"))
+        else:
+            # Takes the log in, so that the file is all there is.
+            connection.execute("PRAGMA journal_mode = delete")
+            connection.execute("SELECT count(*) FROM sqlite_master")
     except sqlite3.Error as error:
         raise ValueError(f"{source}: {error}") from None
     finally:
