@@ -282,6 +282,39 @@ def test_a_script_of_sql_cannot_run_programs(server, tmp_path):
     server.drop(name)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE a (v no_such_type);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES ('1');\n",
+        "CREATE TABLE b (i int);\nCOPY b FROM stdin;\n1\nx\n\\.\n",
+        "SELECT 1/0;\n",
+    ],
+)
+def test_a_dump_that_loses_rows_is_refused(server, tmp_path, script):
+    """The database would be another one than the trajectory's, and nobody would know."""
+    (tmp_path / "d.sql").write_text(script)
+    name = server.create()
+    with pytest.raises(ValueError, match=r"d\.sql: .*ERROR"):
+        states.restore(server, name, tmp_path / "d.sql")
+    server.drop(name)
+
+
+def test_errors_that_lose_nothing_are_passed_over(server, tmp_path, caplog):
+    """What pg_dump --clean writes first, and what a newer one sets; a mark at the beginning too."""
+    (tmp_path / "d.sql").write_text(
+        "\ufeffCREATE SCHEMA s;\nSET no_such_setting = 0;\n"
+        "ALTER TABLE ONLY s.t DROP CONSTRAINT k;\n"
+        "DROP TABLE s.t;\nCREATE TABLE s.t (i int);\nINSERT INTO s.t VALUES (1);\n"
+    )
+    name = server.create()
+    assert len(states.restore(server, name, tmp_path / "d.sql")) == 3
+    assert "3 errors, such as" in caplog.text
+    reader = postgres.Database(server.conninfo(name, "owner"))
+    assert reader.query("SELECT i FROM s.t") == '[{"i": 1}]'
+    reader.close()
+    server.drop(name)
+
+
 def test_a_dump_that_is_none(server, tmp_path):
     path = tmp_path / "d.backup"
     path.write_text("no dump")
