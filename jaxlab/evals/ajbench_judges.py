@@ -43,7 +43,7 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, environments, files, gui, prompts, workspace
+from jaxlab.evals.ajbench import environment, environments, gui, programs, prompts, workspace
 from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
 from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
@@ -158,8 +158,8 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
                 return state
             scaffold = _loop if options.scaffold == "loop" else _react
             async with (
-                _opened(unit, options) as (opened, report),
-                _tools(opened, unit, options, effort) as tools,
+                _opened(unit, options) as (opened, report, folder),
+                _tools(opened, folder, unit, options, effort) as tools,
             ):
                 await scaffold(state, tools, options, config, effort)
             return state
@@ -296,8 +296,11 @@ def _count_calls(done: Sequence[ChatMessage], effort: _Effort) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environment, Report]]:
-    """The environment of a unit after the replay, with a look at what must not have changed."""
+async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environment, Report, Path]]:
+    """The environment of a unit after the replay, with a look at what must not have changed.
+
+    Also the sample's folder, with which goes whatever program carries its name.
+    """
     run = await anyio.to_thread.run_sync(_run_of, options)
     folder = run.folder / f"sample-{secrets.token_hex(8)}"
     folder.mkdir(mode=0o700)
@@ -314,7 +317,7 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
                 )
             before = await anyio.to_thread.run_sync(opened.digest)
             try:
-                yield opened, report
+                yield opened, report, folder
             finally:
                 # Also after a limit, at which a sample is scored with what it has.
                 with anyio.CancelScope(shield=True):
@@ -329,12 +332,12 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
                 await anyio.to_thread.run_sync(opened.close)
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(files.remove, folder)
+            await anyio.to_thread.run_sync(programs.remove, folder)
 
 
 @contextlib.asynccontextmanager
 async def _tools(
-    opened: Environment, unit: Unit, options: Options, effort: _Effort
+    opened: Environment, folder: Path, unit: Unit, options: Options, effort: _Effort
 ) -> AsyncIterator[list[ToolDef]]:
     """The tools of a judge, ours or those of the user's server."""
     limits = _limits(options)
@@ -347,7 +350,8 @@ async def _tools(
                 found = [t for t in found if gui.observed(t.name, options.observation)]
         else:
             addresses = getattr(opened, "address", None)
-            source = mcp_tools(_server(server, addresses(options.read_only) if addresses else {}))
+            address = addresses(options.read_only) if addresses else {}
+            source = mcp_tools(_server(server, address, folder))
             await stack.enter_async_context(mcp_connection(source))
             found = [ToolDef(tool) for tool in await source.tools()]
         if options.tools is not None:
@@ -403,7 +407,9 @@ async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
     return output.completion
 
 
-def _server(server: Mapping[str, Any], address: Mapping[str, str]) -> Any:
+def _server(server: Mapping[str, Any], address: Mapping[str, str], folder: Path) -> Any:
+    """The user's server, whose helpers do not outlive the sample either, see `workspace.kill`."""
+
     def filled(text: str) -> str:
         for name, value in address.items():
             text = text.replace(f"{{{name}}}", value)
@@ -412,7 +418,8 @@ def _server(server: Mapping[str, Any], address: Mapping[str, str]) -> Any:
     return mcp_server_stdio(
         command=server["command"],
         args=[filled(text) for text in server.get("args", ())],
-        env={name: filled(text) for name, text in server.get("env", {}).items()},
+        env={name: filled(text) for name, text in server.get("env", {}).items()}
+        | {workspace.MARK: str(folder)},
     )
 
 

@@ -79,7 +79,7 @@ def beside(folder: Path, name: str) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """End the programs of a folder of `scratch` and remove it."""
+    """End the programs of a folder, such as one of `scratch`, and remove it."""
     workspace.kill(folder)
     files.remove(folder)
 

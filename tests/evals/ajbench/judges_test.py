@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -426,6 +427,40 @@ def test_a_server_that_writes_is_found_out(shared, tmp_path):
     outcome, graded = _evaluate(run, tmp_path / "run", writing)
     assert len(outcome.failures) == 2
     assert {result.meta["subdomain"] for result in graded} == {"DS-SQLite"}
+
+
+HELPED = """
+import runpy, subprocess, sys
+wait = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(900)"
+null = subprocess.DEVNULL
+child = subprocess.Popen([sys.executable, "-c", wait], stdin=null, stdout=null, stderr=null,
+    start_new_session=True)
+with open(sys.argv.pop(1), "a") as file:
+    file.write(f"{child.pid}\\n")
+runpy.run_module("jaxlab.evals.ajbench.server", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_what_a_server_has_started_ends_with_the_sample(shared, tmp_path):
+    """As the browser of a server that is killed: it has a session of its own, and hears nothing."""
+    pids = tmp_path / "pids"
+    server = {
+        "command": sys.executable,
+        "args": ["-c", HELPED, str(pids), "--files", "{root}"],
+        "env": {"PYTHONPATH": os.pathsep.join(sys.path)},
+    }
+    run = _run(tmp_path, ("DS-FileSystem",), servers={"DS-FileSystem": server})
+    outcome, _ = _evaluate(run, tmp_path / "run", looking)
+    assert outcome.failures == []
+    started = pids.read_text().split()
+    assert len(started) == 2
+    for pid in started:
+        # Nobody may have waited for it yet.
+        with contextlib.suppress(FileNotFoundError):
+            assert (
+                pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            )
 
 
 def test_samples_run_at_the_same_time(shared, tmp_path):
