@@ -100,7 +100,9 @@ def _profile(folder: Path) -> Path:
             f"<value>{value}</value></prop></item>"
             for path, name, value in _ITEMS
         ]
-        (user / "registrymodifications.xcu").write_text(_SETTINGS.format("\n".join(items)))
+        settings = user / "registrymodifications.xcu"
+        settings.write_text(_SETTINGS.format("\n".join(items)))
+        settings.chmod(0o644)  # whatever the umask says: unread, they would not hold
     return profile
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,12 +48,13 @@ def run_folder(base: Path | None = None) -> Iterator[Path]:
     base.mkdir(mode=0o711, parents=True, exist_ok=True)
     if base.lstat().st_uid != os.getuid() or base.is_symlink():
         raise PermissionError(f"{base} belongs to another user: set TMPDIR to a folder of yours")
+    _let_pass(base)
     sweep(base)
     token = secrets.token_hex(8)
     lock_path, folder = base / f"{_PREFIX}{token}.lock", base / f"{_PREFIX}{token}"
     with _locked(lock_path):
-        # A database server of another user has to reach its folder, and nothing else.
         folder.mkdir(mode=0o711)
+        _let_pass(folder)
         handle = os.open(folder, _FOLDER)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,6 +64,11 @@ def run_folder(base: Path | None = None) -> Iterator[Path]:
             kill(folder)
             if _remove(folder):
                 lock_path.unlink(missing_ok=True)
+
+
+def _let_pass(folder: Path) -> None:
+    """A server or browser of another user has to reach its folder, whatever the umask says."""
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o011)
 
 
 def kill(folder: Path) -> list[int]:

@@ -16,7 +16,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxlab.evals.ajbench import files, sqlite, stores, workspace
+from jaxlab.evals.ajbench import files, soffice, sqlite, stores, workspace
 from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
 from jaxlab.evals.ajbench.limits import Limits, ToolError
 from jaxlab.evals.ajbench.sql_tools import querying_sqlite
@@ -325,6 +325,21 @@ def test_results_are_cut(database):
     assert rows.count('"a"') == 3
     assert "left out" in rows
     reader.close()
+
+
+@pytest.fixture
+def strict_umask():
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_programs_of_another_user_reach_a_run_under_any_umask(tmp_path, strict_umask):
+    with workspace.run_folder(tmp_path / "base") as folder:
+        for path in (folder, folder.parent):
+            assert path.stat().st_mode & 0o777 == 0o711
+        settings = soffice._profile(folder) / "user" / "registrymodifications.xcu"
+        assert settings.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_killed_run_leaves_nothing_after_the_next(tmp_path):
