@@ -179,7 +179,7 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
 def missing(units: Sequence[Unit], options: Options) -> list[str]:
     """What `environments.missing` says of a run with these options."""
     states = Path(options.states) if options.states is not None else None
-    run = Run(Path(), states, replay=options.replay, web=options.web)
+    run = Run(Path(), states, options.postgres, options.dsn, replay=options.replay, web=options.web)
     return environments.missing(units, run)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from jaxlab.evals.ajbench import postgres_server, snapshot, sql_tools, states
 from jaxlab.evals.ajbench.limits import DEFAULT, Limits
@@ -65,6 +65,7 @@ class Run:
         self.web = web
         self._source, self._dsn = postgres, dsn
         self._server: Server | None = None
+        self._looked, self._absent = False, cast(postgres_server.NoServer | None, None)
         self._snapshots: dict[Path, snapshot.Snapshot] = {}
         self._lock = threading.Lock()
 
@@ -78,6 +79,21 @@ class Run:
             if self._server is None:
                 self._server = postgres_server.start(self.folder, self._source, self._dsn)
             return self._server
+
+    def look_for_server(self) -> None:
+        """Whether `server` would have one; it is looked for once.
+
+        Raises:
+            NoServer: there is none.
+        """
+        if not self._looked:
+            self._looked = True
+            try:
+                postgres_server.look(self._source, self._dsn)
+            except postgres_server.NoServer as error:
+                self._absent = error
+        if self._absent is not None:
+            raise self._absent
 
     def snapshot(self, folder: Path) -> snapshot.Snapshot:
         """The pages of a folder, read when they are first asked for."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxlab.evals.ajbench import screens, stores
 from jaxlab.evals.ajbench.environment import Environment, Place, Run
+from jaxlab.evals.ajbench.postgres_server import NoServer
 from jaxlab.evals.ajbench.types import Unit
 
 ENVIRONMENTS: dict[str, Callable[[Place], Environment]] = {
@@ -25,7 +26,7 @@ NEEDS: dict[str, Callable[[Place], Path | None]] = {
     "Search-Wide": screens.needs_pages,
     "Search-Deep": screens.needs_pages,
     "DS-FileSystem": lambda place: place.state("filesystem"),
-    "DS-Postgres": lambda place: place.state("postgres"),
+    "DS-Postgres": stores.needs_postgres,
     "DS-SQLite": lambda place: place.state("sqlite"),
     "GUI-PPT": screens.needs_office,
     "GUI-Word": screens.needs_office,
@@ -41,7 +42,7 @@ def missing(units: Iterable[Unit], run: Run) -> list[str]:
         try:
             if unit.subdomain in NEEDS:
                 NEEDS[unit.subdomain](Place(unit, run.folder, run))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NoServer) as error:
             found.append(f"{unit.id}: {error}")
     return found
 

@@ -6,6 +6,7 @@ beginning of the next one if the run was killed.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -16,10 +17,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -69,6 +70,8 @@ _WRITING_FUNCTIONS = (
 )
 
 _STOPPING_SECONDS = 30.0
+
+Found = TypeVar("Found")
 
 
 class NoServer(RuntimeError):
@@ -360,11 +363,36 @@ def start(folder: Path, source: Source = "auto", dsn: str | None = None) -> Serv
     Raises:
         NoServer: there is none.
     """
+    return _first(source, dsn, functools.partial(_start_one, folder))
+
+
+def look(source: Source = "auto", dsn: str | None = None) -> None:
+    """Whether `start` would find a server, without starting any.
+
+    Raises:
+        NoServer: there is none.
+    """
+
+    def found(one: Source, dsn: str | None) -> None:
+        if one == "dsn":
+            _reach(dsn)
+        else:
+            programs(one)
+
+    _first(source, dsn, found)
+
+
+def _first(source: Source, dsn: str | None, found: Callable[[Source, str | None], Found]) -> Found:
+    """What is found at the first place where there is something.
+
+    Raises:
+        NoServer: there is nothing.
+    """
     dsn = dsn or os.environ.get(DSN)
     reasons = []
     for one in SOURCES if source == "auto" else (source,):
         try:
-            return _start_one(folder, one, dsn)
+            return found(one, dsn)
         except NoServer as error:
             reasons.append(f"{one}: {error}")
             # Somebody who names a server wants that one, and to know what is wrong with it.
@@ -439,16 +467,7 @@ def _start_one(folder: Path, source: Source, dsn: str | None) -> Server:
     prefix = f"ajb_{token}"
     path = folder / f"postgres-{token}.json"
     if source == "dsn":
-        if not dsn:
-            raise NoServer("none was given")
-        try:
-            without_password(dsn)
-        except ValueError as error:
-            raise NoServer(str(error)) from None
-        try:
-            psycopg.connect(dsn, connect_timeout=10).close()
-        except psycopg.Error as error:
-            raise NoServer(f"{_place(dsn)}: {_first_line(error)}") from None
+        dsn = _reach(dsn)
         _save(path, _Record(prefix, dsn=dsn))
         return Server(dsn, prefix, _client_programs())
     bin_folder = programs(source)
@@ -486,6 +505,26 @@ def _start_one(folder: Path, source: Source, dsn: str | None) -> Server:
             statement = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
             connection.execute(statement.format(sql.Identifier(name)))
     return server
+
+
+def _reach(dsn: str | None) -> str:
+    """The DSN, if its server answers and its role may do what a run does.
+
+    Raises:
+        NoServer: otherwise.
+    """
+    if not dsn:
+        raise NoServer("none was given")
+    try:
+        without_password(dsn)
+    except ValueError as error:
+        raise NoServer(str(error)) from None
+    try:
+        with psycopg.connect(dsn, connect_timeout=10) as connection:
+            _may_make_roles(connection, _place(dsn))
+    except psycopg.Error as error:
+        raise NoServer(f"{_place(dsn)}: {_first_line(error)}") from None
+    return dsn
 
 
 def _program(path: Path, arguments: Sequence[str], home: Path, user: str | None) -> None:

@@ -146,6 +146,13 @@ def open_postgres(place: Place) -> Postgres:
     return Postgres(server, server.template(str(source), fill), place.run.limits)
 
 
+def needs_postgres(place: Place) -> Path:
+    """A dump and a server."""
+    found = place.state("postgres")
+    place.run.look_for_server()
+    return found
+
+
 def _allowed(unit: Unit) -> list[str]:
     """Folders that the file system server of the trajectory said to have."""
     return [

@@ -642,3 +642,21 @@ def test_missing_states_are_named_before_the_first_sample(tmp_path):
     (tmp_path / "states" / "sqlite" / "books.sql").unlink()
     with pytest.raises(ValueError, match=r"2 of 2 units lack a state: DS-SQLite/.*books\.sql"):
         harness.prepare(run, tmp_path, regrade=False)
+
+
+def test_a_missing_server_is_named_before_the_first_sample(tmp_path, monkeypatch):
+    """Looked for once, and not for every unit: a host that does not answer takes seconds."""
+    monkeypatch.setenv(postgres_server.DSN, "")
+    looked = []
+    reach = postgres_server._reach
+    monkeypatch.setattr(postgres_server, "_reach", lambda dsn: looked.append(dsn) or reach(dsn))
+    dsn = f"host={tmp_path} user=u"
+    run = _run(tmp_path, ("DS-Postgres",), dsn=dsn)
+    with pytest.raises(
+        ValueError, match=r"2 of 2 units lack a state: .*no PostgreSQL server \(dsn"
+    ):
+        harness.prepare(run, tmp_path, regrade=False)
+    assert len(looked) == 1
+    harness.prepare(_run(tmp_path, ("DS-SQLite",), dsn=dsn), tmp_path, regrade=False)
+    harness.prepare(_run(tmp_path, ("DS-Postgres",), dsn=dsn, arm="text"), tmp_path, regrade=False)
+    assert len(looked) == 1
