@@ -43,7 +43,16 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals.ajbench import environment, environments, gui, programs, prompts, workspace
+from jaxlab.evals import graders
+from jaxlab.evals.ajbench import (
+    environment,
+    environments,
+    gui,
+    programs,
+    prompts,
+    verdicts,
+    workspace,
+)
 from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
 from jaxlab.evals.ajbench.gui import Observation
 from jaxlab.evals.ajbench.limits import Limits
@@ -254,10 +263,12 @@ async def _react(
     for _ in range(options.max_turns):
         effort.turns += 1
         reply = await _ask(state, stopping, effort)
-        wanted = prompts.action(reply.text)
+        # What it drafts while it thinks, it does not do.
+        said = graders.without_thinking(reply.text)
+        wanted = prompts.action(said)
         images: list[Content] = []
         if wanted is None:
-            if "response:" in reply.text.lower():
+            if verdicts.given(said):
                 return
             observation = prompts.NO_ACTION
         elif wanted.arguments is None:

@@ -145,14 +145,15 @@ def action(reply: str) -> Action | None:
 
     Only what the judge itself has written is looked at.
     """
-    text = reply.partition(f"\n{OBSERVATION}")[0]
+    text = reply.replace("\r\n", "\n").partition(f"\n{OBSERVATION}")[0]
     found = _ACTION.search(text)
     if found is None:
         return None
     rest = text[found.end() :].lstrip()
     rest = re.sub(r"^```(?:json)?\s*", "", rest)
     try:
-        arguments = well_formed(json.JSONDecoder().raw_decode(rest)[0])
+        # Models write SQL in several lines, and then a string holds line breaks as they are.
+        arguments = well_formed(json.JSONDecoder(strict=False).raw_decode(rest)[0])
     except (ValueError, RecursionError):
         arguments = None
     return Action(found[1], arguments if isinstance(arguments, dict) else None)

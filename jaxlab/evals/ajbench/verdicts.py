@@ -14,3 +14,8 @@ def parse(text: str) -> bool | None:
     """
     found = {match.strip() for match in _VERDICT.findall(text)}
     return found == {"1"} if found in ({"0"}, {"1"}) else None
+
+
+def given(text: str) -> bool:
+    """Whether a reply has the line of a verdict, whatever it says."""
+    return _VERDICT.search(text) is not None

@@ -176,12 +176,36 @@ def test_react_calls_tools_in_writing(shared, tmp_path):
     assert {(r.meta["turns"], r.meta["tool_calls"]) for r in graded} == {(3, 1)}
 
 
+def test_react_does_what_is_said_and_not_what_is_thought(shared, tmp_path):
+    """Replies of a reasoning model that come with their thoughts."""
+    drafts = "Action: list_objects\nAction Input: {}\nor is it Response: [1]? No."
+
+    def thinking(messages, tools):
+        name, arguments, wanted = LOOKS[_task(messages)]
+        said = [
+            "I have to look. The response: unknown yet.",
+            f"Action: {name}\nAction Input: {json.dumps(arguments)}",
+            f"Response: [{int(wanted in messages[-1].text)}]",
+        ][len(messages) // 2 - 1]
+        return _said(f"<think>\n{drafts}\n</think>\n{said}")
+
+    run = _run(tmp_path, ("DS-SQLite",), scaffold="react")
+    outcome, graded = _evaluate(run, tmp_path / "run", thinking)
+    assert outcome.scores["macro F1"] == 1.0
+    assert {(r.meta["turns"], r.meta["tool_calls"]) for r in graded} == {(3, 1)}
+
+
 @pytest.mark.parametrize(
     ("reply", "action"),
     [
         ('Action: a\nAction Input: {"x": 1}', ("a", {"x": 1})),
         ('Thought: t\nAction: a\n\nAction Input:\n```json\n{"x": {}}\n```', ("a", {"x": {}})),
         ('Action: a\nAction Input: {"x": 1} and more', ("a", {"x": 1})),
+        ('Thought: t\r\nAction: a\r\nAction Input: {"x": 1}\r\n', ("a", {"x": 1})),
+        (
+            'Action: a\nAction Input: {"x": "SELECT 1\n  FROM t"}',
+            ("a", {"x": "SELECT 1\n  FROM t"}),
+        ),
         ("Action: a\nAction Input: x", ("a", None)),
         ("Action: a\nAction Input: [1]", ("a", None)),
         ("Action: a\nAction Input: " + "[" * 5000, ("a", None)),
