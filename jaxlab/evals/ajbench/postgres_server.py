@@ -180,9 +180,11 @@ class Server:
     def drop(self, name: str) -> None:
         """Remove a database, whoever is connected to it, and its roles."""
         with self._admin() as admin:
-            admin.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            try:
+                _drop(admin, name)
+            except psycopg.errors.ObjectInUse:
+                self.settle(name)
+                _drop(admin, name)
             for role in self._roles(name):
                 # What is left of a template's roles in its copies goes with those.
                 with suppress(psycopg.errors.DependentObjectsStillExist):
@@ -208,10 +210,11 @@ class Server:
         return f"postgresql://{part['user']}:{part['password']}@/{part['dbname']}?{query}"
 
     def settle(self, name: str) -> None:
-        """Undo what a trajectory has done to its role's password and settings.
+        """Undo what a trajectory has done to its role's password and settings, or begun.
 
         A role is this run's and no part of the state; without its password the state could be
-        neither hashed nor judged.
+        neither hashed nor judged. A transaction that is prepared, where a server permits that,
+        holds its locks and its database until somebody ends it.
         """
         owner = sql.Identifier(self.role(name, "owner"))
         password = sql.Literal(self._passwords[name]["owner"])
@@ -222,6 +225,7 @@ class Server:
                 "ALTER ROLE {0} IN DATABASE {2} RESET ALL",
             ):
                 admin.execute(sql.SQL(statement).format(owner, password, sql.Identifier(name)))
+        _end_prepared(self.conninfo(name, "owner"))
 
     def allow_reading(self, name: str) -> None:
         """Give the reader every table of a database; it is the owner who gives.
@@ -602,13 +606,33 @@ def _drop_all(dsn: str, prefix: str) -> None:
         for (name,) in admin.execute(
             "SELECT datname FROM pg_database WHERE datname LIKE %s", [pattern]
         ).fetchall():
-            admin.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            try:
+                _drop(admin, name)
+            except psycopg.errors.ObjectInUse:
+                owner, password = f"{name}_{ROLES[0]}", secrets.token_hex(16)
+                change = sql.SQL("ALTER ROLE {} PASSWORD {}")
+                admin.execute(change.format(sql.Identifier(owner), sql.Literal(password)))
+                _end_prepared(make_conninfo(dsn, dbname=name, user=owner, password=password))
+                _drop(admin, name)
         for (name,) in admin.execute(
             "SELECT rolname FROM pg_roles WHERE rolname LIKE %s", [pattern]
         ).fetchall():
             admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+def _drop(admin: psycopg.Connection, name: str) -> None:
+    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _end_prepared(owner: str) -> None:
+    """Roll back what an owner has prepared in his database and left so."""
+    found = (
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts "
+        "WHERE database = pg_catalog.current_database()"
+    )
+    with psycopg.connect(owner, autocommit=True) as connection:
+        for (gid,) in connection.execute(found).fetchall():
+            connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
 
 
 def _place(dsn: str) -> str:

@@ -458,6 +458,35 @@ def test_a_killed_run_leaves_nothing_on_the_users_server(tmp_path, server, user_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_prepared_transaction_holds_nobody_up(base, monkeypatch):
+    """Where a server permits them, they outlive their session and keep locks and the database."""
+    settings = postgres_server._SETTINGS | {"max_prepared_transactions": "5"}
+    monkeypatch.setattr(postgres_server, "_SETTINGS", settings)
+    begun = "BEGIN; INSERT INTO t VALUES (1); LOCK TABLE t; PREPARE TRANSACTION"
+    with workspace.run_folder(base) as folder:
+        server = postgres_server.start(folder)
+        before = _names(server)
+
+        def opened():
+            name = server.create()
+            writer = postgres.Database(server.conninfo(name, "owner"), read_only=False)
+            writer.query("CREATE TABLE t (a int)")
+            writer.query(f"{begun} '{name}'")
+            return name, writer
+
+        name, writer = opened()
+        server.allow_reading(name)
+        reader = postgres.Database(server.conninfo(name, "reader"))
+        assert reader.query("SELECT a FROM t") == "[]"
+        writer.query(f"{begun} 'again'")
+        server.drop(name)
+        assert _names(server) == before
+        # After a kill nobody knows the roles' passwords.
+        name, _ = opened()
+        postgres_server._drop_all(server._admin_info, server.prefix)
+        assert not [found for found in _names(server) if found.startswith(name)]
+
+
 def test_what_cannot_be_cleaned_now_is_kept_for_later(tmp_path, server, user_dsn):
     folder = _killed(tmp_path, user_dsn)
     before = len(_names(server))
