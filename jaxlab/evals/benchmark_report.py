@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,6 +14,9 @@ from jaxlab.evals import report
 from jaxlab.evals.metrics import Bootstrap
 from jaxlab.evals.results import Result
 from jaxlab.evals.tables import Cell, Table
+
+# What a plot can show of a table; more groups, and the rest of a name, are in the table alone.
+_MOST_GROUPS, _LONGEST_NAME = 100, 40
 
 
 def write(
@@ -45,7 +49,9 @@ def write(
         "parse_failure_rate": float(np.mean([not result.parsed for result in results])),
         "truncated_share": float(np.mean([was_cut(result) for result in results])),
     }
-    plots = _plots(workdir, own, results)
+    # Names of groups are the user's: a dollar sign in one of them begins no formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        plots = _plots(workdir, own, results)
     seed = facts.get("seed", 0)
     content = {
         "title": title,
@@ -106,7 +112,11 @@ def _fact(value: Any) -> str:
 
 def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) -> dict[Path, str]:
     plots = {}
-    bars = [table for table in tables[1:] if len(table.rows) > 1 and _interval(table.rows[0])]
+    bars = [
+        table
+        for table in tables[1:]
+        if 1 < len(table.rows) <= _MOST_GROUPS and _interval(table.rows[0])
+    ]
     if bars:
         height = 0.9 + 0.28 * sum(len(table.rows) for table in bars)
         ratios = [len(table.rows) for table in bars]
@@ -145,7 +155,7 @@ def _bars(axis: Any, table: Table) -> None:
     means = np.array([value.mean for value in values])
     errors = np.array([[v.mean - v.low for v in values], [v.high - v.mean for v in values]])
     axis.errorbar(means, range(len(rows)), xerr=np.maximum(errors, 0), fmt="o", capsize=2)
-    axis.set_yticks(range(len(rows)), [str(row[label]) for row in rows], fontsize=8)
+    axis.set_yticks(range(len(rows)), [str(row[label])[:_LONGEST_NAME] for row in rows], fontsize=8)
     score = next(name for name, value in table.rows[0].items() if isinstance(value, Bootstrap))
     axis.set(xlim=(-0.02, 1.02), title=table.title, xlabel=score)
     axis.grid(alpha=0.3)
