@@ -1,7 +1,8 @@
 """What the command-line doors share: flags, one-line errors, exit codes.
 
 Exit codes: 0 done; 1 a failure on the way (the last good checkpoint is intact); 2 a bad flag,
-config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a checkpoint saved.
+config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a checkpoint saved or
+the finished answers kept.
 """
 
 import difflib
@@ -60,6 +61,12 @@ def bad_input(error: BaseException) -> NoReturn:
 def failed(error: BaseException) -> NoReturn:
     """The same for a failure on the way whose message says it all: code 1."""
     _leave(error, 1)
+
+
+def stopped(how_on: str) -> NoReturn:
+    """After Ctrl-C say how to go on, and leave with code 143."""
+    print(f"stopped: {how_on}", file=sys.stderr)
+    sys.exit(143)
 
 
 @contextmanager

@@ -123,6 +123,8 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
         outcome = harness.finish(config, task, log, workdir)
     except RuntimeError as error:
         doors.failed(error)
+    except KeyboardInterrupt:
+        doors.stopped("the finished answers are kept, and the same command goes on")
     _write_metrics(workdir, outcome.scores)
     for path in outcome.files:
         logger.info("wrote %s", path)

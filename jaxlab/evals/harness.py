@@ -19,7 +19,7 @@ import inspect_ai.model
 import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog
-from inspect_ai.scorer import Scorer, value_to_float
+from inspect_ai.scorer import Score, Scorer, value_to_float
 
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, logs, results, task_file, tasks
@@ -51,6 +51,10 @@ TABLES = {
     "math": math_metrics.tables,
     "general365": general365_metrics.tables,
 }
+# Every so many seconds the answers that are not in the log yet, up to a twentieth of the run, are
+# written beside it. Otherwise they are in this machine's home, and a run that is killed and goes on
+# on another machine has to do without them.
+SHARED_S = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +166,9 @@ def generate(
         task: of `prepare`.
         workdir: has the logs.
         model: instead of the config's.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was finished is in the log.
     """
     if model is None:
         model = subject(run)
@@ -193,7 +200,10 @@ def generate(
         retry_attempts=0,
         retry_immediate=False,
         ctl_server=False,
+        log_shared=SHARED_S,
     )
+    if not found:  # how it says that it was interrupted
+        raise KeyboardInterrupt
     return logs.whole(found[0])
 
 
@@ -286,10 +296,11 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         cause = failures[0] if failures else log.error.message if log.error else log.status
         raise RuntimeError(f"no sample has finished: {cause}")
     ungraded = [
-        f"{sample.id}: {score.metadata['cause']}"
+        f"{sample.id}: {fault}"
         for sample in log.samples or []
-        for score in (sample.scores or {}).values()
-        if not sample.error and score.metadata and score.metadata.get("reason") == "grader_error"
+        # Of several scorers the first one's count.
+        for score in list((sample.scores or {}).values())[:1]
+        if not sample.error and (fault := _fault(score)) is not None
     ]
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
@@ -325,7 +336,9 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
             correct=correct,
             answer=score.answer,
             # A file's own scorer may say neither.
-            reason=notes.get("reason", "match" if correct else "mismatch"),
+            reason="grader_error"
+            if _fault(score)
+            else notes.get("reason", "match" if correct else "mismatch"),
             grader=notes.get("grader", scorer),
             cluster=meta.pop("cluster", str(sample.id)),
             # Judges with tools count over all their turns.
@@ -339,6 +352,17 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
             stop=sample.output.stop_reason if sample.output.choices else "unknown",
         )
     return list(found.values())
+
+
+def _fault(score: Score) -> str | None:
+    """Why a score is no verdict: its grader failed, or says something between right and wrong."""
+    notes = score.metadata or {}
+    if notes.get("reason") == "grader_error":
+        return str(notes.get("cause"))
+    number = value_to_float()(score.value) if isinstance(score.value, str | int | float) else None
+    if number in (0.0, 1.0):
+        return None
+    return f"the score {score.value!r} is neither right (1) nor wrong (0)"
 
 
 def _task(run: Run) -> Task:

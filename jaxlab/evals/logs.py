@@ -26,7 +26,7 @@ from inspect_ai.log import (
 )
 
 from jaxlab import config as config_lib
-from jaxlab.evals import fingerprint
+from jaxlab.evals import fingerprint, task_file
 from jaxlab.evals.settings import Run
 
 # Options that are the scorer's: they can change without a new generation.
@@ -69,8 +69,9 @@ def metadata(run: Run, task: Task) -> dict[str, Any]:
 
 
 def grading(run: Run) -> dict[str, Any]:
-    """The options that its scores depend on, and its answers do not."""
-    return {key: run.benchmark.options.get(key) for key in GRADING}
+    """What its scores depend on, and its answers do not: options, and the code of a user's file."""
+    found = {key: run.benchmark.options.get(key) for key in GRADING}
+    return {**found, "file": task_file.digest(run.benchmark.name) if run.benchmark.own else None}
 
 
 def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:
@@ -99,7 +100,7 @@ def check_config(run: Run, workdir: Path, regrade: bool) -> None:
     # Between a log that was graded again and its config the program may have ended.
     log = newest(workdir, header_only=True)
     graded = ((log and log.eval.metadata) or {}).get("grading", {})
-    before |= {f"benchmark.options.{key}": value for key, value in graded.items()}
+    before |= {f"benchmark.options.{key}": graded[key] for key in GRADING if key in graded}
     now = _flat(config_lib.to_json(run))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) == now.get(key) or any(key.startswith(free) for free in FREE):
@@ -125,7 +126,7 @@ def check_answers(task: Task, workdir: Path, regrade: bool) -> None:
         regrade: whether its answers are only graded again, whoever gave them.
 
     Raises:
-        ConfigError: it holds others.
+        ConfigError: it holds others, or their grades are of a user's file that was another one.
     """
     log = newest(workdir, header_only=True)
     held, now = (log and log.eval.metadata) or {}, task.metadata or {}
@@ -137,6 +138,12 @@ def check_answers(task: Task, workdir: Path, regrade: bool) -> None:
                 f"{workdir} holds answers {whose} ({name} was {held[name]}, now is {now[name]}): "
                 "give another --workdir"
             )
+    was, is_now = (found.get("grading", {}).get("file") for found in (held, now))
+    if was is not None and is_now is not None and was != is_now and not regrade:
+        raise config_lib.ConfigError(
+            f"{workdir} was graded by a benchmark file that has changed: add --regrade to grade "
+            "its answers again, or give another --workdir"
+        )
 
 
 def answered(workdir: Path) -> EvalLog | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import sys
 import types
 
@@ -124,6 +125,12 @@ def own(path, samples=1, limit=None, seed=0):
 """
 RIGHT, WRONG = (f"return Verdict({right}, 'a', '{'mis' * (not right)}match')" for right in (1, 0))
 
+TABLES = """
+def tables(results):
+    from jaxlab.evals.math import metrics
+    return metrics.tables(results)
+"""
+
 
 @pytest.fixture
 def own(sums, tmp_path):
@@ -158,6 +165,24 @@ def test_the_newest_grading_stays(own, tmp_path):
     assert _score(own()) == (1.0, 0)
     assert len(list((tmp_path / "run" / "logs").glob("*.eval"))) == 1
     assert not list((tmp_path / "run").glob("*.eval"))
+
+
+def test_a_grader_that_changed_is_not_taken_for_the_one_of_the_scores(own, tmp_path):
+    assert _score(own(RIGHT)) == (1.0, 3)
+    with pytest.raises(ConfigError, match=r"graded by a benchmark file that has changed.*--regr"):
+        own(WRONG)
+    assert _score(own(again=True)) == (0.0, 0)
+    assert "- grading: file=" in (tmp_path / "run" / "report.md").read_text()
+    # What grades nothing may change.
+    assert _score(own(f"# as before\n    {WRONG}\n{TABLES}")) == (0.0, 0)
+
+
+def test_a_score_between_right_and_wrong_is_named(own):
+    outcome, graded, _ = own("return Verdict(0.5 if row.id == 'r1' else 1, 'a', 'match')")
+    assert outcome.ungraded == ["r1: the score 0.5 is neither right (1) nor wrong (0)"]
+    assert [result.reason for result in graded] == ["match", "grader_error", "match"]
+    outcome, _, asked = own(RIGHT, again=True)
+    assert (outcome.scores["avg@1"], outcome.ungraded, asked) == (1.0, [], 0)
 
 
 def test_the_config_names_the_grading_of_the_scores(tmp_path):
@@ -218,6 +243,53 @@ def test_the_answers_of_a_run_that_failed_are_graded_again(own, sums, tmp_path):
     asked = []
     outcome = _evaluate(run, workdir, lambda prompt, seed: asked.append(prompt) or "x")
     assert (len(asked), outcome.scores["avg@1"], outcome.failures) == (1, 0.0, [])
+
+
+def test_ctrl_c_keeps_what_is_finished(sums, tmp_path):
+    _write(sums, [{"question": f"{i} plus 0", "answer": str(i)} for i in range(8)])
+    asked = []
+
+    def answer(prompt, seed):
+        asked.append(prompt)
+        if len(asked) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return _right(prompt, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(_run(sums), tmp_path, answer)
+    assert len(asked) < 8
+    outcome = _evaluate(_run(sums), tmp_path, answer)
+    assert outcome.scores["avg@1"] == 1.0
+    assert len(asked) <= 8 + 2  # those that were under way
+    assert len(set(asked)) == 8
+
+
+def test_the_door_says_how_an_interrupted_run_goes_on(sums, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harness, "subject", lambda run: None)
+    monkeypatch.setattr(harness, "generate", interrupted)
+    monkeypatch.setattr(evaluate, "REGRADE", types.SimpleNamespace(value=False))
+    with pytest.raises(SystemExit) as left:
+        evaluate._benchmark(_run(sums), tmp_path / "run")
+    assert left.value.code == 143
+    said = "stopped: the finished answers are kept, and the same command goes on\n"
+    assert capsys.readouterr().err == said
+
+
+def test_answers_that_are_not_in_the_log_yet_are_beside_it(sums, tmp_path, monkeypatch):
+    _write(sums, [{"question": f"{i} plus 0", "answer": str(i)} for i in range(12)])
+    monkeypatch.setattr(harness, "SHARED_S", 1)
+    seen = []
+
+    def answer(prompt, seed):
+        seen.extend((tmp_path / "logs").glob(".buffer/*/manifest.json"))
+        return _right(prompt, seed)
+
+    harness.evaluate(_run(sums), tmp_path, model=scripted.model(answer, seconds=0.5))
+    assert seen
+    assert not list((tmp_path / "logs").glob(".buffer/*/*"))
 
 
 def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
