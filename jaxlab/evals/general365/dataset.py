@@ -65,7 +65,7 @@ def write(path: str | Path, seeds: int, difficulty: int = 2, seed: int = 0) -> t
     One that is there already is left as it is.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count is out of range.
     """
     generate.check(seeds, difficulty)
     builder = General365Generated(

@@ -13,6 +13,7 @@ nothing to do with the question). These problems are ours and not the benchmark'
 import argparse
 import json
 import random
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,32 +24,48 @@ from jaxlab.evals.general365.families.types import Family, Skin
 from jaxlab.evals.general365.rows import SEED
 
 VARIANTS = (SEED, "reskin", "constraint", "distractor")
-# Draws of parameters, and changes of each, before a family counts as broken.
+# Beyond it, exhaustive search no longer ends within seconds.
+HARDEST = 10
+# Draws of parameters, and changes of each, before a family counts as used up.
 _DRAWS, _CHANGES = 2000, 40
 
 
 def generate(seeds: int, difficulty: int = 2, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Rows of `seeds` seed problems with their variants; the families take turns.
 
+    No problem comes twice, under other names neither. A family that has no new one left, which
+    happens first after some hundreds of seeds at difficulty 1, is passed over from there on.
+
     Args:
         seeds: how many; four rows come of each.
-        difficulty: from 1; sizes grow with it up to what exhaustive search can do.
+        difficulty: from 1 to `HARDEST`; sizes grow with it.
         seed: the rows are a pure function of all three.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1, or a difficulty above `HARDEST`.
     """
     check(seeds, difficulty)
-    for i in range(seeds):
-        family = FAMILIES[i % len(FAMILIES)]
+    turns: deque[tuple[Family, set]] = deque((family, set()) for family in FAMILIES)
+    i = 0
+    while i < seeds:
+        if not turns:
+            raise RuntimeError(f"all problems of difficulty {difficulty} are used up")
+        family, used = turns.popleft()
         rng = random.Random(f"{seed}/{family.name}/{i}/{difficulty}")
-        yield from _family_rows(family, rng, difficulty, f"{family.name}-{i:04d}")
+        pair = _drawn(family, rng, difficulty, used)
+        if pair is not None:
+            used.update(pair)
+            yield from _family_rows(family, rng, pair, f"{family.name}-{i:04d}")
+            turns.append((family, used))
+            i += 1
 
 
 def check(seeds: int, difficulty: int) -> None:
-    """ValueError where a count is below 1."""
-    if seeds < 1 or difficulty < 1:
-        raise ValueError(f"seeds >= 1 and difficulty >= 1 are needed, got {seeds}, {difficulty}")
+    """ValueError where a count is out of range."""
+    if seeds < 1 or not 1 <= difficulty <= HARDEST:
+        raise ValueError(
+            f"seeds >= 1 and 1 <= difficulty <= {HARDEST} are needed, got {seeds}, {difficulty}"
+        )
 
 
 def write(path: str | Path, seeds: int, difficulty: int = 2, seed: int = 0) -> int:
@@ -59,10 +76,10 @@ def write(path: str | Path, seeds: int, difficulty: int = 2, seed: int = 0) -> i
 
 
 def _family_rows(
-    family: Family, rng: random.Random, difficulty: int, seed_id: str
+    family: Family, rng: random.Random, pair: tuple[Any, Any], seed_id: str
 ) -> Iterator[dict[str, Any]]:
     skin, other = rng.sample(SKINS, 2)
-    problem, changed = _drawn(family, rng, difficulty, skin)
+    problem, changed = pair
     problems = {SEED: problem, "reskin": problem, "constraint": changed, "distractor": problem}
     for k, variant in enumerate(VARIANTS):
         dress = other if variant == "reskin" else skin
@@ -81,18 +98,20 @@ def _family_rows(
         }
 
 
-def _drawn(family: Family, rng: random.Random, difficulty: int, skin: Skin) -> tuple[Any, Any]:
-    """Parameters with a unique answer, and changed ones with another unique answer."""
+def _drawn(
+    family: Family, rng: random.Random, difficulty: int, used: set
+) -> tuple[Any, Any] | None:
+    """New parameters with a unique answer, and changed ones with another; None if none is left."""
     for _ in range(_DRAWS):
         problem = family.draw(rng, difficulty)
-        answer = _proved(family, problem, skin)
+        answer = None if problem in used else family.solve(problem, SKINS[0])
         if answer is None:
             continue
         for _ in range(_CHANGES):
             changed = family.change(rng, problem)
-            if _proved(family, changed, skin) not in (None, answer):
+            if changed not in used and family.solve(changed, SKINS[0]) not in (None, answer):
                 return problem, changed
-    raise RuntimeError(f"{family.name}: no problem with a unique answer at difficulty {difficulty}")
+    return None
 
 
 def _proved(family: Family, problem: Any, skin: Skin) -> str | None:
@@ -109,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="the .jsonl file, or the folder, to write")
     parser.add_argument("--format", choices=("jsonl", "tfds"), default="jsonl")
     parser.add_argument("--seeds", type=int, default=180, help="seed problems; four rows of each")
-    parser.add_argument("--difficulty", type=int, default=2, help="from 1")
+    parser.add_argument("--difficulty", type=int, default=2, help=f"from 1 to {HARDEST}")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     arguments = parser.parse_args()
     out, sizes = arguments.out, (arguments.seeds, arguments.difficulty, arguments.seed)

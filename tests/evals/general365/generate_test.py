@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import random
 import re
 import subprocess
 import sys
@@ -58,6 +59,58 @@ def test_variants_are_what_they_say(difficulty):
         assert re.findall(r"\d+", reskin["question"]) == re.findall(r"\d+", seed["question"])
 
 
+def test_no_problem_comes_twice_under_any_names():
+    """Far more than one family has at difficulty 1: others take its turns."""
+    stream = list(generate.generate(400, difficulty=1))
+    assert len({row["question"] for row in stream}) == len(stream) == 1600
+    names = {name for skin in SKINS for name in (*skin.people, skin.place, f"{skin.thing}s")}
+    names |= {skin.thing for skin in SKINS}
+    pattern = re.compile(rf"\b({'|'.join(sorted(names, key=len, reverse=True))})\b")
+    seeds = [pattern.sub("_", row["question"]) for row in stream if row["variant"] == "seed"]
+    # Seats of two orders of the same people read alike without names.
+    numbers = [text for text in seeds if " sits " not in text and " says: " not in text]
+    assert len(set(numbers)) == len(numbers) > 300
+    first = [row["id"].partition("-")[0] for row in stream[: 4 * 180 : 4]]
+    assert all(first.count(family.name) >= 11 for family in FAMILIES)
+
+
+def test_problems_that_run_out_are_an_error(monkeypatch):
+    monkeypatch.setattr(generate, "FAMILIES", (FAMILIES[10],))  # three who lie or do not
+    with pytest.raises(RuntimeError, match="all problems of difficulty 1 are used up"):
+        list(generate.generate(400, difficulty=1))
+
+
+def test_the_hardest_problems_end():
+    """Each family searches exhaustively; at no difficulty may that take memory or hours."""
+    assert len(list(generate.generate(len(FAMILIES), generate.HARDEST))) == 4 * len(FAMILIES)
+
+
+def test_one_of_a_thing_is_in_the_singular():
+    skin, texts = SKINS[0], []
+    for family, problem in [
+        (space_time.FAMILIES[0], space_time.Walk(0, ((1, "left"), (2, "right")), (0, 1, 2, 3))),
+        (enumeration.FAMILIES[1], enumeration.Purse(6, (2, 6), 1)),
+        (chance.FAMILIES[0], chance.Stairs(1, 3, 1, 3)),
+        (chance.FAMILIES[0], chance.Stairs(1, 3, 2, 3)),
+        (chance.FAMILIES[1], chance.Urn(2, 2, 2, 1)),
+    ]:
+        texts.append(" ".join(family.tell(problem, skin)))
+    assert "After 1 step straight ahead" in texts[0]
+    assert "After 2 steps straight ahead" in texts[0]
+    assert "with at most 1 coin." in texts[1]
+    assert "of which 1 says up and 2 say down" in texts[2]
+    assert "of which 2 say up and 1 says down" in texts[3]
+    assert "at least 1 is red" in texts[4]
+
+
+def test_no_kind_of_piece_is_named_twice():
+    """There is one of each kind: of a kind that is named twice there might be one or two."""
+    family = strategy.FAMILIES[1]
+    for i in range(300):
+        pieces = family.draw(random.Random(i), 10).pieces
+        assert len(set(pieces)) == len(pieces) == 13
+
+
 def _fours(stream):
     items = list(stream)
     return [items[i : i + 4] for i in range(0, len(items), 4)]
@@ -82,8 +135,8 @@ BY_HAND = {
         (space_time.Visit(20, 60, 0), space_time.Visit(40, 90, 10)),
         "[30,60]",
     ),
-    # Josephus with 41 and 3: 31.
-    "circle": (recursion.Circle(41, 3), "31"),
+    # Josephus with 41 and 3: 31; with the twelfth as number 1, 31 + 11 - 41 = 1.
+    "circle": (recursion.Circle(41, 3, 12), "1"),
     # 2, then 3 * 2 + 2 = 8, then 3 * 8 + 1 * 2 + 2 = 28.
     "boxes": (recursion.Boxes(3, 3, 1, 2), "28"),
     # + multiplies, - adds, x subtracts: 2 + 3 - 4 = (2 * 3) + 4.
@@ -128,8 +181,8 @@ def test_two_routes_that_disagree_are_an_error():
         generate._proved(broken, problem, SKINS[0])
 
 
-@pytest.mark.parametrize("arguments", [(0, 1), (1, 0)])
-def test_counts_below_one_are_refused(arguments):
+@pytest.mark.parametrize("arguments", [(0, 1), (1, 0), (1, 11)])
+def test_counts_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="are needed"):
         list(generate.generate(*arguments))
 

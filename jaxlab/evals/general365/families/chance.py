@@ -22,7 +22,7 @@ class Stairs(NamedTuple):
 
 def _draw_stairs(rng: random.Random, difficulty: int) -> Stairs:
     top = rng.randint(3, 3 + difficulty)
-    of = rng.choice((3, 4, 5))
+    of = rng.randint(3, 8)
     return Stairs(rng.randint(1, top - 1), top, rng.randint(1, of - 1), of)
 
 
@@ -32,12 +32,13 @@ def _change_stairs(rng: random.Random, stairs: Stairs) -> Stairs:
 
 
 def _tell_stairs(stairs: Stairs, skin: Skin) -> tuple[str, str]:
+    up, down = (f"{n} {'says' if n == 1 else 'say'}" for n in (stairs.up, stairs.of - stairs.up))
     story = (
         f"A {skin.thing} stands on stair {stairs.start} of a staircase in {skin.place} whose "
         f"stairs are numbered from 0 to {stairs.top}. Every minute {skin.people[0]} draws one of "
-        f"{stairs.of} equally likely cards, {stairs.up} of which say up and the others down, "
-        f"moves the {skin.thing} by one stair accordingly, and puts the card back. The game ends "
-        f"on stair 0 or {stairs.top}."
+        f"{stairs.of} equally likely cards, of which {up} up and {down} down, moves "
+        f"the {skin.thing} by one stair accordingly, and puts the card back. The game ends on "
+        f"stair 0 or {stairs.top}."
     )
     return story, f"What is the probability that it ends on stair {stairs.top}? Give a fraction."
 
@@ -75,7 +76,7 @@ class Urn(NamedTuple):
 
 def _draw_urn(rng: random.Random, difficulty: int) -> Urn:
     draws = min(1 + difficulty, 4)
-    red, blue = rng.randint(draws, 4 + difficulty), rng.randint(draws, 4 + difficulty)
+    red, blue = rng.randint(draws, 6 + difficulty), rng.randint(draws, 6 + difficulty)
     return Urn(red, blue, draws, rng.randint(1, draws))
 
 
@@ -89,7 +90,8 @@ def _tell_urn(urn: Urn, skin: Skin) -> tuple[str, str]:
         f"{skin.people[1]} takes out {urn.draws} of them at random, one after the other, and puts "
         "none back."
     )
-    return story, f"What is the probability that at least {urn.least} are red? Give a fraction."
+    verb = "is" if urn.least == 1 else "are"
+    return story, f"What is the probability that at least {urn.least} {verb} red? Give a fraction."
 
 
 def _solve_urn(urn: Urn, skin: Skin) -> str:

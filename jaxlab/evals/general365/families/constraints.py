@@ -161,7 +161,9 @@ def _tell_lock(problem: Lock, skin: Skin) -> tuple[str, str]:
 def _solve_lock(problem: Lock, skin: Skin) -> str | None:
     del skin
     low = 10 ** (problem.digits - 1)
-    found = [code for code in range(low, 10 * low) if _fits(problem, tuple(map(int, str(code))))]
+    divisor, rest = max(problem.remainders)
+    codes = range(low + (rest - low) % divisor, 10 * low, divisor)
+    found = [code for code in codes if _fits(problem, tuple(map(int, str(code))))]
     return str(found[0]) if len(found) == 1 else None
 
 

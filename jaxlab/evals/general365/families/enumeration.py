@@ -5,7 +5,7 @@ import itertools
 import random
 from typing import NamedTuple
 
-from jaxlab.evals.general365.families.types import Family, Skin, listed
+from jaxlab.evals.general365.families.types import Family, Skin, counted, listed
 
 CATEGORY = "branching and enumeration"
 
@@ -94,7 +94,7 @@ def _tell_purse(purse: Purse, skin: Skin) -> tuple[str, str]:
     story = (
         f"A {skin.thing} costs {purse.amount} pence. {skin.people[1]} has coins of "
         f"{listed([str(value) for value in purse.values])} pence, plenty of each, and pays the "
-        f"exact price with at most {purse.most} coins."
+        f"exact price with at most {counted(purse.most, 'coin')}."
     )
     return story, "In how many ways can that be done, if the order of the coins does not matter?"
 

@@ -11,7 +11,7 @@ CATEGORY = "implicit information"
 
 
 class Claim(NamedTuple):
-    """What a speaker says: "honest" (a is), "liar" (a is), "same" (a and b are of one kind)."""
+    """What a speaker says: "honest" (a = b is), "liar", "same" (a < b are of one kind)."""
 
     kind: str
     a: int
@@ -23,7 +23,8 @@ Claims = tuple[Claim, ...]
 
 def _claim(rng: random.Random, speaker: int, people: int) -> Claim:
     others = [person for person in range(people) if person != speaker]
-    return Claim(rng.choice(("honest", "liar", "same")), *sorted(rng.sample(others, 2)))
+    kind, (a, b) = rng.choice(("honest", "liar", "same")), rng.sample(others, 2)
+    return Claim(kind, min(a, b), max(a, b)) if kind == "same" else Claim(kind, a, a)
 
 
 def _draw_claims(rng: random.Random, difficulty: int) -> Claims:

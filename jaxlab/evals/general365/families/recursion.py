@@ -9,14 +9,16 @@ CATEGORY = "recursion and backtracking"
 
 
 class Circle(NamedTuple):
-    """n in a circle; every k-th one leaves."""
+    """n in a circle; every k-th one leaves, counted from number `first`."""
 
     people: int
     step: int
+    first: int
 
 
 def _draw_circle(rng: random.Random, difficulty: int) -> Circle:
-    return Circle(rng.randint(4 + difficulty, 6 + 4 * difficulty), rng.randint(2, 2 + difficulty))
+    people = rng.randint(4 + difficulty, 6 + 4 * difficulty)
+    return Circle(people, rng.randint(2, 2 + difficulty), rng.randint(1, people))
 
 
 def _change_circle(rng: random.Random, circle: Circle) -> Circle:
@@ -26,9 +28,9 @@ def _change_circle(rng: random.Random, circle: Circle) -> Circle:
 def _tell_circle(circle: Circle, skin: Skin) -> tuple[str, str]:
     story = (
         f"In {skin.place}, {circle.people} people with the numbers 1 to {circle.people} stand in a "
-        f"circle in this order. Starting with number 1 as one, they count from 1 to {circle.step} "
-        f"around the circle; whoever gets {circle.step} leaves with a {skin.thing}, and the next "
-        "person begins again with one. This goes on until one person is left."
+        f"circle in this order. Starting with number {circle.first} as one, they count from 1 to "
+        f"{circle.step} around the circle; whoever gets {circle.step} leaves with a {skin.thing}, "
+        "and the next person begins again with one. This goes on until one person is left."
     )
     return story, "Which number has the last one?"
 
@@ -39,12 +41,13 @@ def _solve_circle(circle: Circle, skin: Skin) -> str:
     last = 0
     for n in range(2, circle.people + 1):
         last = (last + circle.step) % n
-    return str(last + 1)
+    return str((last + circle.first - 1) % circle.people + 1)
 
 
 def _search_circle(circle: Circle, skin: Skin) -> str:
     del skin
-    standing = list(range(1, circle.people + 1))
+    numbers = list(range(1, circle.people + 1))
+    standing = numbers[circle.first - 1 :] + numbers[: circle.first - 1]
     while len(standing) > 1:
         for _ in range(circle.step - 1):
             standing.append(standing.pop(0))
@@ -62,11 +65,11 @@ class Boxes(NamedTuple):
 
 
 def _draw_boxes(rng: random.Random, difficulty: int) -> Boxes:
-    return Boxes(min(2 + difficulty, 7), rng.randint(1, 3), rng.randint(1, 2), rng.randint(1, 9))
+    return Boxes(min(2 + difficulty, 7), rng.randint(1, 3), rng.randint(1, 2), rng.randint(1, 20))
 
 
 def _change_boxes(rng: random.Random, boxes: Boxes) -> Boxes:
-    return boxes._replace(loose=rng.choice([n for n in range(1, 10) if n != boxes.loose]))
+    return boxes._replace(loose=rng.choice([n for n in range(1, 21) if n != boxes.loose]))
 
 
 def _tell_boxes(boxes: Boxes, skin: Skin) -> tuple[str, str]:

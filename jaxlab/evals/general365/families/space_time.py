@@ -3,7 +3,7 @@
 import random
 from typing import NamedTuple
 
-from jaxlab.evals.general365.families.types import Family, Skin, replaced
+from jaxlab.evals.general365.families.types import Family, Skin, counted, replaced
 
 CATEGORY = "spatio-temporal"
 
@@ -34,7 +34,7 @@ def _change_walk(rng: random.Random, walk: Walk) -> Walk:
 
 def _tell_walk(walk: Walk, skin: Skin) -> tuple[str, str]:
     legs = " ".join(
-        f"After {steps} steps straight ahead, {skin.people[2]} turns {turn}."
+        f"After {counted(steps, 'step')} straight ahead, {skin.people[2]} turns {turn}."
         for steps, turn in walk.legs
     )
     options = " ".join(

@@ -74,7 +74,9 @@ class Load(NamedTuple):
 
 
 def _draw_load(rng: random.Random, difficulty: int) -> Load:
-    pieces = tuple((rng.randint(2, 12), rng.randint(3, 30)) for _ in range(3 + difficulty))
+    # No two alike: one of each kind is there, and a kind named twice would be one or two pieces.
+    kinds = list(itertools.product(range(2, 13), range(3, 31)))
+    pieces = tuple(rng.sample(kinds, 3 + difficulty))
     return Load(sum(weight for weight, _ in pieces) // 2, pieces)
 
 

@@ -53,6 +53,11 @@ def replaced(items: tuple, i: int, value: Any) -> tuple:
     return (*items[:i], value, *items[i + 1 :])
 
 
+def counted(number: int, thing: str) -> str:
+    """'1 step', '2 steps'."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def listed(parts: list[str], word: str = "and") -> str:
     """'a, b and c'."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
