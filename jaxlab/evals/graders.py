@@ -65,11 +65,20 @@ Anchor = Literal["boxed", "stated", "anywhere"]
 _STATED = re.compile(
     r"\banswer\s{0,20}(?:is|:)\s{0,20}:?\s{0,20}(?=[-+.\d$\\(\[{]|[A-Za-z]\s?=)", re.IGNORECASE
 )
-_BOLD = re.compile(r"\*\*([^*\n]*)\*\*")
+# Not the powers of 2**3**4.
+_EMPHASIS = re.compile(r"(?<![\w)])\*\*([^*\n]*)\*\*(?![\w(])|`([^`\n]*)`")
+# Not before a number, which math-verify would take for the next three digits.
+_FULL_STOP = re.compile(r"(?<=[\d)])\s?\.(?=\s+[^\s\d]|\s*$)")
+_ALTERNATIVES = re.compile(r"\bor\b", re.IGNORECASE)
 _COMMAND, _WORD = re.compile(r"\\[A-Za-z]+"), re.compile(r"[^\W\d_]{2}")
 _MATH_MARKS = re.compile(r"\$|\\[()\[\]]")
 # The forms of ASCII in full width, as NFKC has them; NFKC itself would read x² as x2 and ½ as 1⁄2.
 _FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)} | {0x3000: 0x20}
+_MINUS = {0x2212: 0x2D}
+_EMPTY_BOX, _BOX_AND_SPACE = re.compile(r"\\boxed\s*\{\s*\}"), re.compile(r"\\boxed\s+\{")
+# 12\,345 and 12{,}345, which math-verify reads as two factors, or two elements.
+_SPACED_NUMBER = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,;:! ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII)
+_SPACE_IN_NUMBER = re.compile(r"\D+")
 
 # Number of the item, reference, answer, decimal places, either order, whether only anchored.
 _Job = tuple[int, str, str, int, bool, bool]
@@ -98,8 +107,9 @@ class MathVerifier:
     """Compares the final answer of a text with a reference answer.
 
     The answer is what follows '####' (the format of GSM8K, see `hash_answer`); in texts without,
-    the last \\boxed{...} (math-verify reads boxes joined by "and" or a comma as one set); else what
-    math-verify extracts: an expression after "the answer is", then the last one.
+    the last \\boxed{...} (math-verify reads boxes with fewer than ten characters, or "and" or a
+    comma, between them as one set; empty ones are passed over); else what math-verify extracts: an
+    expression after "the answer is", then the last one.
 
     Workers start when first needed, and a worker that hangs or dies is replaced; it costs its own
     item alone. They are fresh interpreters that import math-verify and nothing of the caller's
@@ -162,7 +172,7 @@ class MathVerifier:
         queue: deque[_Job] = deque()
         places = float_rounding or [None] * len(texts)
         for i, (gold, text, own) in enumerate(zip(golds, texts, places, strict=True)):
-            gold, text = half_width(gold), half_width(text)
+            gold, text = normalized(gold), normalized(text)
             if anchor == "anywhere":
                 answer = hash_answer(text)
             else:
@@ -175,7 +185,9 @@ class MathVerifier:
             if verdict is None:
                 rounding = self._float_rounding if own is None else own
                 options = (rounding, self._either_order, anchor != "anywhere")
-                queue.append((i, gold, text if answer is None else answer, *options))
+                # Math-verify would read "**2/3**." as a power, and "14/3." as a float.
+                text = _FULL_STOP.sub("", _without_emphasis(text if answer is None else answer))
+                queue.append((i, gold, text, *options))
             else:
                 verdicts[i] = verdict
         if queue:
@@ -264,14 +276,22 @@ def without_thinking(text: str) -> str:
     return text[ends[-1].end() :].lstrip() if ends else text
 
 
-def half_width(text: str) -> str:
-    """The text with ASCII in place of its forms in full width, which Chinese models write."""
-    return text if text.isascii() else text.translate(_FULL_WIDTH)
+def normalized(text: str) -> str:
+    """The text in the one spelling that is compared.
+
+    ASCII in place of its forms in full width, which Chinese models write, and of the typographic
+    minus; no empty box, which comes of a prompt that is repeated; no space between a box and its
+    brace, nor in the thousands of a number.
+    """
+    if not text.isascii():
+        text = text.translate(_FULL_WIDTH | _MINUS)
+    text = _BOX_AND_SPACE.sub(r"\\boxed{", _EMPTY_BOX.sub("", text))
+    return _SPACED_NUMBER.sub(lambda number: _SPACE_IN_NUMBER.sub("", number[0]), text)
 
 
 def stated(text: str) -> str | None:
     """What follows the last "answer is" or "answer:" on its line; None where nothing does."""
-    text = _BOLD.sub(r"\1", text)
+    text = _without_emphasis(text)
     found = list(_STATED.finditer(text))
     if not found:
         return None
@@ -282,20 +302,28 @@ def anchored(text: str, anchor: Anchor) -> str | None:
     """The part of a text that says what the answer is, as math-verify reads it; None without one.
 
     That is its boxes; failing those, under "stated", what it says the answer is (`stated`), or the
-    whole of a text that is one line without words. An expression elsewhere is none: "It is not 5".
+    whole of a text that is one line without words. An expression elsewhere is none: "It is not 5",
+    nor is one of two: "the answer is 5 or 6".
     """
     if _BOX in text:
         return text
     if anchor == "boxed":
         return None
-    answer, line = stated(text), text.strip().removesuffix(".")
+    answer, line = stated(text), _without_emphasis(text).strip().removesuffix(".")
     if not answer and "\n" not in line and _wordless(line):
         answer = line
     if not answer:
         return None
     if _wordless(answer):
         return f"\\boxed{{{_MATH_MARKS.sub('', answer)}}}"
+    if _ALTERNATIVES.search(answer) and not _MATH_MARKS.search(answer):
+        return None  # between $, math-verify reads both
     return f"The final answer is {answer}."
+
+
+def _without_emphasis(text: str) -> str:
+    """Without the marks of Markdown around bold words and code."""
+    return _EMPHASIS.sub(r"\1\2", text)
 
 
 def _wordless(text: str) -> bool:

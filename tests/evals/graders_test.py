@@ -103,13 +103,39 @@ def test_math_verify(verifier, gold, text, correct):
     assert verdict.parsed
 
 
+@pytest.mark.parametrize(
+    ("gold", "text", "correct"),
+    [
+        # The prompt's own \\boxed{}, repeated, is no part of the answer.
+        ("12", "I put it into \\boxed{}.\n\nThus \\boxed{12}.", True),
+        ("12", "Thus \\boxed{12}, in \\boxed{ } as you wanted", True),
+        ("12", "\\boxed{}", False),
+        ("12", "\\boxed {12}", True),
+        ("12345", "\\boxed{12\\,345}", True),
+        ("12345", "\\boxed{n = 12{,}345}", True),
+        ("1\\ 234\\ 567", "\\boxed{1234567}", True),
+        ("12345", "\\boxed{12\\,34\\,5}", False),
+        ("0.1234", "\\boxed{0.1\\,234}", False),  # math-verify's own reading, a product
+        ("2/3", "The answer is **2/3**.", True),
+        ("14/3", "So we get 14/3.", True),
+        ("14/3", "We get (14/3).\nThat is all.", True),
+        ("5", "So it is 5. 123 were not counted, the answer is 5. 200 were.", True),
+        ("16", "The answer is 2**2**2", True),
+        ("-5/3", "The answer is \u22125/3.", True),
+        ("-5/3", "The answer is 5/3.", False),
+    ],
+)
+def test_spellings(verifier, gold, text, correct):
+    assert verifier.verify(gold, text).correct is correct
+
+
 ANCHORED = [
     # Gold, text, whether it is right in a box alone, if stated, and anywhere.
     ("5", "Ages could be 3, 4 or 5. I cannot say.", (False, False, True)),
     ("5", "It is not 5", (False, False, True)),
     ("5", "the total is 7. Check step 5", (False, False, True)),
-    ("5", "**Answer: 6**, since 6-1=5", (False, False, True)),
-    ("6", "**Answer: 6**, since 6-1=5", (False, True, False)),
+    ("5", "**Answer: 6**, since 6-1=5", (False, False, False)),
+    ("6", "**Answer: 6**, since 6-1=5", (False, True, True)),
     ("5", "The answer is not 5.", (False, False, True)),
     ("5", "#### 5. Check the cases\nIt is even.", (False, False, True)),
     ("6", "The answer is 5. No wait, the answer is 6.", (False, True, True)),
@@ -123,6 +149,12 @@ ANCHORED = [
     ("5", "\\boxed{6}\nThe answer is 5.", (False, False, False)),
     ("12", "\\boxed{\uff11\uff12}", (True, True, True)),
     ("\uff11\uff12", "\\boxed{12}", (True, True, True)),
+    ("-82", "**\u221282**", (False, True, True)),
+    ("[0,3)", "**[0, 3)**", (False, True, False)),
+    ("3/4", "The answer is `3/4`.", (False, True, True)),
+    ("5", "The answer is 5 or 6.", (False, False, True)),
+    ("5", "The answer is $5$ or $6$.", (False, False, False)),
+    ("5,6", "The answer is $5$ or $6$.", (False, True, True)),
     ("[0,3)", "\\boxed{\uff3b0\uff0c3\uff09}", (True, True, True)),
 ]
 
@@ -133,15 +165,18 @@ def test_where_an_answer_may_stand(verifier, anchor):
     verdicts = verifier.verify_batch(golds, texts, anchor=anchor)
     column = ("boxed", "stated", "anywhere").index(anchor)
     found = [verdict.correct for verdict in verdicts]
-    assert dict(zip(texts, found, strict=True)) == {
-        text: right[column] for text, right in zip(texts, expected, strict=True)
+    pairs = list(zip(golds, texts, strict=True))
+    assert dict(zip(pairs, found, strict=True)) == {
+        pair: right[column] for pair, right in zip(pairs, expected, strict=True)
     }
 
 
 def test_looking_for_an_anchor_takes_linear_time():
-    for text in ("answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6):
+    texts = ["answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6]
+    texts += ["`" * 10**6, "5." + " " * 10**6, "1\\,000" * 10**5, ("\\boxed" + " " * 999) * 1000]
+    for text in texts:
         start = time.process_time()
-        graders.anchored(text, "stated")
+        graders.anchored(graders.normalized(text), "stated")
         assert time.process_time() - start < 2.0
 
 

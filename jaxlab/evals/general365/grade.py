@@ -8,10 +8,11 @@ merely occurs in it is not extracted, as in the released grader.
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxlab.evals.graders import Anchor, MathVerifier, Verdict, half_width, without_thinking
+from jaxlab.evals.graders import Anchor, MathVerifier, Verdict, normalized, without_thinking
 from jaxlab.evals.math.rows import last_box
 from jaxlab.evals.rows import Row
 
@@ -23,7 +24,17 @@ _FINAL = re.compile(r"\banswer\s{0,20}(?:is|:)\s{0,20}(?!\s|not\b)", re.IGNORECA
 _PROSE = re.compile(r"(?!and\b|[A-Z]+\b)\b[A-Za-z]{2}")
 _RUN = re.compile(r"[A-Z]{2,26}")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
-_WRAPPING = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_OPTION = re.compile(r"\W{0,3}[A-Z]\W{0,3}[.:)]\W{0,3}\s")
+# A choice that is denied or left open, which single letters do not show.
+_HEDGED = re.compile(
+    r"\b(?:not|nor|neither|or|but|except|unlikely|wrong)\b|n['\u2019]t\b|\\(?:neg|lnot|neq?)\b",
+    re.IGNORECASE,
+)
+_WRAPPING = re.compile(r"\\(?:(?:text|math)[a-z]*|operatorname|boldsymbol|emph|mbox)\s*(?=\{)")
+_WORD = re.compile(r"\w+|[^\w\s]")
+# Marks of prose alone: others tell △ from ○, C++ from C and A > B from A < B.
+_PUNCTUATION = frozenset(".,;:!?'\"()[]{}\u2018\u2019\u201c\u201d\u2013\u2014\u2026$\\`*_")
+_DASH = re.compile(r"(?<=\w)-(?=\w)|-(?=\s)")
 _LONGEST_VERDICT = 10_000
 
 
@@ -44,7 +55,7 @@ def rule(
         anchor: where an answer may stand: "boxed", in a box alone; "stated", also behind the last
             "answer is" or as the only line; "anywhere", also as the last expression or line.
     """
-    texts = [half_width(without_thinking(text)) for text in texts]
+    texts = [normalized(without_thinking(text)) for text in texts]
     verdicts: dict[int, Verdict] = {}
     by_math = [i for i, row in enumerate(rows) if row.meta["answer_type"] in BY_MATH]
     places = [
@@ -59,7 +70,7 @@ def rule(
         if i not in verdicts:
             choice = row.meta["answer_type"] != "text"
             compare = _compare_choices if choice else _compare_texts
-            verdicts[i] = compare(half_width(row.answer), final_answer(texts[i], anchor, choice))
+            verdicts[i] = compare(normalized(row.answer), final_answer(texts[i], anchor, choice))
     return [verdicts[i] for i in range(len(rows))]
 
 
@@ -115,7 +126,8 @@ def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> 
     Args:
         text: a completion.
         anchor: where an answer may stand.
-        choice: whether the only line of a text is an answer without other words alone: "B, C".
+        choice: whether the only line of a text is an answer without other words alone, "B, C", or
+            behind an option's letter, "B: west".
     """
     boxed = last_box(text)
     if boxed is not None:
@@ -126,7 +138,9 @@ def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> 
     if said:
         return _plain(text[said[-1].end() :].partition("\n")[0]) or None
     lines = [line for line in text.splitlines() if line.strip()]
-    alone = len(lines) == 1 and not (choice and _PROSE.search(lines[0]))
+    alone = len(lines) == 1 and not (
+        choice and _PROSE.search(lines[0]) and not _OPTION.match(lines[0])
+    )
     return _plain(lines[-1]) or None if lines and (alone or anchor == "anywhere") else None
 
 
@@ -136,7 +150,7 @@ def letters(text: str) -> frozenset[str]:
 
 
 def same_words(a: str, b: str) -> bool:
-    """Whether two answers are equal but for case, punctuation and articles."""
+    """Whether two answers are equal but for case, the punctuation of prose, and articles."""
     return _words(a) == _words(b)
 
 
@@ -145,7 +159,7 @@ def _compare_choices(gold: str, answer: str | None) -> Verdict:
     if not wanted:
         return Verdict(False, None, "bad_gold")
     found = letters(answer or "")
-    if not found:
+    if not found or _HEDGED.search(answer or ""):
         return Verdict(False, None, "no_answer")
     correct = found == wanted
     return Verdict(correct, ", ".join(sorted(found)), "match" if correct else "mismatch")
@@ -160,9 +174,12 @@ def _compare_texts(gold: str, answer: str | None) -> Verdict:
 
 def _plain(text: str) -> str:
     """Without LaTeX wrapping, emphasis and a final full stop."""
-    text = _WRAPPING.sub(r"\1", text).replace("*", "").replace("$", "").strip()
-    return text.rstrip(".").strip()
+    text = _WRAPPING.sub("", text).replace("*", "").replace("$", "").replace("`", "").strip()
+    inner = text.strip("{} ")
+    return (text if "{" in inner or "}" in inner else inner).rstrip(".").strip()
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in re.findall(r"\w+", text.casefold()) if word not in ("the", "a", "an")]
+    text = _DASH.sub(" ", unicodedata.normalize("NFC", text).casefold())
+    words = [word for word in _WORD.findall(text) if word not in _PUNCTUATION]
+    return [word for word in words if word not in ("the", "a", "an")] or words
