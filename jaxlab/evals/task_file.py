@@ -42,7 +42,7 @@ def digest(path: str) -> str:
     """
     tree = ast.parse(Path(path).read_bytes())
     tree.body = [part for part in tree.body if getattr(part, "name", None) != "tables"]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
 def _module(path: str) -> ModuleType:
