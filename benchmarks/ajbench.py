@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from jaxlab.evals.ajbench import environment, metrics, reproduction, scripted, workspace
+from jaxlab.evals.ajbench import metrics, reproduction, scripted
+from jaxlab.evals.ajbench.environments import environment, workspace
 from jaxlab.evals.tables import Cell, Table
 
 BUDGETS = (1, 2, 4, 8, 16)

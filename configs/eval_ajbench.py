@@ -4,12 +4,12 @@
         --config.model.name=openai/gpt-5-mini --config.benchmark.path=AJ-Bench/src/data \\
         --config.benchmark.options.states=STATES
 
-STATES holds what the recorded agents began with, and the pages for judges of search answers
-(`jaxlab/evals/ajbench/states.py`); of GUI units, the result files in their folders are judged
-(`jaxlab/evals/ajbench/gui.py`). PostgreSQL is a server of yours (benchmark.options.dsn), the
+STATES holds what the recorded agents began with, and the pages for judges of search answers; of GUI
+units, the result files in their folders are judged (`states.py` and `gui.py` in
+`jaxlab/evals/ajbench/environments/`). PostgreSQL is a server of yours (benchmark.options.dsn), the
 system's programs, or those of the package pgserver. The password of a DSN is not written down: a
 run that goes on needs it again, as the option or in the environment's JAXLAB_AJBENCH_DSN. A state
-that is missing is named at the start.
+or server that is missing is named at the start.
 Judges read, and their tools cannot write; the paper's could (benchmark.options.read_only=False).
 Three runs of each unit as in the paper. Its turn cap and sampling are not published: 100 turns and
 60 s of a tool call are MCPMark's, and the temperature is the provider's own there.

@@ -44,20 +44,21 @@ from inspect_ai.tool import (
 )
 
 from jaxlab.evals import graders
-from jaxlab.evals.ajbench import (
-    environment,
-    environments,
-    gui,
-    programs,
-    prompts,
-    verdicts,
-    workspace,
+from jaxlab.evals.ajbench import prompts, verdicts
+from jaxlab.evals.ajbench.databases.postgres_server import Source
+from jaxlab.evals.ajbench.environments import environment, gui, subdomains, workspace
+from jaxlab.evals.ajbench.environments.environment import (
+    Environment,
+    Place,
+    Replay,
+    Report,
+    Run,
+    Web,
 )
-from jaxlab.evals.ajbench.environment import Environment, Place, Replay, Report, Run, Web
-from jaxlab.evals.ajbench.gui import Observation
-from jaxlab.evals.ajbench.limits import Limits
-from jaxlab.evals.ajbench.postgres_server import Source
-from jaxlab.evals.ajbench.tools import Tool, Toolbox
+from jaxlab.evals.ajbench.environments.gui import Observation
+from jaxlab.evals.ajbench.sandbox import marks, programs
+from jaxlab.evals.ajbench.sandbox.limits import Limits
+from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
 from jaxlab.evals.ajbench.types import Unit
 from jaxlab.evals.rows import sample_seed
 
@@ -186,10 +187,10 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
 
 
 def missing(units: Sequence[Unit], options: Options) -> list[str]:
-    """What `environments.missing` says of a run with these options."""
+    """What `subdomains.missing` says of a run with these options."""
     states = Path(options.states) if options.states is not None else None
     run = Run(Path(), states, options.postgres, options.dsn, replay=options.replay, web=options.web)
-    return environments.missing(units, run)
+    return subdomains.missing(units, run)
 
 
 def messages(unit: Unit, options: Options) -> list[ChatMessage]:
@@ -317,7 +318,7 @@ async def _opened(unit: Unit, options: Options) -> AsyncIterator[tuple[Environme
     folder.mkdir(mode=0o700)
     try:
         opened = await anyio.to_thread.run_sync(
-            environments.open_environment, Place(unit, folder, run)
+            subdomains.open_environment, Place(unit, folder, run)
         )
         try:
             report = Report()
@@ -419,7 +420,7 @@ async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
 
 
 def _server(server: Mapping[str, Any], address: Mapping[str, str], folder: Path) -> Any:
-    """The user's server, whose helpers do not outlive the sample either, see `workspace.kill`."""
+    """The user's server, whose helpers do not outlive the sample either, see `marks.kill`."""
 
     def filled(text: str) -> str:
         for name, value in address.items():
@@ -430,7 +431,7 @@ def _server(server: Mapping[str, Any], address: Mapping[str, str], folder: Path)
         command=server["command"],
         args=[filled(text) for text in server.get("args", ())],
         env={name: filled(text) for name, text in server.get("env", {}).items()}
-        | {workspace.MARK: str(folder)},
+        | {marks.MARK: str(folder)},
     )
 
 

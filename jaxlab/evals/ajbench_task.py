@@ -14,12 +14,13 @@ from inspect_ai.solver import TaskState
 from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.evals import ajbench_judges, graders
-from jaxlab.evals.ajbench import postgres_server, rows, verdicts
-from jaxlab.evals.ajbench.environment import Replay, Web
-from jaxlab.evals.ajbench.environments import ENVIRONMENTS
-from jaxlab.evals.ajbench.gui import Observation
+from jaxlab.evals.ajbench import rows, verdicts
+from jaxlab.evals.ajbench.databases import postgres_server
+from jaxlab.evals.ajbench.databases.postgres_server import Source
+from jaxlab.evals.ajbench.environments.environment import Replay, Web
+from jaxlab.evals.ajbench.environments.gui import Observation
+from jaxlab.evals.ajbench.environments.subdomains import ENVIRONMENTS
 from jaxlab.evals.ajbench.metrics import OnParseFail
-from jaxlab.evals.ajbench.postgres_server import Source
 from jaxlab.evals.ajbench_judges import Arm, Options, Scaffold
 
 

@@ -24,7 +24,7 @@ from inspect_ai.scorer import Score, Scorer, value_to_float
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, logs, results, task_file, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
-from jaxlab.evals.ajbench import postgres_server
+from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxlab.evals.ajbench import trajectories
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.ajbench.types import Unit
 from jaxlab.evals.unicode import well_formed
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psycopg
 
-from jaxlab.evals.ajbench import environment
-from jaxlab.evals.ajbench.environment import Environment
-from jaxlab.evals.ajbench.postgres_server import Server
-from jaxlab.evals.ajbench.stores import FileSystem, Postgres, SQLite
+from jaxlab.evals.ajbench.databases.postgres_databases import Server
+from jaxlab.evals.ajbench.environments import environment
+from jaxlab.evals.ajbench.environments.environment import Environment
+from jaxlab.evals.ajbench.environments.stores import FileSystem, Postgres, SQLite
 from jaxlab.evals.ajbench.types import Call, Step, Unit
 
 LIES = (

@@ -3,9 +3,9 @@
 import json
 import random
 
-from jaxlab.evals.ajbench.environment import Environment
+from jaxlab.evals.ajbench.environments.environment import Environment
 from jaxlab.evals.ajbench.reproduction import ENTRIES, Task
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Unit
 
 

@@ -29,9 +29,10 @@ from mcp.types import (
 )
 from mcp.types import Tool as MCPTool
 
-from jaxlab.evals.ajbench import file_tools, files, postgres, sql_tools, sqlite
-from jaxlab.evals.ajbench.limits import Limits
-from jaxlab.evals.ajbench.tools import Tool, Toolbox
+from jaxlab.evals.ajbench.databases import postgres, sql_tools, sqlite
+from jaxlab.evals.ajbench.sandbox import file_tools, files
+from jaxlab.evals.ajbench.sandbox.limits import Limits
+from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
 
 # With these a statement reaches files and programs of the server.
 _FORBIDDEN = """

@@ -2,9 +2,11 @@ import json
 
 import pytest
 
-from jaxlab.evals.ajbench import actions, files, trajectories
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import trajectories
+from jaxlab.evals.ajbench.sandbox import files
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Call
+from jaxlab.evals.ajbench.web import actions
 
 # A recorded action, and the calls that it stands for.
 RECORDED = [

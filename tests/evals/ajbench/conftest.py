@@ -20,12 +20,13 @@ def base():
 @pytest.fixture(scope="session")
 def server(base):
     """A PostgreSQL server; skips where none can be had at all."""
-    from jaxlab.evals.ajbench import postgres_server, workspace
+    from jaxlab.evals.ajbench.databases import postgres_server
+    from jaxlab.evals.ajbench.environments import workspace
 
     with workspace.run_folder(base) as folder:
         try:
             found = postgres_server.start(folder)
-        except postgres_server.NoServer as error:
+        except NoServer as error:
             pytest.skip(str(error))
         yield found
 

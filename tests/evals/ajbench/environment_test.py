@@ -9,17 +9,19 @@ import pytest
 
 pytest.importorskip("psycopg")
 
-from jaxlab.evals.ajbench import (
-    environment,
-    environments,
-    file_tools,
-    files,
-    rows,
-    states,
-    workspace,
+from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench.environments import environment, states, subdomains, workspace
+from jaxlab.evals.ajbench.sandbox import file_tools, files
+from jaxlab.evals.ajbench.sandbox.limits import Limits
+from jaxlab.evals.ajbench.sandbox.tools import (
+    BOOLEAN,
+    INTEGER,
+    NUMBER,
+    STRINGS,
+    Tool,
+    Toolbox,
+    fits,
 )
-from jaxlab.evals.ajbench.limits import Limits
-from jaxlab.evals.ajbench.tools import BOOLEAN, INTEGER, NUMBER, STRINGS, Tool, Toolbox, fits
 from jaxlab.evals.ajbench.types import Call, Unit
 from tests.evals.ajbench import layout
 
@@ -39,7 +41,7 @@ def _units(tmp_path, subdomain):
 def _replayed(run, unit, name):
     folder = run.folder / name
     folder.mkdir()
-    found = environments.open_environment(environment.Place(unit, folder, run))
+    found = subdomains.open_environment(environment.Place(unit, folder, run))
     return found, environment.replay(found, unit.calls)
 
 
@@ -107,7 +109,7 @@ def test_a_state_that_is_ready(run, tmp_path):
 def test_no_environment_names_those_that_there_are(run):
     unit = Unit("u", "GUI-Holograms", "t", "i", True)
     with pytest.raises(ValueError, match="no environment for GUI-Holograms: there are Search-W"):
-        environments.open_environment(environment.Place(unit, run.folder, run))
+        subdomains.open_environment(environment.Place(unit, run.folder, run))
 
 
 def test_states_that_are_not_there(tmp_path):

@@ -16,11 +16,14 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxlab.evals.ajbench import files, soffice, sqlite, stores, workspace
-from jaxlab.evals.ajbench.file_tools import reading_files, writing_files
-from jaxlab.evals.ajbench.limits import Limits, ToolError
-from jaxlab.evals.ajbench.sql_tools import querying_sqlite
-from jaxlab.evals.ajbench.tools import Tool, Toolbox
+from jaxlab.evals.ajbench.databases import sqlite
+from jaxlab.evals.ajbench.databases.sql_tools import querying_sqlite
+from jaxlab.evals.ajbench.environments import stores, workspace
+from jaxlab.evals.ajbench.office import soffice
+from jaxlab.evals.ajbench.sandbox import files
+from jaxlab.evals.ajbench.sandbox.file_tools import reading_files, writing_files
+from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
+from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
 
 SECRET = "the label is 1"
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode().rstrip("="))
@@ -345,7 +348,7 @@ def test_programs_of_another_user_reach_a_run_under_any_umask(tmp_path, strict_u
 def test_a_killed_run_leaves_nothing_after_the_next(tmp_path):
     program = (
         "import pathlib, sys, time\n"
-        "from jaxlab.evals.ajbench import workspace\n"
+        "from jaxlab.evals.ajbench.environments import workspace\n"
         "with workspace.run_folder(pathlib.Path(sys.argv[1])) as folder:\n"
         "    (folder / 'x').write_text('y'); print(folder, flush=True); time.sleep(60)\n"
     )

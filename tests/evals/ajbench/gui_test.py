@@ -10,17 +10,10 @@ import pytest
 pytest.importorskip("psycopg")
 
 from jaxlab.evals import ajbench_judges
-from jaxlab.evals.ajbench import (
-    browser,
-    environment,
-    environments,
-    gui,
-    rows,
-    screens,
-    snapshot,
-    workspace,
-)
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench.environments import environment, gui, screens, subdomains, workspace
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
+from jaxlab.evals.ajbench.web import browser, snapshot
 from tests.evals.ajbench import gui_trees, web_trees
 
 RESULT = {"type": "vm_file", "path": "/home/user/Desktop/a.docx", "dest": "b.docx"}
@@ -45,7 +38,7 @@ def units(tmp_path):
 def opened(run, unit, name="sample"):
     folder = run.folder / name
     folder.mkdir(mode=0o700)
-    return environments.open_environment(environment.Place(unit, folder, run))
+    return subdomains.open_environment(environment.Place(unit, folder, run))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.config import ConfigError
 from jaxlab.evals import ajbench_judges, ajbench_task, benchmark_report, harness, results
-from jaxlab.evals.ajbench import environments, postgres_server, prompts, rows, stores, workspace
-from jaxlab.evals.ajbench.environment import Run as SharedRun
-from jaxlab.evals.ajbench.tools import Tool
+from jaxlab.evals.ajbench import prompts, rows
+from jaxlab.evals.ajbench.databases import postgres_server
+from jaxlab.evals.ajbench.environments import stores, subdomains, workspace
+from jaxlab.evals.ajbench.environments.environment import Run as SharedRun
+from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals.ajbench import gui_trees, layout, web_trees
 
@@ -538,7 +540,7 @@ def test_bad_options_are_named_at_once(tmp_path, options, cause):
 
 def test_a_subdomain_without_environment_is_named_at_once(tmp_path, monkeypatch):
     run = _run(tmp_path, ("DS-SQLite",))
-    monkeypatch.delitem(environments.ENVIRONMENTS, "DS-SQLite")
+    monkeypatch.delitem(subdomains.ENVIRONMENTS, "DS-SQLite")
     with pytest.raises(ValueError, match=r"no environment for DS-SQLite: .*set arm=text"):
         harness.prepare(run, tmp_path, regrade=False)
     harness.prepare(_run(tmp_path, ("DS-SQLite",), arm="text"), tmp_path, regrade=False)

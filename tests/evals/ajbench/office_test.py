@@ -10,8 +10,11 @@ import openpyxl
 import pptx
 import pytest
 
-from jaxlab.evals.ajbench import files, office, packages, programs, rows, soffice, workspace
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench.environments import workspace
+from jaxlab.evals.ajbench.office import packages, soffice
+from jaxlab.evals.ajbench.sandbox import files, marks, programs
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from tests.evals.ajbench import gui_trees
 
 SECRET = "the label is 1"
@@ -548,7 +551,7 @@ def test_nothing_is_left(run_folder):
     arguments = {"path": "sales.xlsx", "sheet": "Sales", "cell": "A9", "value": "1"}
     assert not box.call("set_cell", arguments).failed
     child = environment._worker._child.pid
-    assert child in workspace.kill(folder)
+    assert child in marks.kill(folder)
     environment.close()
     assert {path.name for path in run_folder.iterdir() if "left" in path.name} == {"left"}
     shutil.rmtree(folder)
@@ -588,7 +591,7 @@ def test_a_page_as_a_picture(opened, kind):
     scratch = environment._scratch
     environment.close()
     assert not scratch.exists()
-    assert programs.confinement().prefix == () or workspace.kill(scratch) == []
+    assert programs.confinement().prefix == () or marks.kill(scratch) == []
 
 
 def _relationships(content):
@@ -637,7 +640,6 @@ def test_parts_of_many_beginnings_without_an_end():
 
 
 def test_the_tables_of_tools_and_of_work_agree():
-    from jaxlab.evals.ajbench import office_worker
 
     for table, kind in ((office.READING, "READING"), (office.WRITING, "WRITING")):
         modules = map(office_worker.module, office_worker.MODULES)

@@ -11,18 +11,12 @@ import time
 
 import pytest
 
-from jaxlab.evals.ajbench import (
-    actions,
-    browser,
-    dom,
-    pages,
-    programs,
-    snapshot,
-    trajectories,
-    workspace,
-)
-from jaxlab.evals.ajbench.limits import ToolError
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import trajectories
+from jaxlab.evals.ajbench.environments import workspace
+from jaxlab.evals.ajbench.sandbox import marks, programs
+from jaxlab.evals.ajbench.sandbox.limits import ToolError
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
+from jaxlab.evals.ajbench.web import actions, browser, dom, pages, snapshot
 from tests.evals.ajbench import web_trees
 
 SECRET = "the label is 1"
@@ -494,7 +488,7 @@ def alive(folder):
     found = []
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            mine = f"{workspace.MARK}={folder}".encode() in (entry / "environ").read_bytes()
+            mine = f"{marks.MARK}={folder}".encode() in (entry / "environ").read_bytes()
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
@@ -505,7 +499,8 @@ def alive(folder):
 
 KILLED = """
 import pathlib, sys, time
-from jaxlab.evals.ajbench import pages, workspace
+from jaxlab.evals.ajbench.web import pages
+from jaxlab.evals.ajbench.environments import workspace
 with workspace.run_folder(pathlib.Path(sys.argv[1])) as run:
     folder = run / 's'
     folder.mkdir(mode=0o711)
@@ -548,8 +543,8 @@ def test_a_sweep_ends_what_a_dead_run_has_left(tmp_path):
     run.mkdir()
     (tmp_path / "run-dead.lock").touch()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    marked = {**os.environ, workspace.MARK: str(run / "s")}
-    other = {**os.environ, workspace.MARK: f"{run}-other/s"}
+    marked = {**os.environ, marks.MARK: str(run / "s")}
+    other = {**os.environ, marks.MARK: f"{run}-other/s"}
     mine, spared = subprocess.Popen(sleep, env=marked), subprocess.Popen(sleep, env=other)
     try:
         for _ in range(100):  # the environment is there once the program is

@@ -10,10 +10,11 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from jaxlab.evals.ajbench import environment, postgres, stores
-from jaxlab.evals.ajbench.limits import Limits, ToolError
-from jaxlab.evals.ajbench.sql_tools import querying_postgres
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.databases import postgres
+from jaxlab.evals.ajbench.databases.sql_tools import querying_postgres
+from jaxlab.evals.ajbench.environments import environment, stores
+from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Call
 
 WITNESS = pathlib.Path("/tmp/ajb-witness")

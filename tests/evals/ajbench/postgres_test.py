@@ -14,10 +14,11 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from jaxlab.evals.ajbench import postgres, postgres_server, sql_tools, states, workspace
-from jaxlab.evals.ajbench.limits import Limits, ToolError
-from jaxlab.evals.ajbench.postgres_server import NoServer
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.databases import postgres, postgres_server, sql_tools
+from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
+from jaxlab.evals.ajbench.environments import states, workspace
+from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 
 
 @pytest.fixture
@@ -404,7 +405,8 @@ def test_a_role_without_rights_is_named(tmp_path, server, user_dsn, right):
 
 PROGRAM = """
 import pathlib, sys, time
-from jaxlab.evals.ajbench import postgres_server, workspace
+from jaxlab.evals.ajbench.databases import postgres_server
+from jaxlab.evals.ajbench.environments import workspace
 with workspace.run_folder(pathlib.Path(sys.argv[1])) as folder:
     server = postgres_server.start(folder, dsn=sys.argv[2] or None)
     server.create(server.create())
@@ -483,7 +485,7 @@ def test_a_prepared_transaction_holds_nobody_up(base, monkeypatch):
         assert _names(server) == before
         # After a kill nobody knows the roles' passwords.
         name, _ = opened()
-        postgres_server._drop_all(server._admin_info, server.prefix)
+        postgres_databases.drop_all(server._admin_info, server.prefix)
         assert not [found for found in _names(server) if found.startswith(name)]
 
 

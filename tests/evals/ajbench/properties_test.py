@@ -17,24 +17,13 @@ from inspect_ai.model import ChatMessageAssistant, ModelOutput, ModelUsage, get_
 from inspect_ai.tool import ToolCall
 
 from jaxlab.evals import harness
-from jaxlab.evals.ajbench import (
-    actions,
-    browser,
-    environment,
-    gui,
-    prompts,
-    rows,
-    snapshot,
-    states,
-    stores,
-    trajectories,
-    verdicts,
-    workspace,
-)
-from jaxlab.evals.ajbench.limits import Limits
-from jaxlab.evals.ajbench.office import Office
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import prompts, rows, trajectories, verdicts
+from jaxlab.evals.ajbench.environments import environment, gui, states, stores, workspace
+from jaxlab.evals.ajbench.office.folder import Office
+from jaxlab.evals.ajbench.sandbox.limits import Limits
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Call
+from jaxlab.evals.ajbench.web import actions, browser, snapshot
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals.ajbench import gui_trees, layout, web_trees
 
@@ -130,7 +119,7 @@ def opened(kind, folder, request):
             browser.program()
         except FileNotFoundError as error:
             pytest.skip(f"{error}")
-        from jaxlab.evals.ajbench.pages import Page
+        from jaxlab.evals.ajbench.web.pages import Page
 
         (place / "index.html").write_text(gui_trees.PAGE)
         found = Page(place, limits=LIMITS)

@@ -11,7 +11,7 @@ import anyio
 from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from jaxlab.evals.ajbench import postgres, sqlite
+from jaxlab.evals.ajbench.databases import postgres, sqlite
 
 
 def _session(arguments, talk):

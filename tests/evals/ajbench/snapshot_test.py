@@ -6,9 +6,11 @@ import signal
 
 import pytest
 
-from jaxlab.evals.ajbench import html_text, rows, snapshot, workspace
-from jaxlab.evals.ajbench.limits import ToolError, Unavailable
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench.environments import workspace
+from jaxlab.evals.ajbench.sandbox.limits import ToolError, Unavailable
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
+from jaxlab.evals.ajbench.web import html_text, snapshot
 from tests.evals.ajbench import web_trees
 
 SECRET = "the label is 1"

@@ -4,8 +4,9 @@ import pytest
 
 pytest.importorskip("psycopg")
 
-from jaxlab.evals.ajbench import sqlite, states, stores
-from jaxlab.evals.ajbench.tools import Toolbox
+from jaxlab.evals.ajbench.databases import sqlite
+from jaxlab.evals.ajbench.environments import states, stores
+from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 
 
 def _digest_after(path, *statements):

@@ -20,8 +20,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.evals import results
-from jaxlab.evals.ajbench import browser, postgres_server, rows, workspace
+from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench.databases import postgres_server
+from jaxlab.evals.ajbench.sandbox import marks
 from jaxlab.evals.ajbench.types import SUBDOMAINS
+from jaxlab.evals.ajbench.web import browser
 from jaxlab.evals.rows import sample_seed
 from tests.conftest import ROOT
 from tests.evals.ajbench import gui_trees, layout, web_trees
@@ -89,7 +92,7 @@ class Door:
         found = []
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                marked = f"{workspace.MARK}={self.tmp}".encode() in (entry / "environ").read_bytes()
+                marked = f"{marks.MARK}={self.tmp}".encode() in (entry / "environ").read_bytes()
                 alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
             except OSError:
                 continue

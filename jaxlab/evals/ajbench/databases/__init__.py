@@ -1,0 +1,1 @@
+"""SQLite and PostgreSQL: reading without writing, and nothing outside."""

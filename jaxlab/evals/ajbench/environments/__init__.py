@@ -1,0 +1,1 @@
+"""What trajectories act on, opened for one unit and replayed."""

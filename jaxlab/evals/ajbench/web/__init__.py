@@ -1,0 +1,1 @@
+"""A page in Chromium, and the web as a snapshot."""
