@@ -76,12 +76,18 @@ def median_ms(call: Callable[[], Any]) -> float:
 
 def ceilings() -> dict[str, float]:
     """Measured: bytes per second of a copy (read and written), operations per second of bf16."""
-    big = torch.randn(1 << 29, device="cuda")
-    other = torch.empty_like(big)
-    copy = 2 * big.numel() * 4 / median_ms(lambda: other.copy_(big)) * 1e3
-    del big, other
+    return {"bytes_per_s": _bytes_per_s(), "flops_per_s": _flops_per_s()}
+
+
+def _bytes_per_s() -> float:
+    source = torch.randn(1 << 29, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / median_ms(lambda: target.copy_(source)) * 1e3
+
+
+def _flops_per_s() -> float:
     x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    return {"bytes_per_s": copy, "flops_per_s": 2 * 8192**3 / median_ms(lambda: x @ x) * 1e3}
+    return 2 * 8192**3 / median_ms(lambda: x @ x) * 1e3
 
 
 def floor_ms(length: int, heads: int, dim: int, which: str, ceiling: dict[str, float]) -> float:

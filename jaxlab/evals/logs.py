@@ -26,7 +26,7 @@ from inspect_ai.log import (
 )
 
 from jaxlab import config as config_lib
-from jaxlab.evals import fingerprint, task_file
+from jaxlab.evals import fingerprint
 from jaxlab.evals.settings import Run
 
 # Options that are the scorer's: they can change without a new generation.
@@ -71,7 +71,10 @@ def metadata(run: Run, task: Task) -> dict[str, Any]:
 def grading(run: Run) -> dict[str, Any]:
     """What its scores depend on, and its answers do not: options, and the code of a user's file."""
     found = {key: run.benchmark.options.get(key) for key in GRADING}
-    return {**found, "file": task_file.digest(run.benchmark.name) if run.benchmark.own else None}
+    return {
+        **found,
+        "file": fingerprint.of_benchmark(run.benchmark.name) if run.benchmark.own else None,
+    }
 
 
 def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:

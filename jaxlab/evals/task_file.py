@@ -4,8 +4,6 @@ The task is the function that has the file's name, and takes path, samples, limi
 what `benchmark.options` gives. The file may also have `tables(results)`, as the benchmarks here do.
 """
 
-import ast
-import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,16 +31,6 @@ def task(path: str) -> Callable[..., Task]:
 def tables(path: str) -> Callable[[Sequence[Result]], list[Table]] | None:
     """The file's own tables of a report, where it has any."""
     return getattr(_module(path), "tables", None)
-
-
-def digest(path: str) -> str:
-    """16 hex digits over the file's code, without comments and `tables`, which grade nothing.
-
-    What the file imports is not in it.
-    """
-    tree = ast.parse(Path(path).read_bytes())
-    tree.body = [part for part in tree.body if getattr(part, "name", None) != "tables"]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
 
 
 def _module(path: str) -> ModuleType:

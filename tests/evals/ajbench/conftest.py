@@ -21,6 +21,7 @@ def base():
 def server(base):
     """A PostgreSQL server; skips where none can be had at all."""
     from jaxlab.evals.ajbench.databases import postgres_server
+    from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
     from jaxlab.evals.ajbench.environments import workspace
 
     with workspace.run_folder(base) as folder:

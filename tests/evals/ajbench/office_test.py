@@ -12,7 +12,7 @@ import pytest
 
 from jaxlab.evals.ajbench import rows
 from jaxlab.evals.ajbench.environments import workspace
-from jaxlab.evals.ajbench.office import packages, soffice
+from jaxlab.evals.ajbench.office import office, office_worker, packages, soffice
 from jaxlab.evals.ajbench.sandbox import files, marks, programs
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from tests.evals.ajbench import gui_trees
@@ -640,7 +640,6 @@ def test_parts_of_many_beginnings_without_an_end():
 
 
 def test_the_tables_of_tools_and_of_work_agree():
-
     for table, kind in ((office.READING, "READING"), (office.WRITING, "WRITING")):
         modules = map(office_worker.module, office_worker.MODULES)
         assert set(table) == {name for module in modules for name in getattr(module, kind)}

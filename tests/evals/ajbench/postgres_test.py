@@ -14,7 +14,7 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from jaxlab.evals.ajbench.databases import postgres, postgres_server, sql_tools
+from jaxlab.evals.ajbench.databases import postgres, postgres_databases, postgres_server, sql_tools
 from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
 from jaxlab.evals.ajbench.environments import states, workspace
 from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError

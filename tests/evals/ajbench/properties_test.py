@@ -19,7 +19,7 @@ from inspect_ai.tool import ToolCall
 from jaxlab.evals import harness
 from jaxlab.evals.ajbench import prompts, rows, trajectories, verdicts
 from jaxlab.evals.ajbench.environments import environment, gui, states, stores, workspace
-from jaxlab.evals.ajbench.office.folder import Office
+from jaxlab.evals.ajbench.office.office import Office
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Call

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from jaxlab.evals.ajbench.office import packages
-from jaxlab.evals.ajbench.office.folder import READING
+from jaxlab.evals.ajbench.office.office import READING
 from jaxlab.evals.ajbench.sandbox.files import Tree
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.types import Call, Step, Unit

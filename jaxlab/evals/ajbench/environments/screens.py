@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxlab.evals.ajbench.environments import gui, states
 from jaxlab.evals.ajbench.environments.environment import Environment, Place
-from jaxlab.evals.ajbench.office.folder import Office
+from jaxlab.evals.ajbench.office.office import Office
 from jaxlab.evals.ajbench.sandbox import files
 from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.ajbench.types import Call, Unit

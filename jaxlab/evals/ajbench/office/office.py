@@ -121,7 +121,7 @@ class Office:
         self._names = names
         self._limits = limits
         self._tree = Tree(folder, names, dataclasses.replace(limits, write_bytes=MAX_BYTES))
-        self._worker = Worker("jaxlab.evals.ajbench.office.worker", folder, seconds)
+        self._worker = Worker("jaxlab.evals.ajbench.office.office_worker", folder, seconds)
         self._picture_seconds = picture_seconds
         self._closing = contextlib.ExitStack()
         self._closing.callback(self._tree.close)
