@@ -42,18 +42,23 @@ def from_messages(messages: Any) -> tuple[str, tuple[Step, ...]]:
             results[str(message.get("call_id"))].append(_said(message.get("output")))
     instruction = ""
     steps: list[Step] = []
+    answered = False
     for number, message in enumerate(messages):
-        if message.get("type") == "function_call":
+        if message.get("type") == "function_call_output":
+            answered = True
+        elif message.get("type") == "function_call":
             call = _call(message, message.get("call_id"), results, number)
-            # Items of one turn follow each other without another text between.
-            last = steps.pop() if steps else Step("")
+            # The items of one turn follow each other; an answer ends it, also one without a text.
+            last = steps.pop() if steps and not answered else Step("")
             steps.append(Step(last.text, (*last.calls, call)))
+            answered = False
         elif message.get("role") == "assistant":
             calls = message.get("tool_calls") or []
             if not isinstance(calls, list):
                 raise ValueError(f"message {number}: tool_calls is no list")
             made = tuple(_openai_call(call, results, number) for call in calls)
             steps.append(Step(text_of(message.get("content")), made))
+            answered = False
         elif message.get("role") == "user" and not instruction:
             instruction = text_of(message.get("content"))
     return instruction, tuple(steps)

@@ -153,6 +153,20 @@ def test_results_are_read_out_of_their_wrappings():
     ]
 
 
+def test_turns_of_the_second_style_end_with_their_answers():
+    """An agent that says nothing leaves no message between them."""
+    calls = [{"type": "function_call", "call_id": f"c{i}", "name": "f"} for i in range(4)]
+    outs = [{"type": "function_call_output", "call_id": f"c{i}", "output": ""} for i in range(4)]
+    look = {"role": "assistant", "content": "I look."}
+    items = [look, *calls[:2], *outs[:2], calls[2], outs[2], look, calls[3], outs[3]]
+    _, steps = trajectories.from_messages(items)
+    assert [(step.text, len(step.calls)) for step in steps] == [
+        ("I look.", 2),
+        ("", 1),
+        ("I look.", 1),
+    ]
+
+
 @pytest.mark.parametrize("identity", ["call_0", "", None])
 def test_calls_of_one_id_have_results_of_their_own(identity):
     call = {"id": identity, "function": {"name": "f", "arguments": None}}
