@@ -335,6 +335,23 @@ def test_why_there_is_no_server(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ("echo 'initdb: error: No space left'; echo 'initdb: removing data directory'", "No space"),
+        ("echo 'FATAL:  no shared memory' > log; echo 'Examine the log output.'", "no shared mem"),
+        ("echo 'out of luck'", "out of luck"),
+        (":", "3"),
+    ],
+)
+def test_why_a_program_of_the_server_fails(tmp_path, lines, cause):
+    program = tmp_path / "initdb"
+    program.write_text(f"#!/bin/sh\n{lines}\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(NoServer, match=f"initdb failed: .*{cause}"):
+        postgres_server._program(program, [], tmp_path, None)
+
+
 def test_programs_of_the_wheel(base):
     pytest.importorskip("pgserver")
     with workspace.run_folder(base) as folder:

@@ -269,8 +269,11 @@ def _program(path: Path, arguments: Sequence[str], home: Path, user: str | None)
             **identity,
         )
     if done.returncode:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise NoServer(f"{path.name} failed: {said[-1] if said else done.returncode}")
+        # pg_ctl says where the cause is written, and initdb behind it that it clears away.
+        texts = [file.read_text(errors="replace") for file in (log, home / "log") if file.exists()]
+        said = [line for line in "\n".join(texts).splitlines() if line.strip()]
+        causes = [line for line in said if re.search(r"(?i)\b(error|fatal|panic): ", line)]
+        raise NoServer(f"{path.name} failed: {[*causes, *said[-1:], done.returncode][0]}")
 
 
 def _unprivileged() -> str | None:
