@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 
 import pytest
 
@@ -233,6 +234,22 @@ def test_tools_under_their_names(reader, writer):
     assert box.call("explain_query", {"sql": "SELECT 1", "hypothetical_indexes": [{}]}).failed
     assert box.call("list_objects", {"schema_name": "x", "object_type": "file"}).failed
     assert box.call("list_objects", {"schema_name": "a' OR '1'='1"}).text == "[]"
+
+
+def test_a_row_that_is_too_large_is_held_once(server, database):
+    """And not as a text and as JSON as well."""
+    size = 20_000_000
+    info = server.conninfo(database, "reader")
+    reader = postgres.Database(info, limits=Limits(seconds=60.0))
+    tracemalloc.start()
+    try:
+        reply = reader.query(f"SELECT repeat('x', {size}) AS a")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        reader.close()
+    assert reply == '["more rows were left out"]'
+    assert size < peak < 1.5 * size
 
 
 def test_samples_do_not_see_each_other(server, database, writer):

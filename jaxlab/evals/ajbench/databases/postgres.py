@@ -163,7 +163,13 @@ class Database:
             fresh = result.status != pq.ExecStatus.SINGLE_TUPLE
             if cut or result.status != pq.ExecStatus.SINGLE_TUPLE:
                 continue
-            line = json.dumps(_row(result, columns))
+            values = [result.get_value(0, number) for number in range(len(columns))]
+            # It has a character for four bytes at least; as text and as JSON it would be there
+            # twice more.
+            if sum(len(value or b"") for value in values) > 4 * self._limits.characters:
+                cut = True
+                continue
+            line = json.dumps(_row(result, columns, values))
             size += len(line) + 2
             cut = len(lines) == self._limits.entries or size > self._limits.characters
             if not cut:
@@ -288,10 +294,10 @@ def _columns(result: Any) -> list[str]:
     ]
 
 
-def _row(result: Any, columns: list[str]) -> dict[str, Any]:
+def _row(result: Any, columns: list[str], values: list[bytes | None]) -> dict[str, Any]:
     return {
-        name: _value(result.ftype(number), result.get_value(0, number))
-        for number, name in enumerate(columns)
+        name: _value(result.ftype(number), value)
+        for number, (name, value) in enumerate(zip(columns, values, strict=True))
     }
 
 
