@@ -73,6 +73,17 @@ def test_reading(web):
     ]
 
 
+def test_pages_that_are_not_there_are_said_and_not_found(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("a river")
+    lines = [{"url": f"https://x.test/{name}", "file": f"{name}.txt"} for name in ("a", "b", "c")]
+    (tmp_path / "index.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = snapshot.Snapshot(tmp_path)
+    found.read_all()
+    assert "2 pages cannot be read, such as https://x.test/b: 'b.txt': No such file" in caplog.text
+    assert found.search("river").startswith("1. https://x.test/a")
+    found.close()
+
+
 def test_ranking_is_bm25(web):
     """Against the formula, worked here on the same words."""
     hits = web.search("danube black sea sea").splitlines()

@@ -14,6 +14,7 @@ case. There is no other web: what is not in the index does not exist.
 import collections
 import functools
 import json
+import logging
 import math
 import mimetypes
 import re
@@ -33,6 +34,8 @@ PART = 8_000  # characters that `open` shows at once
 _READABLE = {".html", ".htm", ".txt", ".md"}
 # Okapi BM25 (Robertson & Zaragoza 2009) with its usual constants.
 _K1, _B = 1.2, 0.75
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -221,17 +224,21 @@ class Snapshot:
         """Word -> address -> count; address -> words in all; address -> text."""
         counts: dict[str, dict[str, int]] = collections.defaultdict(dict)
         lengths, documents = {}, {}
+        unread = []
         for address, entry in self.entries.items():
             if entry.redirect or Path(entry.file).suffix.lower() not in _READABLE:
                 continue
             try:
                 document = documents[address] = self.read(address)
-            except ToolError:
-                continue  # a page that cannot be read is not found
+            except ToolError as error:
+                unread.append(f"{address}: {error}")  # and is not found
+                continue
             words = _words(f"{document.title} {document.title} {document.text}")
             lengths[address] = len(words)
             for word, count in collections.Counter(words).items():
                 counts[word][address] = count
+        if unread:
+            logger.warning("%d pages cannot be read, such as %s", len(unread), unread[0])
         return counts, lengths, documents
 
 
