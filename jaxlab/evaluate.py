@@ -129,11 +129,14 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     for path in outcome.files:
         logger.info("wrote %s", path)
     logger.info("transcripts: inspect view --log-dir %s", workdir / "logs")
+    on = f"the same command{' without --regrade' * REGRADE.value}"
+    if outcome.ended:
+        doors.failed(RuntimeError(f"the run ended {outcome.ended}; {on} goes on"))
     if outcome.failures:
         doors.failed(
             RuntimeError(
                 f"{len(outcome.failures)} samples failed, the first with {outcome.failures[0]}; "
-                f"the same command{' without --regrade' * REGRADE.value} tries them again"
+                f"{on} tries them again"
             )
         )
     if outcome.ungraded:

@@ -67,12 +67,14 @@ class Outcome:
         failures: "id: error" of samples that did not finish; the same run again tries them again.
         ungraded: "id: error" of answers on which the grader failed, and which count as wrong;
             grading again tries them again.
+        ended: where the run ended before all was asked, after how many answers and why.
     """
 
     scores: dict[str, float]
     files: list[Path]
     failures: list[str]
     ungraded: list[str] = dataclasses.field(default_factory=list)
+    ended: str | None = None
 
 
 def without_secrets(run: Run) -> Run:
@@ -314,9 +316,15 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         facts["answers that were asked for again after an error"] = retried
     if ungraded:
         facts["answers on which the grader failed"] = ungraded
+    asked, all_of_it = len(log.samples or []), len(task.dataset) * (task.epochs or 1)
+    ended = None
+    if asked < all_of_it:
+        cause = log.error.message if log.error else "it was stopped"
+        ended = f"after {asked} of {all_of_it} answers: {cause}"
+        facts["the run ended early"] = ended
     title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"
     scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
-    return Outcome(scores, files, failures, ungraded)
+    return Outcome(scores, files, failures, ungraded, ended)
 
 
 def graded_samples(log: EvalLog) -> list[results.Result]:

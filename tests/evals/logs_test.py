@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -10,6 +11,8 @@ import types
 import pytest
 
 pytest.importorskip("inspect_ai")
+
+from inspect_ai.log._recorders.buffer.database import SampleBufferDatabase
 
 from jaxlab import evaluate
 from jaxlab.config import ConfigError
@@ -258,10 +261,36 @@ def test_ctrl_c_keeps_what_is_finished(sums, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _evaluate(_run(sums), tmp_path, answer)
     assert len(asked) < 8
+    outcome = _evaluate(_run(sums), tmp_path, answer, again=True)
+    assert re.fullmatch("after [3-7] of 8 answers: it was stopped", outcome.ended)
     outcome = _evaluate(_run(sums), tmp_path, answer)
-    assert outcome.scores["avg@1"] == 1.0
+    assert (outcome.scores["avg@1"], outcome.ended) == (1.0, None)
     assert len(asked) <= 8 + 2  # those that were under way
     assert len(set(asked)) == 8
+
+
+def test_a_disk_that_is_full_is_the_cause_and_no_sample_is(sums, tmp_path, monkeypatch):
+    _write(sums, [{"question": f"{i} plus 0", "answer": str(i)} for i in range(30)])
+    asked = []
+
+    def answer(prompt, seed):
+        asked.append(prompt)
+        return _right(prompt, seed)
+
+    write = SampleBufferDatabase.complete_sample
+
+    def complete_sample(*arguments, **more):
+        if len(asked) > 5:
+            raise OSError("No space left on device")
+        return write(*arguments, **more)
+
+    monkeypatch.setattr(SampleBufferDatabase, "complete_sample", complete_sample)
+    outcome = _evaluate(_run(sums), tmp_path, answer)
+    assert re.fullmatch(r"after \d+ of 30 answers: .*No space left on device.*", outcome.ended)
+    text = (tmp_path / "report.md").read_text()
+    assert f"- the run ended early: {outcome.ended}" in text
+    monkeypatch.undo()
+    assert _evaluate(_run(sums), tmp_path, answer).ended is None
 
 
 def test_the_door_says_how_an_interrupted_run_goes_on(sums, tmp_path, monkeypatch, capsys):
