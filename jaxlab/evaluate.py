@@ -104,7 +104,7 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
 def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     with doors.reading_input():
         try:
-            from jaxlab.evals import harness
+            from jaxlab.evals import harness, logs
         except ModuleNotFoundError as error:
             if error.name != "inspect_ai":
                 raise
@@ -113,14 +113,15 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             ) from error
         config = harness.without_secrets(config)
         task = harness.prepare(config, workdir, regrade=REGRADE.value)
+        held = logs.hold(workdir)
         model = None if REGRADE.value else harness.subject(config)
         log = harness.regrade(config, workdir) if REGRADE.value else None
-        workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(config, workdir / "config.json")
     try:
-        if log is None:
-            log = harness.generate(config, task, workdir, model)
-        outcome = harness.finish(config, task, log, workdir)
+        with held:
+            if log is None:
+                log = harness.generate(config, task, workdir, model)
+            outcome = harness.finish(config, task, log, workdir)
     except RuntimeError as error:
         doors.failed(error)
     except KeyboardInterrupt:

@@ -114,15 +114,16 @@ def evaluate(
         model: instead of the config's.
 
     Raises:
-        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
+        ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong, or
+            another process is at work in the directory.
         RuntimeError: no sample has finished.
     """
     run = without_secrets(run)
     task = prepare(run, workdir, regrade=again)
-    log = regrade(run, workdir) if again else None
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.save_json(run, workdir / "config.json")
-    return finish(run, task, log or generate(run, task, workdir, model), workdir)
+    with logs.hold(workdir):
+        log = regrade(run, workdir) if again else None
+        config_lib.save_json(run, workdir / "config.json")
+        return finish(run, task, log or generate(run, task, workdir, model), workdir)
 
 
 def prepare(run: Run, workdir: Path, regrade: bool) -> Task:

@@ -16,7 +16,7 @@ from inspect_ai.log._recorders.buffer.database import SampleBufferDatabase
 
 from jaxlab import evaluate
 from jaxlab.config import ConfigError
-from jaxlab.evals import fingerprint, harness, results
+from jaxlab.evals import fingerprint, harness, logs, results
 from jaxlab.evals.math import prompts
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals import scripted
@@ -305,6 +305,13 @@ def test_the_door_says_how_an_interrupted_run_goes_on(sums, tmp_path, monkeypatc
     assert left.value.code == 143
     said = "stopped: the finished answers are kept, and the same command goes on\n"
     assert capsys.readouterr().err == said
+
+
+def test_one_process_at_a_time(sums, tmp_path):
+    with logs.hold(tmp_path), pytest.raises(ConfigError, match=r"another process is at work in"):
+        _evaluate(_run(sums), tmp_path)
+    assert not (tmp_path / "logs").exists()
+    assert _evaluate(_run(sums), tmp_path).scores["avg@1"] == 1.0
 
 
 def test_answers_that_are_not_in_the_log_yet_are_beside_it(sums, tmp_path, monkeypatch):
