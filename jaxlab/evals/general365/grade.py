@@ -21,7 +21,7 @@ BY_MATH = ("number", "interval")
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _FINAL = re.compile(r"\banswer\s{0,20}(?:is|:)\s{0,20}(?!\s|not\b)", re.IGNORECASE)
-_PROSE = re.compile(r"(?!and\b|[A-Z]+\b)\b[A-Za-z]{2}")
+_PROSE = re.compile(r"\b(?!and\b|[A-Z]+\b)[A-Za-z]{2}")
 _RUN = re.compile(r"[A-Z]{2,26}")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
 _OPTION = re.compile(r"\W{0,3}[A-Z]\W{0,3}[.:)]\W{0,3}\s")

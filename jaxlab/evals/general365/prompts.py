@@ -1,5 +1,6 @@
 """What the model and the judge are asked."""
 
+import re
 from typing import Literal
 
 # The published protocol asks the bare question; a box helps the rule where it may be asked for.
@@ -44,7 +45,6 @@ def judge(question: str, answer: str, response: str) -> str:
     The fence around the response is longer than any such line in it, so that the response cannot
     close it.
     """
-    fence = "====="
-    while fence in response:
-        fence += "="
+    longest = max(map(len, re.findall("=+", response)), default=0)
+    fence = "=" * max(5, longest + 1)
     return _JUDGE.format(question=question, answer=answer, response=response, fence=fence)
