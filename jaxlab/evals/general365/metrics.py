@@ -64,15 +64,16 @@ def robustness(results: Sequence[Result]) -> dict[str, Cell] | None:
     """Seed and variant accuracy, their gap, and how often a whole family is right.
 
     All of four is the share of families whose rows are all right, in expectation over a drawn
-    completion of each; worst of four the mean over families of their worst row's accuracy. None
-    where the rows do not tell seeds from variants.
+    completion of each; worst of four the mean over families of their worst row's accuracy, both
+    over the families that miss none of their rows. None where the rows do not tell seeds from
+    variants.
     """
     if not all("variant" in result.meta and "seed_id" in result.meta for result in results):
         return None
     families: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         families.setdefault(result.meta["seed_id"], {}).setdefault(result.id, []).append(result)
-    seeds, variants, every, worst = [], [], [], []
+    seeds, variants, rows = [], [], []
     for family in families.values():
         means = {
             row: (completions[0].meta["variant"] == SEED, _mean(completions))
@@ -83,19 +84,19 @@ def robustness(results: Sequence[Result]) -> dict[str, Cell] | None:
         if seed and others:
             seeds.append(float(np.mean(seed)))
             variants.append(float(np.mean(others)))
-            every.append(float(np.prod([*seed, *others])))
-            worst.append(min(*seed, *others))
+            rows.append([*seed, *others])
     if not seeds:
         return None
-    of = f"of {max(len(family) for family in families.values())}"
+    most = max(map(len, rows))
+    whole = np.array([means for means in rows if len(means) == most])
     gap = np.array(seeds) - np.array(variants)
     return {
         "families": len(seeds),
         "seeds": metrics.cluster_bootstrap(np.array(seeds)),
         "variants": metrics.cluster_bootstrap(np.array(variants)),
         "gap": metrics.cluster_bootstrap(gap),
-        f"all {of}": metrics.cluster_bootstrap(np.array(every)),
-        f"worst {of}": metrics.cluster_bootstrap(np.array(worst)),
+        f"all of {most}": metrics.cluster_bootstrap(whole.prod(1)),
+        f"worst of {most}": metrics.cluster_bootstrap(whole.min(1)),
         "correlation": _correlation(seeds, variants),
     }
 

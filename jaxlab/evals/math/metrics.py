@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,12 @@ from jaxlab.evals import metrics
 from jaxlab.evals.math.rows import GROUPS
 from jaxlab.evals.results import Result, by_row, row_means
 from jaxlab.evals.tables import Cell, Table
+
+_FRACTION = re.compile(
+    r"([-+]?)(?:\\[dt]?frac\{([-+]?\d+)\}\{(0*[1-9]\d*)\}|(\d+)/(0*[1-9]\d*))", re.ASCII
+)
+_GROUPED = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
+_MAX_POWER = 200
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -74,8 +82,15 @@ def vote(result: Result) -> str | None:
     """What a completion votes for: equal numbers are one vote, however they are written."""
     if result.answer is None or result.reason == "truncated":
         return None
+    answer = result.answer.strip()
+    fraction = _FRACTION.fullmatch(answer)
+    if fraction is not None and len(answer) <= _MAX_POWER:
+        sign, top, bottom = fraction[1], fraction[2] or fraction[4], fraction[3] or fraction[5]
+        return str(Fraction(int(top), int(bottom)) * (-1 if sign == "-" else 1))
     try:
-        number = Decimal(result.answer)
-        return str(number.normalize()) if number.is_finite() else result.answer.strip()
+        number = Decimal(answer.replace(",", "") if _GROUPED.fullmatch(answer) else answer)
     except InvalidOperation:
-        return result.answer.strip()
+        return answer
+    # A power of ten such as 1e999999999 must not be written out.
+    short = number.is_finite() and abs(number.adjusted()) <= _MAX_POWER
+    return str(Fraction(number)) if short else answer

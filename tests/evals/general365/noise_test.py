@@ -102,6 +102,13 @@ def test_a_family_worked_by_hand():
     assert (twice["all of 4"].mean, twice["worst of 4"].mean) == (0.25, 0.5)
 
 
+def test_families_that_miss_rows_are_not_all_of_four():
+    """A limit, or samples that failed: two right rows of a family are not four."""
+    found = _robust([[1, 1], [1, 1, 1], [0, 1], [1, 0, 1, 1]])
+    assert (found["families"], found["all of 4"].mean, found["worst of 4"].mean) == (4, 0.0, 0.0)
+    assert found["gap"].mean == pytest.approx((0 + 0 - 1 + 1 / 3) / 4)
+
+
 def _robust(grid):
     """Robustness of families whose rows have these shares of two completions right."""
     graded = [
@@ -116,7 +123,7 @@ def _robust(grid):
             {"seed_id": str(f), "variant": variant},
         )
         for f, family in enumerate(grid)
-        for k, (share, variant) in enumerate(zip(family, generate.VARIANTS, strict=True))
+        for k, (share, variant) in enumerate(zip(family, generate.VARIANTS, strict=False))
         for sample in (1, 2)
     ]
     return metrics.robustness(graded)

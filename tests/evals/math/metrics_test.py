@@ -35,7 +35,16 @@ def test_votes():
     assert metrics.vote(_result("a", 1, True, "18.00")) == metrics.vote(_result("a", 2, True, "18"))
     assert metrics.vote(_result("a", 1, False, None)) is None
     assert metrics.vote(_result("a", 1, False, "18", reason="truncated")) is None
-    assert metrics.vote(_result("a", 1, False, "\\frac{1}{2}")) == "\\frac{1}{2}"
+    assert metrics.vote(_result("a", 1, False, "\\frac{1}{x}")) == "\\frac{1}{x}"
+    for forms in [
+        ("1/2", "0.5", "\\frac{1}{2}", "\\dfrac{2}{4}", ".50"),
+        ("-5/3", "-\\frac{5}{3}", "\\frac{-5}{3}"),
+        ("12,345", "12345", "12,345.0"),
+        ("0", "-0", "0/7"),
+    ]:
+        assert len({metrics.vote(_result("a", 1, False, form)) for form in forms}) == 1, forms
+    for other in ("1,2", "1/0", "1e999999999", "-1e-999999999", "Infinity", "NaN", "\u0661/\u0662"):
+        assert metrics.vote(_result("a", 1, False, other)) == other
     assert metrics.vote(_result("a", 1, False, "nan")) == "nan"
 
 
