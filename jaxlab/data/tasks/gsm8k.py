@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import prompts, rows
+from jaxlab.evals.math import grade, prompts, rows
 
 
 class Gsm8k:
@@ -66,12 +66,13 @@ class Gsm8k:
         )
 
     def grade(self, example: Example, text: str) -> Grade:
-        """Reward 1 if the final answer of `text` is the example's; see `MathVerifier`."""
+        """Reward 1 if the final answer of `text` is the example's; see `evals.math.grade`."""
         return self.grade_batch([example], [text])[0]
 
     def grade_batch(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """`grade` of each pair, in one call to the grader. `solution` is always None."""
-        verdicts = self._verifier.verify_batch([example.answer for example in examples], texts)
+        golds = [example.answer for example in examples]
+        verdicts = grade.grade(self._verifier, golds, texts)
         return [Grade(reward=float(verdict.correct)) for verdict in verdicts]
 
     def close(self) -> None:

@@ -37,6 +37,9 @@ def test_grade(paths):
         grades = task.grade_batch([example] * 5, texts)
         assert [grade.reward for grade in grades] == [1.0, 1.0, 0.0, 0.0, 0.0]
         assert task.grade(example, "It is \\boxed{1200}").reward == 1.0
+        # As the benchmark grades: what was thought before is no answer.
+        thought = "<think>\n#### 7\nNo.</think>\n#### 1200"
+        assert task.grade(example, thought).reward == 1.0
 
 
 def test_a_row_without_an_answer_line_is_named(tmp_path, paths):
