@@ -74,7 +74,8 @@ _COMMAND, _WORD = re.compile(r"\\[A-Za-z]+"), re.compile(r"[^\W\d_]{2}")
 _MATH_MARKS = re.compile(r"\$|\\[()\[\]]")
 # The forms of ASCII in full width, as NFKC has them; NFKC itself would read x² as x2 and ½ as 1⁄2.
 _FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)} | {0x3000: 0x20}
-_MINUS = {0x2212: 0x2D}
+_SIGNS = {0x2212: "-", 0x221E: "\\infty "}
+_ROOT = re.compile(r"\u221a\s?(?:\{([^{}]{1,99})\}|\(([^()]{1,99})\)|([0-9]+|[a-z]))")
 _EMPTY_BOX, _BOX_AND_SPACE = re.compile(r"\\boxed\s*\{\s*\}"), re.compile(r"\\boxed\s+\{")
 # 12\,345 and 12{,}345, which math-verify reads as two factors, or two elements.
 _SPACED_NUMBER = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,;:! ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII)
@@ -280,11 +281,11 @@ def normalized(text: str) -> str:
     """The text in the one spelling that is compared.
 
     ASCII in place of its forms in full width, which Chinese models write, and of the typographic
-    minus; no empty box, which comes of a prompt that is repeated; no space between a box and its
-    brace, nor in the thousands of a number.
+    minus; LaTeX in place of the signs of infinity and of roots; no empty box, which comes of a
+    prompt that is repeated; no space between a box and its brace, nor in the thousands of a number.
     """
     if not text.isascii():
-        text = text.translate(_FULL_WIDTH | _MINUS)
+        text = _ROOT.sub(r"\\sqrt{\1\2\3}", text.translate(_FULL_WIDTH).translate(_SIGNS))
     text = _BOX_AND_SPACE.sub(r"\\boxed{", _EMPTY_BOX.sub("", text))
     return _SPACED_NUMBER.sub(lambda number: _SPACE_IN_NUMBER.sub("", number[0]), text)
 

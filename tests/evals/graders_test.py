@@ -123,6 +123,11 @@ def test_math_verify(verifier, gold, text, correct):
         ("16", "The answer is 2**2**2", True),
         ("-5/3", "The answer is \u22125/3.", True),
         ("-5/3", "The answer is 5/3.", False),
+        ("(-\u221e,3)", "\\boxed{(-\\infty, 3)}", True),
+        ("(-\\infty,3)", "\\boxed{(\u2212\u221e, 3)}", True),
+        ("2\\sqrt{13}", "\\boxed{2\u221a13}", True),
+        ("\\sqrt{x+1}", "\\boxed{\u221a(x+1)}", True),
+        ("2\\sqrt{13}", "\\boxed{2\u221a1 3}", False),
     ],
 )
 def test_spellings(verifier, gold, text, correct):
@@ -174,6 +179,7 @@ def test_where_an_answer_may_stand(verifier, anchor):
 def test_looking_for_an_anchor_takes_linear_time():
     texts = ["answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6]
     texts += ["`" * 10**6, "5." + " " * 10**6, "1\\,000" * 10**5, ("\\boxed" + " " * 999) * 1000]
+    texts += ["\u221a(" * 10**6]
     for text in texts:
         start = time.process_time()
         graders.anchored(graders.normalized(text), "stated")
