@@ -7,7 +7,7 @@
 
 The files are array_record, which is read and written without TensorFlow, and which `tfds.load` does
 not read: it wants `download_and_prepare(file_format="tfrecord")`, and TensorFlow.
-The directory DIR/NAME/1.0.0 is also a path of the benchmark.
+The directory DIR/NAME/2.0.0 is also a path of the benchmark.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Config(tfds.core.BuilderConfig):
 class General365Generated(tfds.core.GeneratorBasedBuilder):
     """Problems in the schema of General365, in the order of `generate.generate`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [Config()]  # noqa: RUF012  the library's name for the default
 
     def _info(self) -> tfds.core.DatasetInfo:

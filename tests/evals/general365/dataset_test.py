@@ -17,7 +17,7 @@ def _command(*arguments):
 def test_the_dataset_has_the_rows_of_the_file(tmp_path):
     done = _command(f"--out={tmp_path}", "--format=tfds", "--seeds=4", "--difficulty=1", "--seed=3")
     name = "general365_generated/seeds4_difficulty1_seed3"
-    folder = tmp_path / name / "1.0.0"
+    folder = tmp_path / name / "2.0.0"
     assert done.stdout.splitlines()[-1] == f"wrote 16 rows to {folder}"
     wanted = list(generate.generate(4, difficulty=1, seed=3))
     # As its users read it, by name.
