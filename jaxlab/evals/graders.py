@@ -69,7 +69,10 @@ _STATED = re.compile(
 _EMPHASIS = re.compile(r"(?<![\w)])\*\*([^*\n]*)\*\*(?![\w(])|`([^`\n]*)`")
 # Not before a number, which math-verify would take for the next three digits.
 _FULL_STOP = re.compile(r"(?<=[\d)])\s?\.(?=\s+[^\s\d]|\s*$)")
-_ALTERNATIVES = re.compile(r"\bor\b", re.IGNORECASE)
+# "5 or 6", and not "0.75 (or 3/4)" nor "1/6 or about 17 %".
+_ALTERNATIVES = re.compile(r"(?<!\()\bor\s+[-+.\d(\[]", re.IGNORECASE)
+# Before words: "[0, 3) minutes", which math-verify would read as a number with a comma.
+_BRACKETED = re.compile(r"([\[(][^\[\]()\n]{1,99}[\])])\s+(?=[A-Za-z(])")
 _COMMAND, _WORD = re.compile(r"\\[A-Za-z]+"), re.compile(r"[^\W\d_]{2}")
 _MATH_MARKS = re.compile(r"\$|\\[()\[\]]")
 # The forms of ASCII in full width, as NFKC has them; NFKC itself would read x² as x2 and ½ as 1⁄2.
@@ -317,6 +320,9 @@ def anchored(text: str, anchor: Anchor) -> str | None:
         return None
     if _wordless(answer):
         return f"\\boxed{{{_MATH_MARKS.sub('', answer)}}}"
+    bracketed = _BRACKETED.match(answer)
+    if bracketed and _wordless(bracketed[1]):
+        return f"\\boxed{{{bracketed[1]}}}"
     if _ALTERNATIVES.search(answer) and not _MATH_MARKS.search(answer):
         return None  # between $, math-verify reads both
     return f"The final answer is {answer}."
