@@ -81,7 +81,7 @@ class Options:
         replay: "true" runs the trajectory's calls on the initial state, "false" does not, and
             "prebuilt_state" begins with the unit's own final state. Result files of GUI units are
             that state already, so nothing is run on them.
-        states: folder of states; see `ajbench.states`.
+        states: folder of states; see `environments.states`.
         postgres: where a server comes from; see `postgres_server.start`.
         dsn: the user's server, without a password; the whole DSN in the environment's variable
             `postgres_server.DSN` does as well.
