@@ -313,7 +313,8 @@ def anchored(text: str, anchor: Anchor) -> str | None:
         return text
     if anchor == "boxed":
         return None
-    answer, line = stated(text), _without_emphasis(text).strip().removesuffix(".")
+    text = _without_emphasis(text)
+    answer, line = stated(text), text.strip().removesuffix(".")
     if not answer and "\n" not in line and _wordless(line):
         answer = line
     if not answer:
