@@ -4,7 +4,7 @@
         --config.model.path=MODEL --config.benchmark.path=rows.jsonl \\
         --config.benchmark.options.judge=openai/gpt-4.1
 
-Rows are the public ones, or generated: python -m jaxlab.evals.general365.generate --out=rows.jsonl.
+Rows are the public ones, or generated: python -m jaxlab.evals.general365 --out=rows.jsonl.
 The published judge is GPT-4.1; without one, set benchmark.options.grader=rule. Sampling is not
 published: these are the settings under which reasoning models are usually run.
 

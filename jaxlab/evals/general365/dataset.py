@@ -1,6 +1,6 @@
 """Generated problems as a dataset of tensorflow-datasets, for programs that read those.
 
-    python -m jaxlab.evals.general365.generate --out=DIR --format=tfds --seeds=180
+    python -m jaxlab.evals.general365 --out=DIR --format=tfds --seeds=180
 
     name = "general365_generated/seeds180_difficulty2_seed0"
     rows = tfds.data_source(name, split="test", data_dir="DIR")

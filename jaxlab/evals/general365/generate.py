@@ -1,16 +1,11 @@
 """Problems in the eight categories, in the public schema, with exact answers.
 
-    python -m jaxlab.evals.general365.generate --out=rows.jsonl --seeds=180 --difficulty=2
-
-With --format=tfds they become a dataset of tensorflow-datasets, see `dataset`.
-
 Every answer comes from two routes that share no code, an exact method and an exhaustive search that
 also proves it unique. A seed has three variants: "reskin" (other names and things), "constraint"
 (one constraint changed, so that the answer changes) and "distractor" (a true sentence more that has
 nothing to do with the question). These problems are ours and not the benchmark's own.
 """
 
-import argparse
 import json
 import random
 from collections import deque
@@ -120,29 +115,3 @@ def _proved(family: Family, problem: Any, skin: Skin) -> str | None:
     if answer != found:
         raise RuntimeError(f"{family.name}: {answer} by method, {found} by search, for {problem}")
     return answer
-
-
-def main() -> None:
-    """Write a file of rows, or a dataset."""
-    parser = argparse.ArgumentParser(description="Generate problems in General365's schema.")
-    parser.add_argument("--out", required=True, help="the .jsonl file, or the folder, to write")
-    parser.add_argument("--format", choices=("jsonl", "tfds"), default="jsonl")
-    parser.add_argument("--seeds", type=int, default=180, help="seed problems; four rows of each")
-    parser.add_argument("--difficulty", type=int, default=2, help=f"from 1 to {HARDEST}")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
-    arguments = parser.parse_args()
-    out, sizes = arguments.out, (arguments.seeds, arguments.difficulty, arguments.seed)
-    try:
-        if arguments.format == "tfds":
-            from jaxlab.evals.general365 import dataset
-
-            rows, out = dataset.write(out, *sizes)
-        else:
-            rows = write(out, *sizes)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(f"wrote {rows} rows to {out}")
-
-
-if __name__ == "__main__":
-    main()

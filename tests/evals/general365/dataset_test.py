@@ -10,7 +10,7 @@ from jaxlab.evals.general365 import dataset, generate, rows
 
 
 def _command(*arguments):
-    command = [sys.executable, "-m", "jaxlab.evals.general365.generate", *map(str, arguments)]
+    command = [sys.executable, "-m", "jaxlab.evals.general365", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -192,7 +192,7 @@ def test_the_command(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "jaxlab.evals.general365.generate",
+        "jaxlab.evals.general365",
         f"--out={out}",
         "--seeds=3",
     ]
