@@ -9,7 +9,9 @@ import base64
 import contextlib
 import functools
 import json
+import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -156,6 +158,8 @@ class Violation(RuntimeError):
 
 def judge(units: Mapping[str, Unit], options: Options) -> Solver:
     """Asks for a verdict on the unit of the sample's id."""
+    if options.arm == "agent":
+        _clean_up_at_sigterm()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         unit = units[str(state.sample_id)]
@@ -482,10 +486,29 @@ def _run(
     return run
 
 
+_folders = contextlib.ExitStack()
+
+
 @functools.cache
 def _folder() -> Path:
     """The folder of this process, removed at its end, or by the next run if it is killed."""
-    stack = contextlib.ExitStack()
-    folder = stack.enter_context(workspace.run_folder())
-    atexit.register(stack.close)
+    folder = _folders.enter_context(workspace.run_folder())
+    atexit.register(_folders.close)
     return folder
+
+
+def _clean_up_at_sigterm() -> None:
+    """A scheduler ends a job by SIGTERM, at which Python leaves without what is to be done at exit.
+
+    A database server would go on until the next run. Whoever has a handler of his own keeps it.
+    """
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        _folders.close()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import re
+import signal
+import subprocess
 import sys
 import threading
 
@@ -650,6 +652,24 @@ def test_pictures_reach_a_judge_that_sees(shared, tmp_path, observation, scaffol
     assert ("screenshot" in offered) == (observation != "a11y")
     assert ("read_paragraphs" in offered) == (observation != "screenshot")
     assert "list_directory" in offered
+
+
+def test_a_run_that_is_told_to_end_leaves_no_folder(tmp_path):
+    program = (
+        "import time\n"
+        "from jaxlab.evals import ajbench_judges\n"
+        "ajbench_judges.judge({}, ajbench_judges.Options())\n"
+        "print(ajbench_judges._folder(), flush=True); time.sleep(60)\n"
+    )
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environ
+    )
+    folder = pathlib.Path(child.stdout.readline().strip())
+    assert folder.is_dir()
+    child.terminate()
+    assert child.wait() == -signal.SIGTERM
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_a_live_web_needs_a_server(tmp_path):
