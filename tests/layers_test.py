@@ -73,6 +73,7 @@ ALLOWED = {
     "evals.harness": {"config", "evals"},
     "evals.logs": {"config", "evals.fingerprint", "evals.settings"},
     "evals.fingerprint": set(),
+    "evals.progress": set(),
     "evals.provider": {
         "config",
         "evals.rows",

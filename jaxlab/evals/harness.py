@@ -22,7 +22,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score, Scorer, value_to_float
 
 from jaxlab import config as config_lib
-from jaxlab.evals import benchmark_report, logs, results, task_file, tasks
+from jaxlab.evals import benchmark_report, logs, progress, results, task_file, tasks
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
@@ -184,27 +184,30 @@ def generate(
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
-    _, found = inspect_ai.eval_set(
-        task,
-        log_dir=str(workdir / "logs"),
-        model=model,
-        display="rich" if sys.stderr.isatty() else "plain",
-        log_level="warning",
-        max_samples=under_way,
-        max_connections=under_way,
-        max_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        stop_seqs=list(sampling.stop) or None,
-        # A sample that fails does not end the others, and the next start tries it again.
-        continue_on_fail=True,
-        retry_on_error=1,
-        retry_attempts=0,
-        retry_immediate=False,
-        ctl_server=False,
-        log_shared=SHARED_S,
-    )
+    total = len(task.dataset) * (task.epochs or 1)
+    before = progress.finished(logs.newest(workdir, header_only=True))
+    with progress.shown(progress.Remaining(total, before)):
+        _, found = inspect_ai.eval_set(
+            task,
+            log_dir=str(workdir / "logs"),
+            model=model,
+            display="rich" if sys.stderr.isatty() else "plain",
+            log_level="warning",
+            max_samples=under_way,
+            max_connections=under_way,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            stop_seqs=list(sampling.stop) or None,
+            # A sample that fails does not end the others, and the next start tries it again.
+            continue_on_fail=True,
+            retry_on_error=1,
+            retry_attempts=0,
+            retry_immediate=False,
+            ctl_server=False,
+            log_shared=SHARED_S,
+        )
     if not found:  # how it says that it was interrupted
         raise KeyboardInterrupt
     return logs.whole(found[0])
