@@ -11,10 +11,12 @@ training task's test rows in one process group, as training does. Writes metrics
 samples.jsonl, report.json and report.md.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,6 +44,9 @@ REGRADE = flags.DEFINE_bool(
 COMPARE = flags.DEFINE_string(
     "compare", None, "Work directories of benchmark runs, separated by spaces; the last flag."
 )
+
+# What comes with the extra "evals".
+OF_THE_EXTRA = ("inspect_ai", "mcp", "psycopg", "playwright", "bs4", "docx", "openpyxl", "pptx")
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.evaluate")
@@ -101,18 +106,26 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
     return config_lib.build(Evaluate, config)
 
 
+@contextlib.contextmanager
+def _naming_the_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # A file of the user's may lack something else.
+        if error.name not in OF_THE_EXTRA:
+            raise
+        raise ImportError(
+            f"this benchmark needs {error.name}; install it with: pip install jaxlab[evals]"
+        ) from error
+
+
 def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     with doors.reading_input():
-        try:
+        with _naming_the_extra():
             from jaxlab.evals import harness, logs
-        except ModuleNotFoundError as error:
-            if error.name != "inspect_ai":
-                raise
-            raise ImportError(
-                "benchmarks are run by inspect_ai; install it with: pip install jaxlab[evals]"
-            ) from error
-        config = harness.without_secrets(config)
-        task = harness.prepare(config, workdir, regrade=REGRADE.value)
+
+            config = harness.without_secrets(config)
+            task = harness.prepare(config, workdir, regrade=REGRADE.value)
         held = logs.hold(workdir)
         model = None if REGRADE.value else harness.subject(config)
         log = harness.regrade(config, workdir) if REGRADE.value else None

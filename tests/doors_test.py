@@ -355,6 +355,22 @@ def test_evaluate_door(door, modsum_run, gsm8k, tmp_path):
     assert pathlib.Path(student / "metrics.jsonl").read_text() == before
 
 
+def test_evaluate_door_names_the_extra_that_a_benchmark_needs(door, tmp_path):
+    """As where the package is not installed; "psycopg" stands for all of them."""
+    pytest.importorskip("inspect_ai")
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "psycopg.py").write_text("raise ModuleNotFoundError('no', name='psycopg')")
+    done = door(
+        "evaluate",
+        "--config=configs/eval_gsm8k.py:tiny",
+        f"--workdir={tmp_path / 'run'}",
+        PYTHONPATH=f"{absent}:kernels",
+    )
+    assert done.returncode == 2
+    assert "needs psycopg; install it with: pip install jaxlab[evals]" in _line(done.stderr)
+
+
 def test_evaluate_door_runs_a_benchmark(door, modsum_run, tmp_path):
     pytest.importorskip("inspect_ai")
     rows = tmp_path / "rows.jsonl"

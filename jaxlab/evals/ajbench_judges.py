@@ -191,10 +191,14 @@ def judge(units: Mapping[str, Unit], options: Options) -> Solver:
 
 
 def missing(units: Sequence[Unit], options: Options) -> list[str]:
-    """What `subdomains.missing` says of a run with these options."""
+    """What `subdomains.missing` says of a run with these options, and what nobody could look at."""
     states = Path(options.states) if options.states is not None else None
     run = Run(Path(), states, options.postgres, options.dsn, replay=options.replay, web=options.web)
-    return subdomains.missing(units, run)
+    found = subdomains.missing(units, run)
+    if options.observation == "screenshot":
+        own = [unit for unit in units if unit.subdomain not in options.servers]
+        found += subdomains.without_picture(own)
+    return found
 
 
 def messages(unit: Unit, options: Options) -> list[ChatMessage]:

@@ -132,7 +132,9 @@ def ajbench(
         wanted = [units[row.id] for row in panel.rows]
         lacking = ajbench_judges.missing(wanted, options)
         if lacking:
-            raise ValueError(f"{len(lacking)} of {len(wanted)} units lack a state: {lacking[0]}")
+            raise ValueError(
+                f"{len(lacking)} of {len(wanted)} units lack what they need: {lacking[0]}"
+            )
     dataset = MemoryDataset(
         [
             Sample(

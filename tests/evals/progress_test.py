@@ -45,6 +45,6 @@ def test_a_run_that_goes_on_has_less_to_do(tmp_path, capsys):
     broken.clear()
     assert not harness.evaluate(run, workdir, model=scripted.model(answer)).failures
     shown = [line for line in capsys.readouterr().err.splitlines() if "samples | el" in line]
-    assert shown and shown[-1].startswith("12/12 samples")
+    assert shown[-1].startswith("12/12 samples")
     assert progress.finished(logs.newest(workdir, header_only=True)) == 12
     assert progress.finished(None) == 0

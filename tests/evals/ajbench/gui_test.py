@@ -1,5 +1,6 @@
 """GUI units and search answers in their environments, below the judges."""
 
+import functools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ pytest.importorskip("psycopg")
 from jaxlab.evals import ajbench_judges
 from jaxlab.evals.ajbench import rows
 from jaxlab.evals.ajbench.environments import environment, gui, screens, subdomains, workspace
+from jaxlab.evals.ajbench.office import soffice
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.web import browser, snapshot
 from tests.evals.ajbench import gui_trees, web_trees
@@ -246,3 +248,18 @@ def test_what_is_missing_is_said_at_once(tmp_path):
     assert len(missing) == 2 + 4  # Word, Search
     assert missing[0].startswith("Search-Wide/")
     assert "no result file beside" in missing[-1]
+
+
+def test_a_judge_of_pictures_alone_needs_libreoffice(tmp_path, monkeypatch):
+    units = rows.read(gui_trees.make(tmp_path / "src")).units
+    office = [unit for unit in units if unit.subdomain in ("GUI-Word", "GUI-Excel", "GUI-PPT")]
+    monkeypatch.setenv(soffice.VARIABLE, "/nowhere/soffice")
+    seen = functools.partial(ajbench_judges.Options, observation="screenshot")
+    lacking = ajbench_judges.missing(office, seen())
+    assert len(lacking) == len(office) > 0
+    assert all("LibreOffice is not installed" in line for line in lacking)
+    servers = {unit.subdomain: {"command": "desktop"} for unit in office}
+    assert ajbench_judges.missing(office, seen(servers=servers)) == []
+    assert ajbench_judges.missing(office, seen(observation="mixed")) == []
+    monkeypatch.setenv(soffice.VARIABLE, __file__)
+    assert ajbench_judges.missing(office, seen()) == []

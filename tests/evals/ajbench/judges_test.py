@@ -686,7 +686,7 @@ def test_a_live_web_needs_a_server(tmp_path):
 def test_missing_states_are_named_before_the_first_sample(tmp_path):
     run = _run(tmp_path, ("DS-SQLite",))
     (tmp_path / "states" / "sqlite" / "books.sql").unlink()
-    with pytest.raises(ValueError, match=r"2 of 2 units lack a state: DS-SQLite/.*books\.sql"):
+    with pytest.raises(ValueError, match=r"2 of 2 units lack what .*: DS-SQLite/.*books\.sql"):
         harness.prepare(run, tmp_path, regrade=False)
 
 
@@ -699,7 +699,7 @@ def test_a_missing_server_is_named_before_the_first_sample(tmp_path, monkeypatch
     dsn = f"host={tmp_path} user=u"
     run = _run(tmp_path, ("DS-Postgres",), dsn=dsn)
     with pytest.raises(
-        ValueError, match=r"2 of 2 units lack a state: .*no PostgreSQL server \(dsn"
+        ValueError, match=r"2 of 2 units lack what they need: .*no PostgreSQL server \(dsn"
     ):
         harness.prepare(run, tmp_path, regrade=False)
     assert len(looked) == 1

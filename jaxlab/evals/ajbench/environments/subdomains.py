@@ -6,6 +6,8 @@ from pathlib import Path
 from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
 from jaxlab.evals.ajbench.environments import screens, stores
 from jaxlab.evals.ajbench.environments.environment import Environment, Place, Run
+from jaxlab.evals.ajbench.office import soffice
+from jaxlab.evals.ajbench.sandbox.limits import ToolError
 from jaxlab.evals.ajbench.types import Unit
 
 ENVIRONMENTS: dict[str, Callable[[Place], Environment]] = {
@@ -45,6 +47,16 @@ def missing(units: Iterable[Unit], run: Run) -> list[str]:
         except (FileNotFoundError, NoServer) as error:
             found.append(f"{unit.id}: {error}")
     return found
+
+
+def without_picture(units: Iterable[Unit]) -> list[str]:
+    """Why office files could not be shown, "id: cause" for each unit that has some."""
+    shown = [unit for unit in units if ENVIRONMENTS.get(unit.subdomain) is screens.open_office]
+    try:
+        soffice.program()
+    except ToolError as error:
+        return [f"{unit.id}: {error}" for unit in shown]
+    return []
 
 
 def open_environment(place: Place) -> Environment:
