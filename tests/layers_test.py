@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # What a benchmark is made of: plain functions.
 PLAIN_BENCHMARK = {
+    "evals.answers",
     "data.sources",
     "evals.graders",
     "evals.metrics",
@@ -52,7 +53,8 @@ ALLOWED = {
     "agents": set(),
     "rollouts": {"sampling", "interop", "envs", "agents", "data", "models", "runtime"},
     "evals": {"rollouts", "envs"},
-    "evals.graders": set(),
+    "evals.answers": set(),
+    "evals.graders": {"evals.answers"},
     "evals.metrics": set(),
     "evals.report": {"evals.repeats", "evals.sweeps"},
     "evals.repeats": set(),
@@ -139,6 +141,7 @@ WITHOUT_JAX = (
     "agents",
     "interop.tokenizer",
     "interop.chat_template",
+    "evals.answers",
     "evals.graders",
     "evals.metrics",
     "evals.report",

@@ -45,7 +45,7 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals import graders
+from jaxlab.evals import answers
 from jaxlab.evals.ajbench import prompts, verdicts
 from jaxlab.evals.ajbench.databases.postgres_server import Source
 from jaxlab.evals.ajbench.environments import environment, gui, subdomains, workspace
@@ -273,7 +273,7 @@ async def _react(
         effort.turns += 1
         reply = await _ask(state, stopping, effort)
         # What it drafts while it thinks, it does not do.
-        said = graders.without_thinking(reply.text)
+        said = answers.without_thinking(reply.text)
         wanted = prompts.action(said)
         images: list[Content] = []
         if wanted is None:

@@ -13,7 +13,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from psycopg.conninfo import conninfo_to_dict
 
-from jaxlab.evals import ajbench_judges, graders
+from jaxlab.evals import ajbench_judges, answers
 from jaxlab.evals.ajbench import rows, verdicts
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.databases.postgres_server import Source
@@ -168,7 +168,7 @@ def ajbench_verdict(on_parse_fail: OnParseFail = "wrong") -> Scorer:
     del on_parse_fail
 
     async def score(state: TaskState, target: Target) -> Score:
-        text = graders.without_thinking(state.output.completion)
+        text = answers.without_thinking(state.output.completion)
         verdict = verdicts.parse(text)
         answer = None if verdict is None else str(int(verdict))
         reason = "no_verdict" if verdict is None else "match"

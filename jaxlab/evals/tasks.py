@@ -28,7 +28,7 @@ from inspect_ai.model import (
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from jaxlab.evals import graders
+from jaxlab.evals import answers
 from jaxlab.evals.ajbench_task import ajbench as ajbench
 from jaxlab.evals.ajbench_task import ajbench_verdict as ajbench_verdict
 from jaxlab.evals.general365 import grade as general365_grade
@@ -115,7 +115,7 @@ def general365(
     judge_votes: int = 1,
     prompt: general365_prompts.Style = "bare",
     float_round: str | int = "field",
-    anchor: graders.Anchor = "stated",
+    anchor: answers.Anchor = "stated",
     fields: dict[str, str] | None = None,
     id_pattern: str | None = None,
     subset: str = "all",
@@ -262,7 +262,7 @@ def general365_answer(
     judge_votes: int = 1,
     float_round: str | int = "field",
     truncated: Truncated = "graded",
-    anchor: graders.Anchor = "stated",
+    anchor: answers.Anchor = "stated",
 ) -> Scorer:
     """The cascade of `general365.grade`.
 
@@ -275,7 +275,7 @@ def general365_answer(
     places: Any = int(float_round) if str(float_round).isdecimal() else float_round
 
     async def score(state: TaskState, target: Target) -> Score:
-        text = graders.without_thinking(state.output.completion)
+        text = answers.without_thinking(state.output.completion)
         row = Row(str(state.sample_id), state.metadata["question"], target.text, "", state.metadata)
         (verdict,) = await verify(
             lambda verifier: general365_grade.rule(verifier, [row], [text], places, anchor)

@@ -12,7 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxlab.evals.graders import Anchor, MathVerifier, Verdict, normalized, without_thinking
+from jaxlab.evals.answers import Anchor, normalized, without_thinking
+from jaxlab.evals.graders import MathVerifier, Verdict
 from jaxlab.evals.math.rows import last_box
 from jaxlab.evals.rows import Row
 

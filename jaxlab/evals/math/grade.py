@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from jaxlab.evals.graders import MathVerifier, Verdict, without_thinking
+from jaxlab.evals.answers import without_thinking
+from jaxlab.evals.graders import MathVerifier, Verdict
 from jaxlab.evals.rows import Panel, Row
 
 
