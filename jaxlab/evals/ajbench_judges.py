@@ -93,7 +93,8 @@ class Options:
         web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),
             or "live" (the tools of `servers`).
         observation: what judges of GUI units look at: "a11y" (words: the accessibility tree, what
-            is in a file), "screenshot" (pictures), or "mixed". Pictures need a model that sees.
+            is in a file), "screenshot" (pictures, of office files by LibreOffice), or "mixed".
+            Pictures need a model that sees.
         summariser: whether pages reach a judge of search answers as a summary of what bears on
             the item.
         record_characters: of each argument and result in the record.

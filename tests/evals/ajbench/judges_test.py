@@ -25,6 +25,7 @@ from jaxlab.evals.ajbench import prompts, rows
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments import stores, subdomains, workspace
 from jaxlab.evals.ajbench.environments.environment import Run as SharedRun
+from jaxlab.evals.ajbench.office import soffice
 from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals.ajbench import gui_trees, layout, web_trees
@@ -622,8 +623,10 @@ def test_the_harness_keeps_a_password_to_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("observation", "scaffold"), [("a11y", "loop"), ("screenshot", "react"), ("mixed", "loop")]
 )
-def test_pictures_reach_a_judge_that_sees(shared, tmp_path, observation, scaffold):
+def test_pictures_reach_a_judge_that_sees(shared, tmp_path, monkeypatch, observation, scaffold):
     """The stored picture of a step, as an image and not as a path; and the ways to look."""
+    # A judge of pictures alone needs LibreOffice, which is not asked for any here.
+    monkeypatch.setenv(soffice.VARIABLE, __file__)
     gui_trees.make(tmp_path / "src")
     offered = set()
 
