@@ -97,7 +97,7 @@ def anchored(text: str, anchor: Anchor) -> str | None:
     return f"The final answer is {answer}."
 
 
-def plain(text: str) -> str:
+def unmarked(text: str) -> str:
     """A text for math-verify, which would read "**2/3**." as a power, and "14/3." as a float."""
     return _FULL_STOP.sub("", _without_emphasis(text))
 

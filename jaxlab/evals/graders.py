@@ -155,7 +155,7 @@ class MathVerifier:
             if verdict is None:
                 rounding = self._float_rounding if own is None else own
                 options = (rounding, self._either_order, anchor != "anywhere")
-                text = answers.plain(text if answer is None else answer)
+                text = answers.unmarked(text if answer is None else answer)
                 queue.append((i, gold, text, *options))
             else:
                 verdicts[i] = verdict

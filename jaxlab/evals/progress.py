@@ -42,8 +42,8 @@ class Remaining:
     def one(self) -> None:
         """Tells that one more sample has ended."""
         self._done += 1
-        now, left = self._clock(), max(0, self._total - self._before - self._done)
-        if now - self._printed < self._every and left:
+        now, left = self._clock(), self._total - self._before - self._done
+        if now - self._printed < self._every and left != 0:
             return
         self._printed = now
         seconds = now - self._begin

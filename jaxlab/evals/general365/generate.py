@@ -37,14 +37,17 @@ def generate(seeds: int, difficulty: int = 2, seed: int = 0) -> Iterator[dict[st
         seed: the rows are a pure function of all three.
 
     Raises:
-        ValueError: a count below 1, or a difficulty above `HARDEST`.
+        ValueError: a count below 1, a difficulty above `HARDEST`, or more seeds than it has.
     """
     check(seeds, difficulty)
     turns: deque[tuple[Family, set]] = deque((family, set()) for family in FAMILIES)
     i = 0
     while i < seeds:
         if not turns:
-            raise RuntimeError(f"all problems of difficulty {difficulty} are used up")
+            raise ValueError(
+                f"difficulty {difficulty} has {i} seed problems and not {seeds}: ask for fewer, or "
+                "for harder ones"
+            )
         family, used = turns.popleft()
         rng = random.Random(f"{seed}/{family.name}/{i}/{difficulty}")
         pair = _drawn(family, rng, difficulty, used)
@@ -78,13 +81,16 @@ def _family_rows(
     problems = {SEED: problem, "reskin": problem, "constraint": changed, "distractor": problem}
     for k, variant in enumerate(VARIANTS):
         dress = other if variant == "reskin" else skin
+        answer = _proved(family, problems[variant], dress)
+        if answer is None:
+            raise RuntimeError(f"{family.name}: no answer under other names, for {problem}")
         story, question = family.tell(problems[variant], dress)
         # The aside speaks of another place, lest it add to the story.
         parts = [story, other.aside, question] if variant == "distractor" else [story, question]
         yield {
             "id": f"{seed_id}-{k}",
             "question": " ".join(parts),
-            "answer": _proved(family, problems[variant], dress),
+            "answer": answer,
             "answer_type": family.answer_type,
             "float_round": "0",
             "category": list(family.categories),

@@ -17,20 +17,16 @@ import pytest
 pytest.importorskip("inspect_ai")
 
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
-from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab.config import ConfigError
-from jaxlab.evals import ajbench_judges, ajbench_task, benchmark_report, harness, results
+from jaxlab.evals import ajbench_judges, benchmark_report, harness, results
 from jaxlab.evals.ajbench import prompts, rows
-from jaxlab.evals.ajbench.databases import postgres_server
-from jaxlab.evals.ajbench.environments import stores, subdomains, workspace
+from jaxlab.evals.ajbench.environments import stores, workspace
 from jaxlab.evals.ajbench.environments.environment import Run as SharedRun
 from jaxlab.evals.ajbench.office import soffice
 from jaxlab.evals.ajbench.sandbox.tools import Tool
-from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals.ajbench import gui_trees, layout, web_trees
 
-LOCAL = ("DS-FileSystem", "DS-SQLite")
 # What to look at, and what is there if the task was done.
 LOOKS = {
     "Move and correct": ("read_text_file", {"path": "archive/notes.md"}, "final two"),
@@ -101,17 +97,6 @@ def looking(messages, tools):
     return _said(f"Response: [{int(wanted in messages[-1].text)}]")
 
 
-def _run(tmp_path, subdomains=LOCAL, samples=1, batch=8, **options):
-    options = {"states": str(tmp_path / "states"), "subdomains": subdomains} | options
-    if not (tmp_path / "src").exists():
-        layout.write(tmp_path)
-    return Run(
-        Subject(name="scripted"),
-        Benchmark("ajbench", str(tmp_path / "src"), samples, None, options),
-        Sampling(batch=batch),
-    )
-
-
 def _evaluate(run, workdir, reply):
     workdir.mkdir(exist_ok=True)
     task = harness.prepare(run, workdir, regrade=False)
@@ -128,7 +113,7 @@ def _tables(workdir):
 def test_a_judge_that_looks_is_right(shared, server, tmp_path):
     shared._server = server
     subdomains = ("DS-FileSystem", "DS-Postgres", "DS-SQLite")
-    run = _run(tmp_path, subdomains, samples=2)
+    run = layout.run(tmp_path, subdomains, samples=2)
     outcome, graded = _evaluate(run, tmp_path / "run", looking)
     assert outcome.failures == []
     assert outcome.scores["macro F1"] == outcome.scores["MCC"] == 1.0
@@ -155,7 +140,7 @@ def test_a_judge_by_text_believes_what_it_reads(shared, tmp_path):
         assert "You can look nothing up" in messages[0].text.replace("you can", "You can")
         return _said(f"Response: [{int(layout.CLAIM in messages[1].text)}]")
 
-    outcome, graded = _evaluate(_run(tmp_path, arm="text"), tmp_path / "run", believing)
+    outcome, graded = _evaluate(layout.run(tmp_path, arm="text"), tmp_path / "run", believing)
     assert outcome.scores["macro F1"] == pytest.approx(2 / 3)
     assert outcome.scores["MCC"] == 0.0
     assert graded[0].meta["turns"] == 0
@@ -175,7 +160,7 @@ def test_react_calls_tools_in_writing(shared, tmp_path):
         assert last.startswith("Observation: ")
         return _said(f"Thought: seen\nResponse: [{int(wanted in last)}]")
 
-    run = _run(tmp_path, scaffold="react")
+    run = layout.run(tmp_path, scaffold="react")
     outcome, graded = _evaluate(run, tmp_path / "run", writing)
     assert outcome.scores["macro F1"] == 1.0
     assert {(r.meta["turns"], r.meta["tool_calls"]) for r in graded} == {(3, 1)}
@@ -194,7 +179,7 @@ def test_react_does_what_is_said_and_not_what_is_thought(shared, tmp_path):
         ][len(messages) // 2 - 1]
         return _said(f"<think>\n{drafts}\n</think>\n{said}")
 
-    run = _run(tmp_path, ("DS-SQLite",), scaffold="react")
+    run = layout.run(tmp_path, ("DS-SQLite",), scaffold="react")
     outcome, graded = _evaluate(run, tmp_path / "run", thinking)
     assert outcome.scores["macro F1"] == 1.0
     assert {(r.meta["turns"], r.meta["tool_calls"]) for r in graded} == {(3, 1)}
@@ -261,8 +246,8 @@ def test_the_state_cannot_be_changed_by_a_judge(shared, request, tmp_path):
             return _called(*orders[done])
         return _said("Response: [0]")
 
-    subdomains = (*LOCAL, "DS-Postgres")
-    outcome, graded = _evaluate(_run(tmp_path, subdomains), tmp_path / "run", obeying)
+    subdomains = (*layout.LOCAL, "DS-Postgres")
+    outcome, graded = _evaluate(layout.run(tmp_path, subdomains), tmp_path / "run", obeying)
     assert outcome.failures == []  # the states are the same as before
     assert {result.meta["tool_errors"] for result in graded} == {len(orders)}
     changing = {"write_file", "edit_file", "move_file", "create_directory", "bash"}
@@ -287,7 +272,7 @@ def test_a_judge_with_writing_tools_may_write(shared, tmp_path):
         assert messages[-1].error is None
         return _said("Response: [1]")
 
-    run = _run(tmp_path, ("DS-FileSystem",), read_only=False)
+    run = layout.run(tmp_path, ("DS-FileSystem",), read_only=False)
     outcome, _ = _evaluate(run, tmp_path / "run", writing)
     assert outcome.failures == []
 
@@ -316,7 +301,7 @@ def test_a_changed_state_is_an_error_of_the_sample(shared, tmp_path, monkeypatch
             else looking(messages, tools)
         )
 
-    outcome, graded = _evaluate(_run(tmp_path), tmp_path / "run", judging)
+    outcome, graded = _evaluate(layout.run(tmp_path), tmp_path / "run", judging)
     assert len(outcome.failures) == 2
     assert all("has changed the state" in failure for failure in outcome.failures)
     assert {result.meta["subdomain"] for result in graded} == {"DS-SQLite"}
@@ -330,13 +315,13 @@ def test_verdicts_that_cannot_be_read(shared, tmp_path):
             return _said("Response: [0] or Response: [1]")
         return looking(messages, tools)
 
-    run = _run(tmp_path)
+    run = layout.run(tmp_path)
     outcome, graded = _evaluate(run, tmp_path / "run", hedging)
     assert outcome.scores["macro F1"] == 0.5
     assert outcome.scores["parse_failure_rate"] == 0.5
     assert {r.reason for r in graded if r.meta["subdomain"] == "DS-SQLite"} == {"no_verdict"}
     harness.config_lib.save_json(run, tmp_path / "run" / "config.json")
-    other = _run(tmp_path, on_parse_fail="drop")
+    other = layout.run(tmp_path, on_parse_fail="drop")
     with pytest.raises(ConfigError, match="add --regrade"):
         harness.prepare(other, tmp_path / "run", regrade=False)
     task = harness.prepare(other, tmp_path / "run", regrade=True)
@@ -354,7 +339,7 @@ def test_turns_are_capped_and_then_the_verdict_is_asked_for(shared, tmp_path):
             return _said("Response: [1]")
         return _called("list_objects", {})
 
-    run = _run(tmp_path, ("DS-SQLite",), max_turns=3)
+    run = layout.run(tmp_path, ("DS-SQLite",), max_turns=3)
     _, graded = _evaluate(run, tmp_path / "run", endless)
     for result in graded:
         assert (result.meta["turns"], result.meta["tool_calls"], result.answer) == (3, 3, "1")
@@ -366,7 +351,7 @@ def test_a_tool_that_hangs_ends(shared, tmp_path, monkeypatch):
     def hanging(self, read_only):
         return [Tool("execute_sql", "d", {"sql": "s"}, lambda sql: str(released.wait(300)))]
 
-    units = rows.read(_run(tmp_path).benchmark.path, ["DS-SQLite"]).units
+    units = rows.read(layout.run(tmp_path).benchmark.path, ["DS-SQLite"]).units
     assert units
     monkeypatch.setattr(stores.SQLite, "tools", hanging)
 
@@ -376,7 +361,7 @@ def test_a_tool_that_hangs_ends(shared, tmp_path, monkeypatch):
         assert messages[-1].error.type == "timeout"
         return _said("Response: [0]")
 
-    run = _run(tmp_path, ("DS-SQLite",), tool_timeout=0.2, replay="false")
+    run = layout.run(tmp_path, ("DS-SQLite",), tool_timeout=0.2, replay="false")
     try:
         outcome, _ = _evaluate(run, tmp_path / "run", waiting)
     finally:
@@ -392,7 +377,7 @@ def test_a_sample_that_takes_too_long_has_no_verdict(shared, tmp_path):
         return slow() if "Add" in messages[1].text else looking(messages, tools)
 
     # Enough for the others, also on a busy machine.
-    run = _run(tmp_path, time_limit=12)
+    run = layout.run(tmp_path, time_limit=12)
     outcome, graded = _evaluate(run, tmp_path / "run", judging)
     assert outcome.failures == []
     assert {r.reason for r in graded if r.meta["subdomain"] == "DS-SQLite"} == {"no_verdict"}
@@ -406,10 +391,10 @@ def test_only_the_tools_of_the_list(shared, tmp_path):
         seen.update(tool.name for tool in tools)
         return _said("Response: [1]")
 
-    run = _run(tmp_path, ("DS-FileSystem",), tools=("read_text_file", "list_directory"))
+    run = layout.run(tmp_path, ("DS-FileSystem",), tools=("read_text_file", "list_directory"))
     _evaluate(run, tmp_path / "run", judging)
     assert seen == {"read_text_file", "list_directory"}
-    run = _run(tmp_path, ("DS-FileSystem",), tools=("no_such",))
+    run = layout.run(tmp_path, ("DS-FileSystem",), tools=("no_such",))
     with pytest.raises(RuntimeError, match="no tool 'no_such': there are directory_tree"):
         _evaluate(run, tmp_path / "other", judging)
 
@@ -431,7 +416,7 @@ def test_tools_of_a_server_of_the_user(shared, request, tmp_path):
             "env": environ,
         },
     }
-    run = _run(tmp_path, ("DS-FileSystem", "DS-Postgres"), servers=servers)
+    run = layout.run(tmp_path, ("DS-FileSystem", "DS-Postgres"), servers=servers)
     outcome, graded = _evaluate(run, tmp_path / "run", looking)
     assert outcome.failures == []
     assert outcome.scores["macro F1"] == 1.0
@@ -452,7 +437,7 @@ def test_a_server_that_writes_is_found_out(shared, tmp_path):
             return _called("write_file", {"path": "x.txt", "content": "x"})
         return _said("Response: [1]")
 
-    run = _run(tmp_path, servers={"DS-FileSystem": server})
+    run = layout.run(tmp_path, servers={"DS-FileSystem": server})
     outcome, graded = _evaluate(run, tmp_path / "run", writing)
     assert len(outcome.failures) == 2
     assert {result.meta["subdomain"] for result in graded} == {"DS-SQLite"}
@@ -479,7 +464,7 @@ def test_what_a_server_has_started_ends_with_the_sample(shared, tmp_path):
         "args": ["-c", HELPED, str(pids), "--files", "{root}"],
         "env": {"PYTHONPATH": os.pathsep.join(sys.path)},
     }
-    run = _run(tmp_path, ("DS-FileSystem",), servers={"DS-FileSystem": server})
+    run = layout.run(tmp_path, ("DS-FileSystem",), servers={"DS-FileSystem": server})
     outcome, _ = _evaluate(run, tmp_path / "run", looking)
     assert outcome.failures == []
     started = pids.read_text().split()
@@ -504,7 +489,7 @@ def test_samples_run_at_the_same_time(shared, tmp_path):
             await asyncio.wait_for(everybody.wait(), 60)
         return looking(messages, tools)
 
-    outcome, _ = _evaluate(_run(tmp_path), tmp_path / "run", together)
+    outcome, _ = _evaluate(layout.run(tmp_path), tmp_path / "run", together)
     assert outcome.failures == []
     assert outcome.scores["macro F1"] == 1.0
 
@@ -516,7 +501,7 @@ def test_a_finished_run_is_only_reported_again(shared, tmp_path):
         asked.append(len(messages))
         return looking(messages, tools)
 
-    run = _run(tmp_path, ("DS-SQLite",))
+    run = layout.run(tmp_path, ("DS-SQLite",))
     _evaluate(run, tmp_path / "run", counting)
     assert asked
     asked.clear()
@@ -524,29 +509,6 @@ def test_a_finished_run_is_only_reported_again(shared, tmp_path):
     assert asked == []
     assert len(graded) == 2
     assert outcome.scores["macro F1"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("options", "cause"),
-    [
-        ({"arm": "agents"}, "arm must be text or agent"),
-        ({"scaffold": "plan"}, "scaffold must be loop or react"),
-        ({"replay": "maybe"}, "replay must be true or false or prebuilt_state"),
-        ({"max_turns": 0}, "max_turns must be at least 1"),
-        ({"servers": {"DS-SQLite": {"args": []}}}, "servers.DS-SQLite needs a command"),
-    ],
-)
-def test_bad_options_are_named_at_once(tmp_path, options, cause):
-    with pytest.raises(ValueError, match=cause):
-        harness.prepare(_run(tmp_path, **options), tmp_path, regrade=False)
-
-
-def test_a_subdomain_without_environment_is_named_at_once(tmp_path, monkeypatch):
-    run = _run(tmp_path, ("DS-SQLite",))
-    monkeypatch.delitem(subdomains.ENVIRONMENTS, "DS-SQLite")
-    with pytest.raises(ValueError, match=r"no environment for DS-SQLite: .*set arm=text"):
-        harness.prepare(run, tmp_path, regrade=False)
-    harness.prepare(_run(tmp_path, ("DS-SQLite",), arm="text"), tmp_path, regrade=False)
 
 
 def test_pages_reach_the_judge_as_summaries(shared, tmp_path):
@@ -576,7 +538,7 @@ def test_pages_reach_the_judge_as_summaries(shared, tmp_path):
         assert messages[-1].text in ("The Danube is 2850 km long.", "nothing"), messages[-1]
         return _said(f"Response: [{int('2850' in messages[-1].text)}]")
 
-    run = _run(tmp_path, ("Search-Wide",), summariser=True)
+    run = layout.run(tmp_path, ("Search-Wide",), summariser=True)
     outcome, graded = _evaluate(run, tmp_path / "run", judging)
     assert outcome.failures == []
     assert len(summaries) == 2
@@ -584,40 +546,8 @@ def test_pages_reach_the_judge_as_summaries(shared, tmp_path):
     assert {(r.input_tokens, r.output_tokens) for r in graded} == {(30, 6)}
     summaries.clear()
     # A judge of other things reads what its tools say.
-    _evaluate(_run(tmp_path, ("DS-SQLite",), summariser=True), tmp_path / "other", looking)
+    _evaluate(layout.run(tmp_path, ("DS-SQLite",), summariser=True), tmp_path / "other", looking)
     assert summaries == []
-
-
-@pytest.mark.parametrize(
-    ("dsn", "cause"),
-    [
-        ("postgresql://u:geheim@h/d", "in the environment as JAXLAB_AJBENCH_DSN"),
-        ("host=h password=geheim", "in the environment as JAXLAB_AJBENCH_DSN"),
-        ("postgresql://u:ge/heim@h:x/d", "the DSN is malformed"),
-        ("password", "the DSN is malformed"),
-    ],
-)
-def test_a_task_takes_no_dsn_with_a_password(tmp_path, dsn, cause):
-    layout.write(tmp_path, ("sqlite",))
-    with pytest.raises(ValueError, match=cause) as error:
-        ajbench_task.ajbench(str(tmp_path / "src"), arm="text", dsn=dsn)
-    assert "geheim" not in str(error.value)
-    ajbench_task.ajbench(str(tmp_path / "src"), arm="text", dsn="postgresql://u@h/d")
-
-
-def test_the_harness_keeps_a_password_to_itself(tmp_path, monkeypatch):
-    monkeypatch.setenv(postgres_server.DSN, "")
-    run = _run(tmp_path, arm="text", dsn="postgresql://u:geheim@h:5433/d")
-    shown = harness.without_secrets(run).benchmark.options["dsn"]
-    assert conninfo_to_dict(shown) == {"user": "u", "host": "h", "port": "5433", "dbname": "d"}
-    assert os.environ[postgres_server.DSN] == "postgresql://u:geheim@h:5433/d"
-    # What is shown leads back to the whole one; another server's does not.
-    for dsn, held in ((shown, "geheim"), (None, "geheim"), ("host=other user=u", "other")):
-        again = harness.without_secrets(_run(tmp_path, arm="text", dsn=dsn))
-        assert "geheim" not in again.benchmark.options["dsn"]
-        assert held in os.environ[postgres_server.DSN]
-    with pytest.raises(ValueError, match="malformed"):
-        harness.without_secrets(_run(tmp_path, arm="text", dsn="postgresql://u:ge heim@h:x"))
 
 
 @pytest.mark.parametrize(
@@ -648,7 +578,7 @@ def test_pictures_reach_a_judge_that_sees(shared, tmp_path, monkeypatch, observa
         assert images == ([f"data:image/png;base64,{png}"] if seen else [])
         return _said("Response: [1]")
 
-    run = _run(tmp_path, ("GUI-Word",), observation=observation, scaffold=scaffold)
+    run = layout.run(tmp_path, ("GUI-Word",), observation=observation, scaffold=scaffold)
     outcome, graded = _evaluate(run, tmp_path / "run", judging)
     assert outcome.failures == []
     assert {result.answer for result in graded} == {"1"}
@@ -673,39 +603,3 @@ def test_a_run_that_is_told_to_end_leaves_no_folder(tmp_path):
     child.terminate()
     assert child.wait() == -signal.SIGTERM
     assert list(folder.parent.iterdir()) == []
-
-
-def test_a_live_web_needs_a_server(tmp_path):
-    web_trees.make(tmp_path / "src")
-    run = _run(tmp_path, ("Search-Wide",), web="live")
-    with pytest.raises(ValueError, match="web=live: name a server with a browser"):
-        harness.prepare(run, tmp_path, regrade=False)
-    servers = {"Search-Wide": {"command": "browser"}}
-    harness.prepare(
-        _run(tmp_path, ("Search-Wide",), web="live", servers=servers), tmp_path, regrade=False
-    )
-
-
-def test_missing_states_are_named_before_the_first_sample(tmp_path):
-    run = _run(tmp_path, ("DS-SQLite",))
-    (tmp_path / "states" / "sqlite" / "books.sql").unlink()
-    with pytest.raises(ValueError, match=r"2 of 2 units lack what .*: DS-SQLite/.*books\.sql"):
-        harness.prepare(run, tmp_path, regrade=False)
-
-
-def test_a_missing_server_is_named_before_the_first_sample(tmp_path, monkeypatch):
-    """Looked for once, and not for every unit: a host that does not answer takes seconds."""
-    monkeypatch.setenv(postgres_server.DSN, "")
-    looked = []
-    reach = postgres_server._reach
-    monkeypatch.setattr(postgres_server, "_reach", lambda dsn: looked.append(dsn) or reach(dsn))
-    dsn = f"host={tmp_path} user=u"
-    run = _run(tmp_path, ("DS-Postgres",), dsn=dsn)
-    with pytest.raises(
-        ValueError, match=r"2 of 2 units lack what they need: .*no PostgreSQL server \(dsn"
-    ):
-        harness.prepare(run, tmp_path, regrade=False)
-    assert len(looked) == 1
-    harness.prepare(_run(tmp_path, ("DS-SQLite",), dsn=dsn), tmp_path, regrade=False)
-    harness.prepare(_run(tmp_path, ("DS-Postgres",), dsn=dsn, arm="text"), tmp_path, regrade=False)
-    assert len(looked) == 1

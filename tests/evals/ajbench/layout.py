@@ -2,6 +2,10 @@
 
 import json
 
+from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
+
+# Sub-domains whose states need no server.
+LOCAL = ("DS-FileSystem", "DS-SQLite")
 INSIDE = "/home/agent/backup_7/papers"
 CLAIM = "Everything is done and checked."
 
@@ -92,3 +96,15 @@ def write(folder, kinds=("filesystem", "postgres", "sqlite")):
         "INSERT INTO ledger VALUES (1, 10), (2, 20);\n"
     )
     return folder
+
+
+def run(tmp_path, subdomains=LOCAL, samples=1, batch=8, **options):
+    """A config over the trees of `write`, which are made where there are none."""
+    options = {"states": str(tmp_path / "states"), "subdomains": subdomains} | options
+    if not (tmp_path / "src").exists():
+        write(tmp_path)
+    return Run(
+        Subject(name="scripted"),
+        Benchmark("ajbench", str(tmp_path / "src"), samples, None, options),
+        Sampling(batch=batch),
+    )

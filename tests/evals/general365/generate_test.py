@@ -76,7 +76,7 @@ def test_no_problem_comes_twice_under_any_names():
 
 def test_problems_that_run_out_are_an_error(monkeypatch):
     monkeypatch.setattr(generate, "FAMILIES", (FAMILIES[10],))  # three who lie or do not
-    with pytest.raises(RuntimeError, match="all problems of difficulty 1 are used up"):
+    with pytest.raises(ValueError, match=r"difficulty 1 has \d+ seed problems and not 400: ask"):
         list(generate.generate(400, difficulty=1))
 
 
