@@ -209,12 +209,14 @@ def _ds(
         except (ValueError, RecursionError) as error:
             yield Rejected(str(path), str(error))
             continue
-        definition = _definition(task, known)
-        meta: dict[str, Any] = {"source": str(path), "run": path.parent.name}
+        *above, name = _parts(task)
+        definition = _definition([*above, name], known)
+        meta: dict[str, Any] = {"source": str(path), "run": path.parent.name, "name": name}
         if definition is not None:
-            meta |= {"category": definition.category, "difficulty": definition.difficulty}
-        elif "/" in task:
-            meta["category"] = task.split("/")[-2]
+            meta |= {"category": definition.category, "name": definition.id}
+            meta["difficulty"] = definition.difficulty
+        elif above:
+            meta["category"] = above[-1]
         yield Unit(
             id=f"{subdomain}/{task}/{label}/{path.parent.name}",
             subdomain=subdomain,
@@ -226,14 +228,21 @@ def _ds(
         )
 
 
+def _parts(task: str) -> list[str]:
+    """A task's folder as its parts: category/task, or both in one name with "__" between."""
+    return task.replace("__", "/").split("/")
+
+
 def _definition(
-    task: str, known: Mapping[str, definitions.Definition]
+    parts: Sequence[str], known: Mapping[str, definitions.Definition]
 ) -> definitions.Definition | None:
-    """The definition of a task's folder: category/task, or both in one name with "__" between."""
-    parts = task.replace("__", "/").split("/")
-    return (
-        known.get("/".join(parts[-3:])) or known.get("/".join(parts[-2:])) or known.get(parts[-1])
-    )
+    """The definition of a task; by its name alone only where no other category is named."""
+    found = known.get("/".join(parts[-3:])) or known.get("/".join(parts[-2:]))
+    alone = known.get(parts[-1])
+    difficulties = {key.split("/")[0] for key in known if key.count("/") == 2}
+    if found is None and alone is not None and {*parts[:-1]} <= difficulties:
+        return alone
+    return found
 
 
 def _gui(folder: Path, subdomain: str) -> Iterator[Unit | Rejected]:

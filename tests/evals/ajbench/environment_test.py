@@ -122,6 +122,49 @@ def test_states_that_are_not_there(tmp_path):
             states.find(tmp_path, "filesystem", key)
 
 
+KEYED = ["security/audit.sql", "security__audit.db", "audit.sql", "security.sql"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "there", "alone", "defined"),
+    [
+        ("security/audit", KEYED, 0, 0),
+        ("security/audit", KEYED[1:], 3, 3),
+        ("security__audit", KEYED, 1, 1),
+        ("security__audit", [KEYED[0], KEYED[3]], 0, 0),
+        ("audit", KEYED, 2, 2),
+        ("audit", [KEYED[2], KEYED[3]], 1 + 1, 1 + 1),
+    ],
+)
+def test_a_state_of_the_task_goes_before_that_of_its_category(
+    tmp_path, folder, there, alone, defined
+):
+    """With definitions of tasks and without them alike."""
+    home = tmp_path / "src/DS/sqlite" / folder / "success/r"
+    home.mkdir(parents=True)
+    (home / "messages.json").write_text(json.dumps(layout.messages("i", [])))
+    tasks = tmp_path / "tasks/standard/security/audit"
+    tasks.mkdir(parents=True)
+    (tasks / "description.md").write_text("Audit.")
+    (tasks / "meta.json").write_text('{"task_id": "audit", "category_id": "security"}')
+    for name in there:
+        path = tmp_path / "states/sqlite" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run = environment.Run(tmp_path, tmp_path / "states")
+    for definitions, wanted in ((None, alone), (tmp_path / "tasks", defined)):
+        (unit,) = rows.read(tmp_path / "src", tasks=definitions).units
+        found = environment.Place(unit, tmp_path, run).state("sqlite")
+        assert found == tmp_path / "states/sqlite" / KEYED[wanted]
+
+
+def test_a_folder_of_the_tasks_name_is_one_within_the_state(tmp_path):
+    (tmp_path / "filesystem/papers/sorted").mkdir(parents=True)
+    assert states.find(tmp_path, "filesystem", "papers/sorted", "papers").name == "papers"
+    (tmp_path / "filesystem/papers/sorted.zip").touch()
+    assert states.find(tmp_path, "filesystem", "papers/sorted", "papers").name == "sorted.zip"
+
+
 def _zip(path, members):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():

@@ -143,19 +143,33 @@ def test_a_trajectory_does_not_fill_the_disk(server, database):
 
 
 def test_values_are_json(reader):
-    sql = (
-        "SELECT true, 'NaN'::float8, 1e400::numeric, 'infinity'::date, '{1,2}'::int[], "
-        "'{\"k\": [1]}'::jsonb, 9223372036854775807 AS big, NULL"
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    values = {
+        "true": True,
+        "'NaN'::float8": "NaN",
+        "'-Infinity'::float4": "-Infinity",
+        "'NaN'::numeric": "NaN",
+        "1e400::numeric": str(10**400),
+        "1.50::numeric": 1.5,
+        "0.12345678901234567890": "0.12345678901234567890",
+        "'infinity'::date": "infinity",
+        "'2024-02-29 12:30'::timestamp": "2024-02-29 12:30:00",
+        "'\\x00ff'::bytea": r"\x00ff",
+        "'{1,2}'::int[]": "{1,2}",
+        "'{\"k\": [1]}'::jsonb": {"k": [1]},
+        "9223372036854775807": 9223372036854775807,
+        "NULL": None,
+    }
+    text = reader.query(f"SELECT {', '.join(f'{value} AS a' for value in values)}")
+    (row,) = json.loads(text, parse_constant=refuse)
+    # They have one name, and each its place.
+    assert list(row) == ["a", *(f"a_{number}" for number in range(2, len(values) + 1))]
+    assert list(row.values()) == list(values.values())
+    assert reader.query("""SELECT '{"a": 1e400, "a": 2.50}'::json AS j""") == (
+        '[{"j": {"a": 1e400, "a": 2.50}}]'
     )
-    assert list(json.loads(reader.query(sql))[0].values()) == [
-        None,  # the last column has the name of the first
-        "NaN",
-        str(10**400),
-        "infinity",
-        "{1,2}",
-        {"k": [1]},
-        9223372036854775807,
-    ]
 
 
 @pytest.mark.parametrize(

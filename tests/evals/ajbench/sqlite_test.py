@@ -1,11 +1,13 @@
+import json
 import sqlite3
 
 import pytest
 
 pytest.importorskip("psycopg")
 
-from jaxlab.evals.ajbench.databases import sqlite
+from jaxlab.evals.ajbench.databases import json_form, sqlite, sqlite_worker
 from jaxlab.evals.ajbench.environments import states, stores
+from jaxlab.evals.ajbench.sandbox.limits import DEFAULT
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 
 
@@ -57,6 +59,63 @@ def test_the_digest_reads_whatever_there_is(tmp_path):
     before = _digest_after(path, *made)
     for table in (name, "w", "q"):
         assert _digest_after(path, *made, f"INSERT INTO {table} VALUES (1)") != before
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (["id", "name", "id", "id"], ["id", "name", "id_2", "id_3"]),
+        (["id", "id", "id_2", "id_2"], ["id", "id_3", "id_2", "id_2_2"]),
+        (["", ""], ["", "_2"]),
+        ([], []),
+    ],
+)
+def test_columns_of_one_name_keep_their_values(columns, names):
+    assert json_form.names(columns) == names
+
+
+def test_rows_are_json_whatever_is_in_them():
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE person (id INTEGER, name TEXT, pet INTEGER)")
+    connection.execute("CREATE TABLE pet (id INTEGER, name TEXT)")
+    connection.execute("INSERT INTO person VALUES (1, 'Ann', 7)")
+    connection.execute("INSERT INTO pet VALUES (7, 'Rex')")
+    for query, wanted in (
+        (
+            "SELECT * FROM person JOIN pet ON pet = pet.id",
+            {"id": 1, "name": "Ann", "pet": 7, "id_2": 7, "name_2": "Rex"},
+        ),
+        (
+            "SELECT 9e999 AS a, -9e999 AS b, x'00ff' AS c, NULL AS d, 0.1 AS e, 1e300 AS f",
+            {"a": "Infinity", "b": "-Infinity", "c": r"\x00ff", "d": None, "e": 0.1, "f": 1e300},
+        ),
+    ):
+        cursor = connection.execute(query)
+        columns = [entry[0] for entry in cursor.description]
+        text = sqlite_worker.rows_as_json(columns, cursor, DEFAULT)
+        assert json.loads(text, parse_constant=refuse) == [wanted]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("1.10", "1.10"),
+        ("-7", "-7"),
+        ("1e+300", "1e+300"),
+        ("0.12345678901234567890", '"0.12345678901234567890"'),
+        ("9007199254740993.5", '"9007199254740993.5"'),
+        ("1" + "0" * 400, f'"1{"0" * 400}"'),
+        ("NaN", '"NaN"'),
+        ("-Infinity", '"-Infinity"'),
+        ("1_0", '"1_0"'),
+    ],
+)
+def test_numbers_are_json_where_a_double_holds_them(text, literal):
+    assert json_form.number(text) == literal
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])

@@ -8,7 +8,6 @@ so that a function with its owner's rights cannot write either.
 import contextlib
 import hashlib
 import json
-import math
 import select
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import psycopg
 from psycopg import pq, sql
 
+from jaxlab.evals.ajbench.databases import json_form
 from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits, ToolError
 
 # Of a client that waits for a statement that the server should have ended.
@@ -169,7 +169,7 @@ class Database:
             if sum(len(value or b"") for value in values) > 4 * self._limits.characters:
                 cut = True
                 continue
-            line = json.dumps(_row(result, columns, values))
+            line = json_form.row(columns, _literals(result, values))
             size += len(line) + 2
             cut = len(lines) == self._limits.entries or size > self._limits.characters
             if not cut:
@@ -289,36 +289,26 @@ def _sum_of(store: dict[str, Any]) -> str:
 
 
 def _columns(result: Any) -> list[str]:
-    return [
-        (result.fname(number) or b"").decode("utf-8", "replace") for number in range(result.nfields)
-    ]
+    found = range(result.nfields)
+    return json_form.names([(result.fname(i) or b"").decode("utf-8", "replace") for i in found])
 
 
-def _row(result: Any, columns: list[str], values: list[bytes | None]) -> dict[str, Any]:
-    return {
-        name: _value(result.ftype(number), value)
-        for number, (name, value) in enumerate(zip(columns, values, strict=True))
-    }
+def _literals(result: Any, values: list[bytes | None]) -> list[str]:
+    return [_literal(result.ftype(number), value) for number, value in enumerate(values)]
 
 
-def _value(kind: int, data: bytes | None) -> Any:
-    """A value as JSON has it: numbers, truth, JSON; everything else is text."""
+def _literal(kind: int, data: bytes | None) -> str:
+    """A value that the server has written as text, in JSON."""
     if data is None:
-        return None
+        return "null"
     text = data.decode("utf-8", "replace")
     if kind == _BOOL:
-        return text == "t"
-    try:
-        if kind in _INTEGERS:
-            return int(text)
-        # NaN and Infinity are no numbers in JSON.
-        if kind in _NUMBERS and text.lstrip("-")[:1].isdigit():
-            return float(text) if math.isfinite(float(text)) else text
-        if kind in (_JSON, _JSONB):
-            return json.loads(text)
-    except (ValueError, RecursionError):
-        pass  # a number or a document that Python cannot hold is shown as its text
-    return text
+        return "true" if text == "t" else "false"
+    if kind in _INTEGERS:
+        return text
+    if kind in _NUMBERS:
+        return json_form.number(text)
+    return json_form.document(text) if kind in (_JSON, _JSONB) else json.dumps(text)
 
 
 _USER_SCHEMAS = (

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlab.evals.ajbench.databases import json_form
 from jaxlab.evals.ajbench.sandbox import serving
 from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
 
@@ -125,10 +126,11 @@ class Connection:
 
 def rows_as_json(columns: list[str], cursor: Iterable[Any], limits: Limits) -> str:
     """Rows as a JSON array of objects; what is beyond the limits is left out and said to be."""
+    names = json_form.names(columns)
     lines: list[str] = []
     size = 0
     for row in cursor:
-        line = json.dumps(dict(zip(columns, row, strict=False)), default=str)
+        line = json_form.row(names, [json_form.value(found) for found in row])
         size += len(line) + 2
         if len(lines) == limits.entries or size > limits.characters:
             lines.append('"more rows were left out"')

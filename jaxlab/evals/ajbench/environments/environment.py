@@ -134,13 +134,19 @@ class Place:
         Raises:
             FileNotFoundError: it is not in the user's folder.
         """
-        key = self.unit.id if self.run.replay == "prebuilt_state" else self.key
-        return states.find(self.run.states, kind, key)
+        prebuilt = self.run.replay == "prebuilt_state"
+        keys = (self.unit.id,) if prebuilt else self.keys
+        return states.find(self.run.states, kind, *keys)
 
     @property
-    def key(self) -> str:
-        """Name of the task's initial state."""
-        return str(self.unit.meta.get("category") or self.unit.task.partition("/")[2])
+    def keys(self) -> tuple[str, ...]:
+        """Names of the task's initial state: its own before that of its category."""
+        folder = self.unit.task.partition("/")[2]
+        category, task = self.unit.meta.get("category"), self.unit.meta.get("name")
+        if not category:
+            return (folder,)
+        own = (folder, f"{category}/{task}") if task else ()
+        return tuple(dict.fromkeys((*own, str(category))))
 
 
 class TooLong(RuntimeError):

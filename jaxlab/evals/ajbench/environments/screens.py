@@ -156,7 +156,7 @@ def needs_pages(place: Place) -> Path | None:
         from jaxlab.evals.ajbench.web import browser
 
         browser.program()
-    return states.find_web(place.run.states, place.unit.subdomain, place.key)
+    return states.find_web(place.run.states, place.unit.subdomain, place.keys[-1])
 
 
 def _recorded(inner: Environment, unit: Unit, calls: tuple[Call, ...]) -> Recorded:

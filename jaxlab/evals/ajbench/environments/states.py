@@ -6,8 +6,10 @@
     STATES/office/KEY/ or KEY.zip, STATES/page/KEY/ or KEY.zip (see `gui`)
     STATES/web/ for all of Search, STATES/web/Wide/, STATES/web/Wide/KEY/ (see `snapshot`)
 
-KEY is a task's category, as MCPMark's archives are called, or the task where it has none; for
-states that are ready to be judged it is the unit's id.
+KEY is the task's folder in the data, or CATEGORY/TASK, where there is such a file, for tasks of one
+category need not begin alike (those of MCPMark's "security" do not); and else CATEGORY, as
+MCPMark's archives are called. A folder CATEGORY/TASK/ is none of these: it would be one within the
+state of the category. For states that are ready to be judged KEY is the unit's id.
 """
 
 import datetime
@@ -42,25 +44,33 @@ _OWN_RESTRICTION = re.compile(rb"\\(un)?restrict [A-Za-z0-9]+\s*")
 logger = logging.getLogger(__name__)
 
 
-def find(states: Path | None, kind: str, key: str) -> Path:
-    """The state of a key.
+def find(states: Path | None, kind: str, *keys: str) -> Path:
+    """The state of the first of these keys that has one.
+
+    With a slash a key before the last is found as a file alone: a folder of its name may lie
+    within the state of the last.
 
     Raises:
         FileNotFoundError: there is none; says where it would have to be.
     """
     if states is None:
         raise FileNotFoundError(
-            f"the state {key!r} is needed: give the folder with {kind}/{key}{ENDS[kind][-1]} "
-            "as states"
+            f"the state {keys[-1]!r} is needed: give the folder with "
+            f"{kind}/{keys[-1]}{ENDS[kind][-1]} as states"
         )
-    relative = PurePosixPath(key)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise FileNotFoundError(f"{key!r} is no name of a state")
-    places = {end: states / kind / f"{relative}{end}" for end in ENDS[kind]}
-    for end, place in places.items():
-        if place.is_file() if end else place.is_dir():
+    places = []
+    for key in keys:
+        relative = PurePosixPath(key)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise FileNotFoundError(f"{key!r} is no name of a state")
+        for end in ENDS[kind]:
+            if end or key == keys[-1] or len(relative.parts) == 1:
+                places.append((states / kind / f"{relative}{end}", bool(end)))
+    for place, file in places:
+        if place.is_file() if file else place.is_dir():
             return place
-    raise FileNotFoundError(f"no state: {' or '.join(map(str, places.values()))} is needed")
+    wanted = " or ".join(str(place) for place, _ in places)
+    raise FileNotFoundError(f"no state: {wanted} is needed")
 
 
 def find_web(states: Path | None, subdomain: str, key: str) -> Path:
