@@ -11,13 +11,16 @@ import os
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
 from ml_collections import config_dict
 
 T = TypeVar("T")
+
+# What YAML 1.1, in which harnesses read command lines, takes for a bool.
+_YAML = {True: ("true", "on", "yes"), False: ("false", "off", "no")}
 
 
 class ConfigError(ValueError):
@@ -29,7 +32,9 @@ def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, w
 
     Accepted annotations: bool, int, float, str, None, Any, Literal, unions, `tuple[X, ...]`,
     `tuple[X, Y]`, `list[X]`, `dict[str, X]`, and dataclasses. An int is taken where a float is
-    asked for and a list where a tuple is; a bool is never an int.
+    asked for and a list where a tuple is; a bool is never an int. Where a Literal is asked for, a
+    bool stands for the choice that YAML reads as that bool ("off", "true"); where a Literal or an
+    int is, a string of digits is the int, since command lines keep strings strings.
 
     Args:
         cls: the dataclass to build.
@@ -40,6 +45,21 @@ def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, w
         ConfigError: a key is unknown, missing or ill-typed, or the dataclass refuses its values.
     """
     return _build_dataclass(cls, config, where)
+
+
+def unknown_key(where: str, key: Any, names: Collection[str]) -> ConfigError:
+    """Returns the error for a key that is none of `names`; it names the nearest, or all of them."""
+    near = nearest(key, names)
+    valid = ", ".join(sorted(names)) or "none"
+    cure = f"did you mean {near!r}?" if near else f"valid keys: {valid}"
+    return ConfigError(f"{where}.{key} is not a known key; {cure}")
+
+
+def nearest(word: Any, names: Iterable[str]) -> str | None:
+    """Returns the one of `names` that `word` most resembles, or None where none is near."""
+    spelt = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(word).casefold(), spelt, n=1, cutoff=0.5)
+    return spelt[near[0]] if near else None
 
 
 def to_json(config: Any) -> Any:
@@ -83,7 +103,7 @@ def _build_dataclass(cls: Any, config: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in config:
         if key not in fields:
-            raise _unknown(where, key, fields)
+            raise unknown_key(where, key, fields)
     for name, field in fields.items():
         if name not in config and _is_required(field):
             raise ConfigError(
@@ -110,6 +130,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         if any(type(value) is type(choice) and value == choice for choice in args):
             return value
+        if isinstance(value, bool):
+            meant = [choice for choice in args if choice in _YAML[value]]
+            if len(meant) == 1:
+                return meant[0]
         raise _ill_typed(where, hint, value)
     if dataclasses.is_dataclass(hint):
         return _build_dataclass(hint, value, where)
@@ -141,6 +165,12 @@ def _coerce_union(hint: Any, members: tuple, value: Any, where: str) -> Any:
     structured = [m for m in members if dataclasses.is_dataclass(m)]
     if len(structured) == 1 and _is_mapping(value) and not _has_dict(members):
         return _build_dataclass(structured[0], value, where)
+    # Alone for its kind of value, a member says more exactly what is wrong.
+    sequences = [m for m in members if (typing.get_origin(m) or m) in (tuple, list)]
+    if len(sequences) == 1 and isinstance(value, list | tuple):
+        return _coerce(sequences[0], value, where)
+    if int in members and str not in members and _choices(hint) and _is_digits(value):
+        value = int(value)
     # An int stays an int under int | float, whichever is written first.
     exact = [m for m in members if m is type(value)]
     others = [m for m in members if m is not type(value)]
@@ -187,6 +217,10 @@ def _has_dict(members: tuple) -> bool:
     return any((typing.get_origin(m) or m) in (dict, Mapping) for m in members)
 
 
+def _is_digits(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.removeprefix("-").isdecimal()
+
+
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
@@ -198,14 +232,24 @@ def _get(config: Any, key: str, where: str) -> Any:
         raise ConfigError(f"{where}.{key} is missing: the config requires it") from error
 
 
-def _unknown(where: str, key: Any, fields: Mapping[str, Any]) -> ConfigError:
-    near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-    cure = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(sorted(fields))}"
-    return ConfigError(f"{where}.{key} is not a known key; {cure}")
-
-
 def _ill_typed(where: str, hint: Any, value: Any) -> ConfigError:
-    return ConfigError(f"{where}: expected {_name(hint)}, got {_show(value)}")
+    near = nearest(value, filter(_is_text, _choices(hint))) if _is_text(value) else None
+    cure = f"; did you mean {near!r}?" if near else ""
+    return ConfigError(f"{where}: expected {_name(hint)}, got {_show(value)}{cure}")
+
+
+def _choices(hint: Any) -> tuple:
+    """The values of a Literal, or of all Literals of a union."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return args
+    if origin in (typing.Union, types.UnionType):
+        return tuple(choice for member in args for choice in _choices(member))
+    return ()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _name(hint: Any) -> str:

@@ -7,6 +7,8 @@ from ml_collections import config_dict
 
 from jaxlab import config
 
+Side = Literal["left", "right"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
@@ -26,6 +28,9 @@ class Run:
     teacher: Optim | None = None
     extras: dict[str, Optim] = dataclasses.field(default_factory=dict)
     seed: int | str = 0
+    places: Literal["field", "off"] | int = "field"
+    only: tuple[Side, ...] | Side = ()
+    sides: dict[Side, int] = dataclasses.field(default_factory=dict)
     anything: Any = None
 
     def __post_init__(self):
@@ -91,6 +96,19 @@ def test_builds_nested_dataclasses(wrap):
         ({"layers": ["a", 2]}, "config.layers[1]: expected str, got 2 (int)"),
         ({"layers": "ab"}, "config.layers: expected tuple[str, ...], got 'ab' (str)"),
         ({"name": "sgd"}, "config.name: expected one of 'adamw', 'muon', got 'sgd' (str)"),
+        (
+            {"name": "Adamv"},
+            "config.name: expected one of 'adamw', 'muon', got 'Adamv' (str); did you mean 'adamw'",
+        ),
+        ({"places": "of"}, "config.places: expected one of 'field', 'off' | int, got 'of' (str); "),
+        ({"places": True}, "config.places: expected one of 'field', 'off' | int, got True (bool)"),
+        ({"only": ["lft"]}, "config.only[0]: expected one of 'left', 'right', got 'lft' (str)"),
+        ({"only": "rihgt"}, "config.only: expected tuple[one of 'left', 'right', ...] | one of "),
+        (
+            {"sides": {"rihgt": 1}},
+            "the key 'rihgt' of config.sides: expected one of 'left', 'right', got 'rihgt' (str); "
+            "did you mean 'right'?",
+        ),
         ({"mesh": {"data": 1.5}}, "config.mesh.data: expected int, got 1.5 (float)"),
         ({"teacher": {"clip": 1.0}}, "config.teacher.learning_rate is missing"),
         ({"extras": {"x": {"lr": 1}}}, "config.extras.x.lr is not a known key"),
@@ -112,6 +130,15 @@ def test_union_keeps_the_exact_type():
         value: float | int
 
     assert type(config.build(Number, {"value": 2}).value) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "places"), [("off", "off"), (False, "off"), (2, 2), ("2", 2), ("-1", -1)]
+)
+def test_command_lines_spell_choices_and_numbers_their_way(value, places):
+    """YAML reads "off" as False, and a flag for a string keeps the digits a string."""
+    built = config.build(Run, _valid(places=value)).places
+    assert (built, type(built)) == (places, type(places))
 
 
 def test_json_round_trip(tmp_path):
