@@ -5,19 +5,22 @@ config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a
 the finished answers kept.
 """
 
-import difflib
+import ast
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxlab import config as config_lib
 from jaxlab.runtime import host_memory
 from jaxlab.runtime.checkpoint import CheckpointError
 
@@ -29,16 +32,31 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything i
 
 # What reading a config, a data file or a model raises when the user is to mend it.
 INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError, CheckpointError)
+CONFIGS = Path("configs")
+HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 
 
-def run(main: Callable[[list[str]], Any], required: list[str], *, positional: bool = False) -> None:
+def run(
+    main: Callable[[list[str]], Any],
+    required: list[str],
+    *,
+    positional: bool = False,
+    configs: str | None = None,
+    more_help: Callable[[], str] = str,
+) -> None:
     """Parse the command line, with these flags at least, and call `main` with what is left.
 
     Args:
         main: the program.
         required: flags that must be there.
         positional: whether anything may be left but the program's name.
+        configs: the start of the names of the config files that --help lists, as an expression.
+        more_help: what --help says besides.
     """
+    if any(word in HELP for word in sys.argv):
+        listed = _list_configs(configs) if configs else ""
+        module = sys.modules["__main__"]
+        module.__doc__ = f"{module.__doc__ or ''}{listed}{more_help()}"
     flags.mark_flags_as_required(required)
 
     def quietly(argv: list[str]) -> Any:
@@ -50,7 +68,8 @@ def run(main: Callable[[list[str]], Any], required: list[str], *, positional: bo
         return main(argv)
 
     host_memory.keep_freed()
-    app.run(quietly, flags_parser=functools.partial(_parse, positional=positional))
+    parser = functools.partial(_parse, required=required, positional=positional)
+    app.run(quietly, flags_parser=parser)
 
 
 def bad_input(error: BaseException) -> NoReturn:
@@ -78,32 +97,82 @@ def reading_input() -> Iterator[None]:
         bad_input(error)
 
 
-def _parse(argv: list[str], positional: bool) -> list[str]:
+def _parse(argv: list[str], required: list[str], positional: bool) -> list[str]:
+    # --help must answer whatever else is wrong.
+    if any(word in HELP for word in argv):
+        return flags.FLAGS(argv)
+    config = _load_config(argv)
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, TypeError, *INPUT_ERRORS) as error:
-        # --help must answer even where a required flag is missing.
-        if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in argv):
-            raise
-        bad_input(_unknown_key(argv) or error)
+        bad_input(_unknown_key(argv, config) or _missing_flag(required, error) or error)
     if len(rest) > 1 and not positional:
         bad_input(ValueError(f"unexpected argument {rest[1]!r}; flags begin with --"))
     return rest
 
 
-def _unknown_key(argv: list[str]) -> KeyError | None:
+def _load_config(argv: list[str]) -> Any:
+    """The config that --config names, before any --config.KEY; None where there is no such flag.
+
+    A file that is absent or fails ends the program with one line and code 2.
+    """
+    words = [word.lstrip("-") if word.startswith("-") else "" for word in argv]
+    argument = next((word[len("config=") :] for word in words if word.startswith("config=")), None)
+    if "config" in words[:-1]:
+        argument = argv[words.index("config") + 1]
+    if argument is None:
+        return None
+    path = Path(argument.partition(":")[0])
+    if not path.is_file():
+        there = {found.stem: str(found) for found in _configs(path.parent) or _configs(CONFIGS)}
+        near = config_lib.nearest(path.stem, there)
+        listed = ", ".join(there.values()) or f"none in {path.parent}"
+        cure = f"did you mean {there[near]}?" if near else f"there are {listed}"
+        bad_input(ValueError(f"--config={argument}: there is no file {path}; {cure}"))
+    try:
+        return flags.FLAGS["config"].parser.parse(argument)
+    except Exception as error:  # whatever it is, it is the file's
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raised = one_line(error).removeprefix("Error whilst parsing config file: ")
+        bad_input(ValueError(f"--config={argument}: {kind}{raised.removeprefix('ValueError: ')}"))
+
+
+def _configs(folder: Path, pattern: str = "") -> list[Path]:
+    """The files in the folder that make a config and whose names match the expression."""
+    found = [path for path in sorted(folder.glob("*.py")) if re.match(pattern, path.name)]
+    return [path for path in found if "def get_config" in path.read_text(errors="replace")]
+
+
+def _list_configs(pattern: str) -> str:
+    """Lines for --help: each config and the first line of what it says of itself."""
+    found = _configs(CONFIGS, pattern)
+    lines = ["", "Configs; each tells of its variants and keys at its head:", ""] if found else []
+    for path in found:
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        lines.append(f"    {path}  {about.splitlines()[0] if about else ''}")
+    return "\n".join([*lines, ""])
+
+
+def _missing_flag(required: list[str], error: Exception) -> ValueError | None:
+    """The first flag that must be there and is not, if that is the error."""
+    for name in required:
+        if f"flag --{name}=None: " in str(error):
+            return ValueError(f"--{name} is missing: {flags.FLAGS[name].help}")
+    return None
+
+
+def _unknown_key(argv: list[str], config: Any) -> KeyError | None:
     """The first --config.KEY=... that the config has no place for, and what is in that place."""
-    names = [word.partition("=") for word in argv if word.startswith("--config")]
-    files = [value for name, _, value in names if name == "--config"]
-    for name, _, _ in names if files and files[0] else ():
-        part: Any = flags.FLAGS["config"].parser.parse(files[0])
+    for name in [word.partition("=")[0] for word in argv if word.startswith("--config.")]:
+        part = config
         for key in name.split(".")[1:]:
             key = key.partition("[")[0]
             if not isinstance(part, ConfigDict):
                 break
             if key not in part:
-                near = difflib.get_close_matches(key, part, n=1)
-                cure = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(part)}"
+                near = config_lib.nearest(key, part)
+                there = f"there are {', '.join(part)}" if part else "the section is empty"
+                cure = f"did you mean {near!r}?" if near else there
                 return KeyError(f"{name}: there is no {key!r}; {cure}")
             part = part.get(key)
     return None

@@ -204,4 +204,4 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["workdir"], positional=True)
+    doors.run(main, required=["workdir"], positional=True, configs="eval_")

@@ -176,4 +176,4 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["config", "workdir"])
+    doors.run(main, required=["config", "workdir"], configs="(?!eval_)")

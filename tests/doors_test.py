@@ -3,10 +3,12 @@
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from jaxlab import doors, train
 from jaxlab.interop import hf
@@ -241,6 +243,12 @@ def test_help_explains_the_flags(door, name):
     assert f"python -m jaxlab.{name} --" in done.stdout
     for flag in ("out", "step", "dtype") if name == "export" else ("config", "workdir"):
         assert f"--{flag}: " in done.stdout
+    configs = {
+        "train": ["configs/sft_gsm8k.py  "],
+        "evaluate": ["configs/eval_math.py  MATH-500"],
+        "export": [],
+    }[name]
+    assert all(config in done.stdout for config in configs)
     assert done.stderr == ""
 
 
@@ -264,6 +272,33 @@ def test_bad_flags(door, tmp_path, flag, message):
     assert done.returncode == 2
     assert message in _line(done.stderr)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=configs/nope.py"], "--config=configs/nope.py: there is no file configs/nope.p"),
+        (["--config=configs/eval_maht.py"], "did you mean configs/eval_math.py?"),
+        (["-config", "configs/eval_maht.py:tiny"], "did you mean configs/eval_math.py?"),
+        (["--config=configs"], "--config=configs: there is no file configs; there are configs/"),
+        (["--config=configs/eval_math.py:nope"], "has the variants small and tiny, not 'nope'"),
+        (["--config={own}"], "own.py: NameError: name 'x' is not defined"),
+        (["--config=configs/eval_math.py"], "--workdir is missing: Where the run keeps"),
+        (
+            ["--config=configs/eval_math.py", "--config.benchmark.options.anser=x", "--workdir=w"],
+            "--config.benchmark.options.anser: there is no 'anser'; ",
+        ),
+        (["--workdir=w", "--workdirr=x"], "Unknown command line flag 'workdirr'. Did you mean"),
+    ],
+)
+def test_bad_words_of_a_command_line(capsys, tmp_path, monkeypatch, words, message):
+    """As `test_bad_flags`, in this process: each is one line, before anything is loaded."""
+    (tmp_path / "own.py").write_text("def get_config():\n    return x\n")
+    words = ["evaluate", *(word.format(own=tmp_path / "own.py") for word in words)]
+    monkeypatch.setattr(sys, "argv", words)
+    with flagsaver.flagsaver():
+        doors.flags.mark_flags_as_required(["workdir"])
+        assert message in _refused(capsys, lambda: doors._parse(words, ["workdir"], True))
 
 
 def test_a_failure_on_the_way_leaves_the_last_checkpoint(tmp_path):

@@ -27,7 +27,7 @@ ALLOWED = {
     "jaxlab_kernels": set(),
     "config": set(),
     "runtime": set(),
-    "doors": {"runtime"},
+    "doors": {"config", "runtime"},
     "nn": {"jaxlab_kernels", "runtime.sharding"},
     "models": {"nn"},
     "sampling": {"models", "nn"},
@@ -68,7 +68,13 @@ ALLOWED = {
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
     "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
-    "evals.compare": {"evals.ajbench", "evals.metrics", "evals.results", "evals.tables"},
+    "evals.compare": {
+        "config",
+        "evals.ajbench",
+        "evals.metrics",
+        "evals.results",
+        "evals.tables",
+    },
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlab import config as config_lib
 from jaxlab.evals import metrics, results
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.tables import Table
@@ -25,6 +26,8 @@ def write(workdir: Path, runs: Sequence[Path]) -> list[Table]:
     """
     if len(runs) < 2:
         raise ValueError("--compare needs two work directories or more")
+    for run in runs:
+        _check_folder(run)
     places = [run.resolve() for run in runs]
     twice = [str(run) for i, run in enumerate(runs) if places[i] in places[:i]]
     if twice:
@@ -83,6 +86,20 @@ def compare(runs: dict[str, list[results.Result]]) -> Table:
         "two-sided."
     )
     return Table("Comparison", rows, note)
+
+
+def _check_folder(run: Path) -> None:
+    """Check that the folder holds what an evaluation writes."""
+    if not run.is_dir():
+        beside = run.parent.iterdir() if run.parent.is_dir() else ()
+        folders = {path.name: path for path in beside if (path / "samples.jsonl").exists()}
+        near = config_lib.nearest(run.name, folders)
+        cure = f"did you mean {folders[near]}?" if near else "name work directories of evaluations"
+        raise FileNotFoundError(f"--compare: there is no folder {run}; {cure}")
+    if not (run / "samples.jsonl").is_file():
+        raise FileNotFoundError(
+            f"--compare: {run} holds no samples.jsonl, which an evaluation writes when it ends"
+        )
 
 
 def _check_benchmarks(runs: Sequence[Path]) -> None:

@@ -42,3 +42,20 @@ def test_runs_of_two_benchmarks_are_refused_by_name(tmp_path):
     other = _run(tmp_path / "z", ONES, 2, "ones/better.py", "bb")
     (table,) = compare.write(tmp_path / "table", [runs[1], other])
     assert table.rows[1]["p"] == 1.0
+
+
+def test_folders_that_hold_no_evaluation_are_named(tmp_path):
+    run = _run(tmp_path / "baseline", SUMS, 5)
+    (tmp_path / "empty").mkdir()
+    for other, cause in [
+        (tmp_path / "baselin", rf"there is no folder .*baselin; did you mean {run}\?"),
+        (
+            tmp_path / "no" / "thing",
+            r"there is no folder .*thing; name work directories of evaluations",
+        ),
+        (tmp_path / "empty", r".*empty holds no samples\.jsonl, which an evaluation writes"),
+        (run / "samples.jsonl", r"there is no folder .*samples\.jsonl; "),
+    ]:
+        with pytest.raises(FileNotFoundError, match=f"^--compare: {cause}"):
+            compare.write(tmp_path / "table", [run, other])
+    assert not (tmp_path / "table").exists()

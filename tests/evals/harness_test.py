@@ -289,7 +289,7 @@ def test_compare(sums, tmp_path):
     assert "12 rows that all runs have" in (tmp_path / "table" / "compare.md").read_text()
     with pytest.raises(ValueError, match="two work directories"):
         compare.write(tmp_path / "table", runs[:1])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         compare.write(tmp_path / "table", [runs[0], tmp_path / "none"])
     with pytest.raises(ValueError, match=r"--compare names .*a twice: a run does not differ"):
         compare.write(tmp_path / "table", [runs[0], runs[1], tmp_path / "b" / ".." / "a"])
