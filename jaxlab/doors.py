@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 a failure on the way (the last good checkpoint is intact); 2 a bad flag,
 config or input, found before any work; 143 stopped by SIGTERM or Ctrl-C, with a checkpoint saved or
-the finished answers kept.
+the finished answers kept; 130 a second Ctrl-C, with nothing more saved.
 """
 
 import ast
@@ -65,7 +65,10 @@ def run(
         absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
         logging.getLogger("jaxlab").setLevel(logging.INFO)
         logging.getLogger().setLevel(logging.WARNING)
-        return main(argv)
+        try:
+            return main(argv)
+        except KeyboardInterrupt:
+            stopped("the same command goes on, or begins again")
 
     host_memory.keep_freed()
     parser = functools.partial(_parse, required=required, positional=positional)

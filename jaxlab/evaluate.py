@@ -31,6 +31,7 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.runtime.settings import Mesh
 from jaxlab.trainers import setup
@@ -122,11 +123,11 @@ def _naming_the_extra() -> Iterator[None]:
 def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     with doors.reading_input():
         with _naming_the_extra():
-            from jaxlab.evals import harness, logs
+            from jaxlab.evals import harness
 
             config = harness.without_secrets(config)
             task = harness.prepare(config, workdir, regrade=REGRADE.value)
-        held = logs.hold(workdir)
+        held = workdir_lib.lock(workdir)
         model = None if REGRADE.value else harness.subject(config)
         log = harness.regrade(config, workdir) if REGRADE.value else None
         config_lib.save_json(config, workdir / "config.json")

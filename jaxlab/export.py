@@ -15,6 +15,7 @@ from absl import flags
 
 from jaxlab import doors
 from jaxlab.interop.families import DELTA_FAMILIES
+from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.trainers.exporting import ParityError, export
 
 flags.declare_key_flag("workdir")
@@ -40,6 +41,7 @@ logger = logging.getLogger("jaxlab.export")
 def main(argv: list[str]) -> None:
     """Export the run of the command line."""
     del argv
+    exit_on_sigterm()
     check = CHECK.value
     if check is None:
         check = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))

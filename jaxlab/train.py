@@ -6,10 +6,11 @@ The same command again goes on from the last checkpoint. A config with `stages` 
 each in a directory of its own under --workdir.
 """
 
+import contextlib
 import graphlib
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
@@ -18,7 +19,9 @@ from jaxlab import config as config_lib
 from jaxlab import doors
 from jaxlab.evals import report
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import CheckpointError
+from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.trainers import distill, lm, loop, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
@@ -39,37 +42,68 @@ logger = logging.getLogger("jaxlab.train")
 def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
+    exit_on_sigterm()
     with doors.reading_input():
         config = doors.CONFIG.value.to_dict()
         workdir = pathlib.Path(doors.WORKDIR.value or "")
-        stages = check(config, workdir.name)
-        mesh_lib.start(_multihost(config))
-        if "stages" in config:
-            note_config(config, workdir)
-    runs = {}
-    for name, stage in stages.items():
-        runs[name] = workdir / name if "stages" in config else workdir
-        logger.info("== %s (%s)", name, runs[name])
-        train(_resolve(stage, workdir), runs[name])
-    if mesh_lib.is_main():
-        written = report.write(workdir, runs, config.get("title") or workdir.name)
-        for path in written:
-            logger.info("wrote %s", path)
-    for name, out in config.get("export", {}).items():
-        directory = export(runs[name], workdir / out)
-        logger.info("exported %s to %s (a HuggingFace directory)", name, directory)
+    run(config, workdir)
+
+
+def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Run a config, or its stages in order; then report, and export what it says."""
+    with contextlib.ExitStack() as held:
+        with doors.reading_input():
+            stages = check(config, workdir.name)
+            mesh_lib.start(_multihost(config))
+            study = "stages" in config
+            runs = {name: workdir / name if study else workdir for name in stages}
+            if study:
+                held.enter_context(alone(workdir))
+                note_config(config, workdir)
+        for name, stage in stages.items():
+            logger.info("== %s (%s)", name, runs[name])
+            train(_resolve(stage, workdir), runs[name])
+        if mesh_lib.is_main():
+            written = report.write(workdir, runs, config.get("title") or workdir.resolve().name)
+            for path in written:
+                logger.info("wrote %s", path)
+        for name, out in config.get("export", {}).items():
+            directory = export(runs[name], workdir / out)
+            logger.info("exported %s to %s (a HuggingFace directory)", name, directory)
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """One run: build it, which ends the program with code 2 if the input is bad; then train."""
-    with doors.reading_input():
-        run = settings(config)
-        program = TRAINERS[run.trainer][1](run, workdir)
-        note_config(config, workdir)
-    try:
-        loop.run(program, run.train, workdir)
-    except (CheckpointError, loop.NonFiniteError) as error:
-        doors.failed(error)
+    with contextlib.ExitStack() as held:
+        with doors.reading_input():
+            run = settings(config)
+            held.enter_context(alone(workdir))
+            program = TRAINERS[run.trainer][1](run, workdir)
+            note_config(config, workdir)
+        try:
+            loop.run(program, run.train, workdir, config_lib.to_json(run))
+        except (CheckpointError, loop.NonFiniteError) as error:
+            doors.failed(error)
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """While inside, no other run can begin in the directory; the processes of one run share it.
+
+    Raises:
+        WorkdirError: another run is in it.
+    """
+    lock, fault = None, None
+    if mesh_lib.is_main():
+        try:
+            lock = workdir_lib.lock(workdir)
+        except workdir_lib.WorkdirError as error:
+            fault = str(error)
+    fault = mesh_lib.broadcast(fault)
+    if fault is not None:
+        raise workdir_lib.WorkdirError(fault)
+    with lock or contextlib.nullcontext():
+        yield
 
 
 def settings(config: dict[str, Any], where: str = "config") -> Any:

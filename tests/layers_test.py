@@ -78,7 +78,7 @@ ALLOWED = {
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
     "evals.tasks": {"evals"},
-    "evals.harness": {"config", "evals"},
+    "evals.harness": {"config", "evals", "runtime.workdir"},
     "evals.logs": {"config", "evals.fingerprint", "evals.settings"},
     "evals.fingerprint": set(),
     "evals.progress": set(),
@@ -165,6 +165,7 @@ WITHOUT_JAX = (
     "evals.general365",
     "evals.ajbench",
     "config",
+    "runtime.workdir",
 )
 ARRAY_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 

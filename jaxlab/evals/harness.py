@@ -33,6 +33,7 @@ from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
 from jaxlab.evals.unicode import well_formed
+from jaxlab.runtime import workdir as workdir_lib
 
 TASKS: dict[str, Callable[..., Task]] = {
     "gsm8k": tasks.gsm8k,
@@ -120,7 +121,7 @@ def evaluate(
     """
     run = without_secrets(run)
     task = prepare(run, workdir, regrade=again)
-    with logs.hold(workdir):
+    with workdir_lib.lock(workdir):
         log = regrade(run, workdir) if again else None
         config_lib.save_json(run, workdir / "config.json")
         return finish(run, task, log or generate(run, task, workdir, model), workdir)

@@ -6,13 +6,12 @@ of. A run that is graded again has its log rewritten, so that there is one truth
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -76,28 +75,6 @@ def grading(run: Run) -> dict[str, Any]:
         **found,
         "file": fingerprint.of_benchmark(run.benchmark.name) if run.benchmark.own else None,
     }
-
-
-def hold(workdir: Path) -> IO[bytes]:
-    """Take the work directory for this process, until what is returned is closed.
-
-    Two that answer in one directory would ask everything twice, and each remove the other's log.
-
-    Raises:
-        ConfigError: another process has it.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / ".lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise config_lib.ConfigError(
-            f"another process is at work in {workdir}: wait for its end, or give another --workdir"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    return lock
 
 
 def newest(workdir: Path, header_only: bool = False) -> EvalLog | None:

@@ -86,15 +86,15 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self._events = workdir / "tensorboard" if tensorboard else None
         if wandb is not None:
-            self._wandb = _import_wandb().init(**{"dir": str(workdir), **wandb})
+            self._wandb = import_wandb().init(**{"dir": str(workdir), **wandb})
         keep_rows(self._path, lambda step: True)
         self._file = self._path.open("a")
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any):
+        self.close(_exit_code(error))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends one row and flushes it.
@@ -138,15 +138,21 @@ class MetricsWriter:
             row["step"] == step and any(name.startswith(prefix) for name in row) for row in rows
         )
 
-    def close(self) -> None:
-        """Closes the file and the services."""
+    def close(self, exit_code: int = 0) -> None:
+        """Closes the file and the services.
+
+        Args:
+            exit_code: of the program; anything but 0 marks the run of Weights & Biases as failed.
+        """
         if self._file is not None:
             self._file.close()
             self._file = None
         if self._tensorboard is not None:
             self._tensorboard.close()
+            self._tensorboard = None
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=exit_code)
+            self._wandb = None
 
     def _event_writer(self) -> Any:
         if self._tensorboard is None:
@@ -262,14 +268,30 @@ def _step(line: bytes) -> int:
     return json.loads(line)["step"]
 
 
-def _import_wandb() -> Any:
+def import_wandb() -> Any:
+    """The package of Weights & Biases.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra.
+    """
+    absent = "logging to Weights & Biases needs the wandb package: pip install 'jaxlab[wandb]'"
     try:
         import wandb
     except ImportError as error:
-        raise ImportError(
-            "logging to Weights & Biases needs the wandb package: pip install 'jaxlab[wandb]'"
-        ) from error
+        raise ImportError(absent) from error
+    # A folder of that name, as the package itself leaves behind, can be imported too.
+    if not hasattr(wandb, "init"):
+        raise ImportError(absent)
     return wandb
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """The code with which the program ends if nothing handles the error."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return 0
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return 1
 
 
 def _short(seconds: float) -> str:

@@ -2,8 +2,11 @@
 
 import contextlib
 import logging
+import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,17 @@ import jax
 from jax.experimental import multihost_utils
 
 logger = logging.getLogger(__name__)
+
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+def exit_on_sigterm() -> None:
+    """End the program by SystemExit where SIGTERM would kill it, so that it removes scratch files.
+
+    `Preemption` takes over for as long as it is entered. With several processes JAX's preemption
+    service does, once they have joined.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_CODE))
 
 
 class Preemption:
@@ -26,16 +40,21 @@ class Preemption:
                     checkpointer.close()
                     preemption.leave()
 
+    A second SIGINT ends the process at once, with code 130, whatever it is doing: an exception
+    would have to find its way out of threads that write a checkpoint. In an interactive session
+    it is a KeyboardInterrupt, so that the session stays.
+
     With several processes SIGTERM is left to JAX's preemption service, in which they agree on one
     step that all can still reach; a SIGINT is then only `requested`, in this process.
     """
 
-    EXIT_CODE = 128 + signal.SIGTERM
+    EXIT_CODE = EXIT_CODE
 
     def __init__(self):
         self.requested = False
         self._interruptible = False
         self._previous: dict[int, Any] = {}
+        self._watch: _SecondInterrupt | None = None
 
     def __enter__(self) -> "Preemption":
         signals = [signal.SIGINT]
@@ -44,9 +63,13 @@ class Preemption:
             signals.append(signal.SIGTERM)
         for number in signals:
             self._previous[number] = signal.signal(number, self._request)
+        if not hasattr(sys, "ps1"):
+            self._watch = _SecondInterrupt()
         return self
 
     def __exit__(self, *_):
+        if self._watch is not None:
+            self._watch.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -79,18 +102,50 @@ class Preemption:
 
     def leave(self) -> None:
         """Ends the program with the exit code of a terminated process, 143."""
-        sys.exit(self.EXIT_CODE)
+        sys.exit(EXIT_CODE)
 
     def _request(self, number, frame):
         del frame
         self.requested = True
-        if number == signal.SIGINT:
-            # The second Ctrl-C interrupts at once.
+        if number == signal.SIGINT and self._watch is None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         logger.warning("received %s: saving, then leaving", signal.Signals(number).name)
         if self._interruptible:
             self._interruptible = False
             raise _Interrupted
+
+
+class _SecondInterrupt:
+    """A thread that ends the process at the second SIGINT.
+
+    The kernel's handler tells it of every signal, also while the main thread waits for a
+    compilation or a device and runs no Python, for which two signals would then be one.
+    """
+
+    EXIT_CODE = 128 + signal.SIGINT
+
+    def __init__(self):
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._previous = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._wait, name="second-interrupt", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        signal.set_wakeup_fd(self._previous)
+        self._write.setblocking(True)
+        self._write.close()
+        self._thread.join()
+        self._read.close()
+
+    def _wait(self) -> None:
+        interrupts = 0
+        while received := self._read.recv(64):
+            interrupts += received.count(signal.SIGINT)
+            if interrupts > 1:
+                os.write(2, b"interrupted twice: left without saving\n")
+                os._exit(self.EXIT_CODE)
 
 
 class _Interrupted(BaseException):

@@ -83,13 +83,19 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite."""
 
 
-def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
+def run(
+    program: Program,
+    config: Train,
+    workdir: pathlib.Path,
+    about: Mapping[str, Any] | None = None,
+) -> TrainState:
     """Train from the last good checkpoint of `workdir`, or from the start, to the last step.
 
     Args:
         program: what to train.
         config: how long, and what to leave.
         workdir: gets metrics.jsonl, samples.jsonl, histograms.jsonl and checkpoints/.
+        about: the whole config, JSON-able, for Weights & Biases.
 
     Returns:
         The state after the last step.
@@ -100,9 +106,10 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
     """
     last = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
     with (
-        Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpointer,
-        MetricsWriter(workdir, config.tensorboard, _wandb(config, workdir)) as writer,
+        # The outermost: a request also counts while the last checkpoint is written.
         Preemption() as preemption,
+        MetricsWriter(workdir, config.tensorboard, _wandb(config, workdir, about)) as writer,
+        Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpointer,
     ):
         restored = checkpointer.restore(program.abstract)
         if restored is None:
@@ -155,6 +162,10 @@ def run(program: Program, config: Train, workdir: pathlib.Path) -> TrainState:
         progress.close()
         if trace is not None:
             trace.close()
+        checkpointer.close()
+        if preemption.reached(last + 1):
+            # What comes after this run, such as the next stage, is not begun.
+            preemption.leave()
     return state
 
 
@@ -244,9 +255,19 @@ def _chosen(metrics: Scalars, names: tuple[str, ...]) -> dict[str, float]:
     return {name: metrics[name] for name in names if name in metrics}
 
 
-def _wandb(config: Train, workdir: pathlib.Path) -> dict[str, Any] | None:
+def _wandb(
+    config: Train, workdir: pathlib.Path, about: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     if config.wandb is None:
         return None
     # The id makes a resumed run the same one.
     run_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
-    return {"project": config.wandb, "name": workdir.name, "id": run_id, "resume": "allow"}
+    return {
+        "project": config.wandb,
+        "name": workdir.resolve().name,
+        "id": run_id,
+        "resume": "allow",
+        "config": dict(about or {}),
+        # A resumed run may have another length or learning rate.
+        "allow_val_change": True,
+    }

@@ -17,9 +17,10 @@ from inspect_ai.log._recorders.buffer.database import SampleBufferDatabase
 
 from jaxlab import evaluate
 from jaxlab.config import ConfigError
-from jaxlab.evals import fingerprint, harness, logs, results
+from jaxlab.evals import fingerprint, harness, results
 from jaxlab.evals.math import prompts
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
+from jaxlab.runtime import workdir
 from tests.evals import scripted
 
 
@@ -317,7 +318,7 @@ def test_the_door_says_how_an_interrupted_run_goes_on(sums, tmp_path, monkeypatc
 
 
 def test_one_process_at_a_time(sums, tmp_path):
-    with logs.hold(tmp_path), pytest.raises(ConfigError, match=r"another process is at work in"):
+    with workdir.lock(tmp_path), pytest.raises(ValueError, match="another process is at work in"):
         _evaluate(_run(sums), tmp_path)
     assert not (tmp_path / "logs").exists()
     assert _evaluate(_run(sums), tmp_path).scores["avg@1"] == 1.0

@@ -173,6 +173,7 @@ def test_the_order_of_a_step(tmp_path, monkeypatch):
         ("evaluate", 4),
         ("preemption", 4),
         ("checkpoint", 4),
+        ("preemption", 5),  # a request while the last state was saved
     ]
 
 
@@ -227,6 +228,28 @@ def test_preemption_saves_and_leaves(tmp_path, reference):
     again = Fake()
     state = loop.run(again.program(), _train(), tmp_path)
     assert again.events[0] == ("step", 5)
+    _check_like(reference, tmp_path, state)
+
+
+def test_a_request_during_the_last_save_leaves_before_what_comes_next(
+    tmp_path, reference, monkeypatch
+):
+    save = Checkpointer.save
+
+    def interrupted(self, step, state):
+        saved = save(self, step, state)
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return saved
+
+    monkeypatch.setattr(Checkpointer, "save", interrupted)
+    with pytest.raises(SystemExit) as leaving:
+        loop.run(Fake().program(), _train(), tmp_path)
+    assert leaving.value.code == 143
+    monkeypatch.undo()
+    again = Fake()
+    state = loop.run(again.program(), _train(), tmp_path)
+    assert again.events == []
     _check_like(reference, tmp_path, state)
 
 
