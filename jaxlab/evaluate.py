@@ -23,7 +23,7 @@ import jax
 from absl import flags
 
 from jaxlab import config as config_lib
-from jaxlab import doors
+from jaxlab import doors, ranges
 from jaxlab.evals import compare, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
@@ -70,6 +70,10 @@ class Evaluate:
     eval: Eval
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the seed."""
+        ranges.check_seed(self)
 
 
 def main(argv: list[str]) -> None:

@@ -84,7 +84,7 @@ BAD = {
     "mesh without data": (_sft(mesh={"shape": {"model": 1}}), 'needs an axis "data"'),
     "task option": (
         _sft(data={"task": "modsum", "options": {"modulo": 3}}),
-        "data.options: ModSum.__init__() got an unexpected keyword argument 'modulo'",
+        "data.options.modulo is not a known key; did you mean 'modulus'?",
     ),
     "sizes": (
         _sft(model={"sizes": SIZES | {"num_heads": 3}}),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlab import ranges
 from jaxlab.data import token_cache
 from jaxlab.data.packing import Packed, pack
 from jaxlab.data.sources import Jsonl
@@ -54,9 +55,8 @@ class Text:
     documents: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no text could be cut into."""
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, not {self.length}")
+        """Check that sizes are positive and the share to hold out is one."""
+        ranges.check_counts(self, "length", "vocab_size")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be in (0, 1), not {self.held_out}")
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxlab import ranges
 from jaxlab.data.tasks.types import Grade
 from jaxlab.evals import metrics
 from jaxlab.losses import chunked_vocab
@@ -46,10 +47,28 @@ class Eval:
     save_samples: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse counts below one; the sampler checks the rest."""
-        for name in ("prompts", "samples", "max_new_tokens", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        """Check that counts are positive; the sampler checks its options."""
+        ranges.check_counts(
+            self, "prompts", "samples", "max_new_tokens", "top_k", "batch", "prompt_multiple"
+        )
+        ranges.check(self, "save_samples", least=0, below=ranges.COUNTS)
+        self.sampling()
+
+    def sampling(self, **more: Any) -> SamplingConfig:
+        """These options of the sampler, and `more` of them.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            num_samples=self.samples,
+            prompt_multiple=self.prompt_multiple,
+            **more,
+        )
 
 
 class Evaluator:
@@ -68,15 +87,8 @@ class Evaluator:
         Raises:
             ValueError: a prompt and its completion would not fit into the decoder's context.
         """
-        sampling = SamplingConfig(
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            stop_ids=tuple(text.tokenizer.eos_ids),
-            pad_id=text.tokenizer.pad_id,
-            num_samples=config.samples,
-            prompt_multiple=config.prompt_multiple,
+        sampling = config.sampling(
+            stop_ids=tuple(text.tokenizer.eos_ids), pad_id=text.tokenizer.pad_id
         )
         self._text, self._config = text, config
         self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules)

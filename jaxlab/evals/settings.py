@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from jaxlab import ranges
+
 BENCHMARKS = ("gsm8k", "math", "general365", "ajbench")
 
 
@@ -89,6 +91,12 @@ class Sampling:
     tokenizer: str | None = None
     chat: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Check that counts are positive and shares of probability between 0 and 1."""
+        ranges.check_counts(self, "max_new_tokens", "top_k", "batch", "prompt_multiple")
+        ranges.check(self, "temperature", least=0)
+        ranges.check(self, "top_p", above=0, most=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -107,3 +115,7 @@ class Run:
     eval: Sampling = dataclasses.field(default_factory=Sampling)
     mesh: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the seed."""
+        ranges.check_seed(self)

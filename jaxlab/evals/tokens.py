@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxlab import ranges
 from jaxlab.data.tasks.tokens import TokenSource
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
@@ -38,10 +39,8 @@ class TokenEval:
     by_position: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse counts below one, and settings that would go by one name."""
-        for name in ("examples", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        """Check that counts are positive and that no two settings would go by one name."""
+        ranges.check_counts(self, "examples", "batch")
         labels = [label(setting) for setting in self.settings]
         if "" in labels or len(set(labels)) < len(labels):
             raise ValueError(f"settings must differ, and change something: {self.settings}")

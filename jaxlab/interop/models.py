@@ -44,6 +44,14 @@ class Model:
     preset: str | None = None
     sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check the sizes of a model from scratch, whose vocabulary may be the tokenizer's."""
+        if self.path is None and (self.preset is not None or self.sizes):
+            try:
+                _scratch_config(self, "sizes", 1)
+            except config_lib.ConfigError as error:
+                raise ValueError(str(error)) from error
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -170,7 +178,7 @@ def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderC
             )
 
 
-def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
+def _scratch_config(spec: Model, where: str, vocab_size: int | None) -> DecoderConfig:
     fields: dict[str, Any] = {}
     if spec.preset is not None:
         # The preset itself follows these two with its head_dim.
@@ -181,7 +189,11 @@ def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Sour
         }
     if vocab_size is not None:
         fields["vocab_size"] = vocab_size
-    config = config_lib.build(DecoderConfig, fields | spec.sizes, f"{where}.sizes")
+    return config_lib.build(DecoderConfig, fields | spec.sizes, where)
+
+
+def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
+    config = _scratch_config(spec, f"{where}.sizes", vocab_size)
 
     def load(mesh: Mesh, rules: Rules) -> Params:
         where_to = sharding_lib.infer(abstract_params(config), rules, mesh)

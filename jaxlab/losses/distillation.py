@@ -23,9 +23,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxlab import ranges
 from jaxlab.losses import divergences
 from jaxlab.losses.aggregate import choose, summarise, token_weights, weighted_sum
-from jaxlab.losses.policy_gradient import RATIOS, surrogate
+from jaxlab.losses.policy_gradient import RATIOS, check_clips, surrogate
 
 Stats = dict[str, jax.Array]
 Method = Callable[..., tuple[jax.Array, Stats]]
@@ -63,7 +64,8 @@ class Opd:
     dual_clip: float = 3.0
 
     def __post_init__(self) -> None:
-        choose("ratio", self.ratio, RATIOS)
+        _check_policy_gradient(self)
+        ranges.check(self, "opd_weight", above=0)
 
     def __call__(
         self,
@@ -192,7 +194,9 @@ class Aopd:
         choose("gate_space", self.gate_space, GATE_SPACES)
         choose("tie", self.tie, TIES)
         choose("negative_branch", self.negative_branch, NEGATIVE_BRANCHES)
-        choose("ratio", self.ratio, RATIOS)
+        ranges.check(self, "tau")
+        ranges.check(self, "guide_weight", "opd_weight", least=0)
+        _check_policy_gradient(self)
         _check_matching(self)
 
     def __call__(
@@ -440,12 +444,17 @@ def _policy_gradient_branch(
     return loss, {"advantage": advantage} | stats
 
 
+def _check_policy_gradient(options: Opd | Aopd) -> None:
+    choose("ratio", options.ratio, RATIOS)
+    ranges.check(options, "adv_clip", above=0)
+    check_clips(options)
+
+
 def _check_matching(options: Gkd | Aopd) -> None:
     choose("divergence", options.divergence, DIVERGENCES)
     choose("support", options.support, SUPPORTS)
     choose("renormalise", options.renormalise, RENORMALISE)
-    if options.top_k < 1:
-        raise ValueError(f"top_k={options.top_k} must be at least 1")
+    ranges.check_counts(options, "top_k")
     if not 0.0 <= options.beta <= 1.0:
         raise ValueError(f"beta={options.beta} is outside [0, 1]: 0 is KL(T||S), 1 is KL(S||T)")
 

@@ -1,9 +1,12 @@
 """Policy-gradient surrogates on the log-probabilities of sampled tokens."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 
+from jaxlab import ranges
 from jaxlab.losses.aggregate import Summary, choose, summarise, token_weights, weighted_sum
 
 RATIOS = ("none", "ppo_clip", "dual_clip")
@@ -11,6 +14,18 @@ KL_ESTIMATORS = ("k1", "k2", "k3")
 
 # exp(20) is finite in float32 with room for a product; no useful ratio is larger.
 MAX_LOG_RATIO = 20.0
+
+
+def check_clips(options: Any) -> None:
+    """Check the fields `clip_low`, `clip_high` and, where there is one, `dual_clip`.
+
+    Raises:
+        ValueError: names the field, its range and its value.
+    """
+    ranges.check(options, "clip_low", above=0, most=1)
+    ranges.check(options, "clip_high", above=0)
+    if hasattr(options, "dual_clip"):
+        ranges.check(options, "dual_clip", above=1)
 
 
 def surrogate(

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlab import ranges
 from jaxlab.nn.attention import Attention, Span
 from jaxlab.nn.block import Block
 from jaxlab.nn.delta import GatedDelta
@@ -85,7 +86,12 @@ class DecoderConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in head_dim and refuse sizes that do not fit together."""
+        """Check sizes, and that they fit together; fill in head_dim."""
+        ranges.check_counts(
+            self, "vocab_size", "hidden_size", "num_layers", "head_dim", "max_position"
+        )
+        ranges.check(self, "intermediate_size", least=0, below=ranges.COUNTS)
+        ranges.check(self, "norm_eps", above=0)
         if not self.pattern or self.num_layers % len(self.pattern):
             raise ValueError(
                 f"num_layers {self.num_layers} is no multiple of the pattern's "
@@ -119,6 +125,11 @@ class DecoderConfig:
                     f"{self.num_heads}: give head_dim"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
+        if self.rope is not None and (self.head_dim or 0) % 2:
+            raise ValueError(
+                f"head_dim must be even for rotary embeddings, not {self.head_dim}: give another, "
+                "or set rope to None"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"

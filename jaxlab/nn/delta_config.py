@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+from jaxlab import ranges
+
 Form = Literal["symmetric", "left", "gdn2"]
 Decay = Literal["none", "head", "channel"]
 Erase = Literal["head", "channel"]
@@ -106,7 +108,8 @@ class DeltaConfig:
     output_gate_rank: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse switches that contradict each other."""
+        """Check numbers, and that no two switches contradict each other."""
+        ranges.check(self, "expand_value", "decay_lower_bound")
         if self.rule not in RULES:
             raise ValueError(f"rule {self.rule!r} is none of {', '.join(RULES)}")
         for reason in _contradictions(self, self.switches):

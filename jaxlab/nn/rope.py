@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab import ranges
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -40,6 +42,14 @@ class Rope:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that every number is in its range."""
+        ranges.check(self, "theta", "factor", "attention_factor", above=0)
+        ranges.check(self, "low_freq_factor", "high_freq_factor", above=0)
+        ranges.check(self, "beta_fast", "beta_slow", above=0)
+        ranges.check(self, "mscale", "mscale_all_dim")
+        ranges.check_counts(self, "original_max_position")
 
 
 def frequencies(rope: Rope, head_dim: int) -> tuple[np.ndarray, float]:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from jaxlab import ranges
+
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
@@ -25,8 +27,16 @@ class Mesh:
     multihost: Literal["none", "auto", "env"] = "none"
 
     def __post_init__(self) -> None:
-        """Refuse a mesh over which no batch can be split."""
+        """Check that batches can be split over the mesh, and that rules are regular expressions."""
         if "data" not in self.shape:
             raise ValueError(
                 f'shape needs an axis "data", over which batches are split: {self.shape}'
             )
+        sizes = list(self.shape.values())
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(
+                "shape must have sizes of at least 1, of which one may be -1 (the devices that are "
+                f"left), not {self.shape}"
+            )
+        ranges.check_patterns("rules", (pattern for pattern, _ in self.rules))
+        ranges.check_patterns("decode_rules", (pattern for pattern, _ in self.decode_rules or ()))

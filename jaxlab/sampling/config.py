@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxlab import ranges
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -41,7 +43,7 @@ class SamplingConfig:
     cache_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no distribution can mean.
+        """Check that every value is in its range.
 
         Raises:
             ValueError: a value is out of range; the message names it.
@@ -53,6 +55,8 @@ class SamplingConfig:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}: it must be finite and at least 0")
+        if self.temperature:
+            ranges.check_temperature(self, "temperature")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import config as config_lib
+from jaxlab import ranges
 from jaxlab.credit import advantages
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
@@ -41,6 +42,9 @@ METHODS = {
     "full_reverse_kl": distillation.FullReverseKl,
 }
 
+# Losses that are policy gradients, which only the student's own completions estimate.
+ON_POLICY = ("opd", "aopd", "grpo")
+
 ADVANTAGES = {
     "group": advantages.group_normalised,
     "centred": advantages.group_centred,
@@ -56,7 +60,7 @@ class Grpo:
     """Group relative policy optimisation (Shao et al. 2024): the reward alone, no teacher.
 
     Attributes:
-        clip_low: the ratio counts down to 1 - clip_low.
+        clip_low: the ratio counts down to 1 - clip_low; at most 1.
         clip_high: and up to 1 + clip_high (above clip_low: DAPO's clip-higher).
         advantages: "group" (GRPO), "centred" (Dr. GRPO) or "leave_one_out" (RLOO).
     """
@@ -64,6 +68,10 @@ class Grpo:
     clip_low: float = 0.2
     clip_high: float = 0.2
     advantages: Literal["group", "centred", "leave_one_out"] = "group"
+
+    def __post_init__(self) -> None:
+        """Check the ends of the clipped range."""
+        policy_gradient.check_clips(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +108,17 @@ class Rollouts:
     updates: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what no batch can be."""
-        for name in ("prompts", "samples", "max_new_tokens", "response_multiple", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        """Check that sizes and temperature are positive and that `updates` divides the batch."""
+        ranges.check_counts(
+            self,
+            "prompts",
+            "samples",
+            "max_new_tokens",
+            "prompt_multiple",
+            "response_multiple",
+            "updates",
+        )
+        ranges.check_temperature(self, "temperature")
         if (self.prompts * self.samples) % self.updates:
             raise ValueError(
                 f"updates: {self.updates} does not divide the batch of {self.prompts} x "
@@ -149,12 +162,25 @@ class Distill:
     trainer: Literal["distill"] = "distill"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown loss, and one without the teacher that it needs."""
+        """Check the loss and its options, and that teacher, rollouts and optimiser fit it."""
+        ranges.check_temperature(self, "teacher_temperature")
+        ranges.check_seed(self)
         name, _, _ = _loss(self.loss)
-        if self.teacher is None and (name in METHODS or self.rollout.source == "teacher"):
-            raise config_lib.ConfigError(f"teacher: the loss {name} needs a teacher")
         rollout = self.rollout
+        if self.teacher is None and (name in METHODS or rollout.source == "teacher"):
+            raise ValueError(f"teacher: the loss {name} needs a teacher")
+        if name in ON_POLICY and rollout.source == "teacher":
+            raise ValueError(
+                f"rollout.source: the policy gradient of {name} needs the student's own "
+                'completions: set it to "student"'
+            )
+        if name == "grpo" and rollout.samples < 2:
+            raise ValueError(
+                f"rollout.samples: {rollout.samples} completion per prompt, but the advantages of "
+                "grpo compare the completions of one prompt: set it to at least 2"
+            )
         self.train.parts(rollout.prompts * rollout.samples // rollout.updates)
+        self.optim.check_warmup(self.train.steps * rollout.updates)
 
 
 class Scored(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlab import ranges
 from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.tokens import TokenSource
@@ -59,10 +60,12 @@ class Lm:
     trainer: Literal["lm"] = "lm"
 
     def __post_init__(self) -> None:
-        """Refuse microbatches that do not divide the batch, and settings the task does not know."""
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        """Check ranges, that batch and warm-up fit, and that the task knows the settings."""
+        ranges.check_counts(self, "batch_size")
+        ranges.check(self, "z_loss", least=0)
+        ranges.check_seed(self)
         self.train.parts(self.batch_size)
+        self.optim.check_warmup(self.train.steps)
         for i, setting in enumerate(self.eval.settings):
             self.data.settings(setting, f"eval.settings[{i}]")
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import jax
 import optax
 
+from jaxlab import ranges
+
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
@@ -18,8 +20,8 @@ class Optim:
             matrices inside the layers, AdamW for the rest).
         learning_rate: peak.
         schedule: after the warm-up: "constant", "cosine" or "linear" down to `final_fraction`.
-        warmup_steps: linear from zero.
-        final_fraction: of the peak, at the last step.
+        warmup_steps: linear from zero; at most as many as the run has.
+        final_fraction: of the peak, at the last step; from 0 to 1.
         weight_decay: decoupled, times the learning rate.
         no_decay: patterns of parameter paths without weight decay; biases include the dt_bias of
             gated-delta layers.
@@ -40,6 +42,28 @@ class Optim:
     eps: float = 1e-8
     clip_norm: float | None = 1.0
     muon_matrices: tuple[str, ...] = (r"(mixer|mlp)/.*kernel$",)
+
+    def __post_init__(self) -> None:
+        """Check that every number is in its range and every pattern a regular expression."""
+        ranges.check(self, "learning_rate", "eps", "clip_norm", above=0)
+        ranges.check(self, "weight_decay", least=0)
+        ranges.check(self, "warmup_steps", least=0, below=ranges.COUNTS)
+        ranges.check(self, "b1", "b2", least=0, below=1)
+        ranges.check(self, "final_fraction", least=0, most=1)
+        ranges.check_patterns("no_decay", self.no_decay)
+        ranges.check_patterns("muon_matrices", self.muon_matrices)
+
+    def check_warmup(self, total_steps: int) -> None:
+        """Check that the warm-up ends within a run of `total_steps` optimiser steps.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.warmup_steps > total_steps:
+            raise ValueError(
+                f"optim.warmup_steps must be at most the {total_steps} optimiser steps of the run, "
+                f"not {self.warmup_steps}: shorten it, or raise train.steps"
+            )
 
 
 def schedule(config: Optim, total_steps: int) -> optax.Schedule:

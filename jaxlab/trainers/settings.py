@@ -3,6 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
+from jaxlab import ranges
+from jaxlab.config import build
+from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.data.tasks.tokens import ENDLESS
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -23,7 +28,7 @@ class Train:
         stop_after: ends the run after this many steps without touching its schedules.
         tensorboard: also write TensorBoard event files.
         wandb: Weights & Biases project to report to.
-        profile_start: first step of a jax.profiler trace of five steps.
+        profile_start: first step of a jax.profiler trace of five steps, counted from 0.
     """
 
     steps: int
@@ -39,11 +44,23 @@ class Train:
     profile_start: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        counts = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-        _at_least_one(self, *counts)
-        optional = ("microbatch", "stop_after")
-        _at_least_one(self, *(name for name in optional if getattr(self, name) is not None))
+        """Check that counts are positive and that a trace begins within the run."""
+        ranges.check_counts(
+            self,
+            "steps",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "microbatch",
+            "stop_after",
+        )
+        ranges.check(self, "profile_start", least=0)
+        if self.profile_start is not None and self.profile_start >= self.steps:
+            raise ValueError(
+                f"profile_start must be below steps = {self.steps}, not {self.profile_start}: "
+                "there would be no trace"
+            )
 
     def parts(self, rows: int) -> int:
         """Into how many microbatches a batch of `rows` is divided.
@@ -87,11 +104,16 @@ class Data:
     long_prompts: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        _at_least_one(self, "num_train", "max_prompt")
+        """Check that counts are positive, and the options of a task that reads no file."""
+        ranges.check_counts(self, "max_prompt")
+        ranges.check(self, "num_train", least=1, most=ENDLESS)
+        if self.task == "modsum":
+            self.modsum()
 
+    def modsum(self) -> ModSum:
+        """The modular sum with these options.
 
-def _at_least_one(settings: Any, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(settings, name)}")
+        Raises:
+            ConfigError: there is no such option, or its value is out of range.
+        """
+        return build(ModSum, {"train_size": self.num_train} | self.options, "data.options")

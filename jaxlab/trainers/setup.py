@@ -9,7 +9,6 @@ import numpy as np
 from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.gsm8k import Gsm8k
-from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.types import Example, Task
 from jaxlab.interop.tokenizer import Tokenizer
 from jaxlab.interop.tokenizer import load as load_tokenizer
@@ -34,7 +33,7 @@ def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
         if candidate is not None:
             return candidate
     if data.task == "modsum":
-        return _with_options(ModSum, data.options).tokenizer()
+        return data.modsum().tokenizer()
     raise ConfigError(
         f"data.tokenizer: the task {data.task} has no tokenizer of its own and neither has the "
         "model: name a directory with tokenizer.json"
@@ -73,7 +72,7 @@ def task(data: Data) -> Task:
         assert data.train is not None
         assert data.test is not None
         return _with_options(Gsm8k, prompt | data.options, data.train, data.test)
-    return _with_options(ModSum, {"train_size": data.num_train} | data.options)
+    return data.modsum()
 
 
 def text_task(data: Data, tok: Tokenizer) -> TextTask:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlab import ranges
 from jaxlab.config import ConfigError
 from jaxlab.data.batch import bucket, prompt_completion_batch
 from jaxlab.evals.loop import Eval, Evaluator
@@ -59,8 +60,16 @@ class Sft:
     trainer: Literal["sft"] = "sft"
 
     def __post_init__(self) -> None:
-        """Refuse microbatches that do not divide the batch."""
+        """Check ranges, and that batch, prompts and warm-up fit."""
+        ranges.check_counts(self, "batch_size", "max_length")
+        ranges.check_seed(self)
         self.train.parts(self.batch_size)
+        self.optim.check_warmup(self.train.steps)
+        if self.data.max_prompt > self.max_length:
+            raise ValueError(
+                f"max_length: {self.max_length} tokens leave no room for a completion behind a "
+                f"prompt of data.max_prompt = {self.data.max_prompt}"
+            )
 
 
 def program(config: Sft, workdir: pathlib.Path) -> Program:
@@ -136,12 +145,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
 
 
 def _check_lengths(config: Sft, decoder: Decoder) -> None:
-    """Refuse rows that would not fit."""
-    if config.data.max_prompt > config.max_length:
-        raise ConfigError(
-            f"max_length: {config.max_length} tokens leave no room for a completion behind a "
-            f"prompt of data.max_prompt = {config.data.max_prompt}"
-        )
+    """Check that rows fit into the model's context."""
     if config.max_length > decoder.config.max_position:
         raise ConfigError(
             f"max_length: {config.max_length} exceeds the model's context of "

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxlab import ranges
 from jaxlab.config import ConfigError, build
 from jaxlab.data import text as text_lib
 from jaxlab.data.tasks.mqar import Mqar
@@ -43,9 +44,8 @@ class Part:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse weights that are none."""
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight must be above 0, not {self.weight}")
+        """Check that the weight is positive."""
+        ranges.check(self, "weight", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +68,8 @@ class TokenData:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that the task does not know, before anything is trained."""
-        if self.num_train is not None and self.num_train < 1:
-            raise ValueError(f"num_train must be at least 1, not {self.num_train}")
+        """Check the number of examples and every setting's options, before anything is trained."""
+        ranges.check(self, "num_train", least=1, most=ENDLESS)
         self.settings({}, "data.options")
         for i, part in enumerate(self.mixture):
             self.settings(part.options, f"data.mixture[{i}].options")

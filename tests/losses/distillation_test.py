@@ -503,7 +503,7 @@ def test_an_unknown_option_is_named_with_its_choices(option, choices):
 
 
 def test_bad_numbers_keys_and_shapes_are_refused():
-    with pytest.raises(ValueError, match="top_k=0"):
+    with pytest.raises(ValueError, match="top_k must be at least 1, not 0"):
         Aopd(top_k=0)
     with pytest.raises(ValueError, match=r"beta=1.5 is outside \[0, 1\]"):
         Gkd(beta=1.5)

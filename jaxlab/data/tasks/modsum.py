@@ -13,6 +13,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from jaxlab import ranges
 from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.interop.tokenizer import Tokenizer
 
@@ -42,6 +43,7 @@ class ModSum:
             raise ValueError(
                 f"modulus >= 2, addends >= 1 and 0 <= seed < 2**63 are needed, got {self}"
             )
+        ranges.check(self, "train_size", "test_size", least=1, below=1 << 62)
 
     @property
     def prompt_length(self) -> int:
