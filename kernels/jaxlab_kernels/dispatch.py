@@ -1,10 +1,13 @@
 """Which implementation of an operation runs.
 
 An operation keeps a dict literal from name to implementation, and one from platform to the names
-to try, best first. An implementation says that it cannot take a call by raising
-NotImplementedError with the reason, at trace time.
+to try, best first. An implementation says that it cannot take a call by raising `Refusal` with the
+reason, at trace time. Any other error, a plain NotImplementedError of JAX's included, is a fault
+and ends the call: there is no silent fall-back.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +15,15 @@ import jax
 
 Implementations = Mapping[str, Callable[..., Any]]
 
+logger = logging.getLogger(__name__)
+
+
+class Refusal(NotImplementedError):
+    """An implementation does not take a call; the message is the reason, in one line."""
+
 
 def platform() -> str:
-    """What arrays are put on where nothing else is said: "cpu", "gpu", "tpu" or another."""
+    """Returns where new arrays are put: "cpu", "gpu", "tpu" or another platform of JAX."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if device is None:
         return jax.default_backend()
@@ -22,10 +31,10 @@ def platform() -> str:
 
 
 def refuse_divided_mesh() -> None:
-    """Raises NotImplementedError where XLA would have to divide a kernel over an ambient mesh."""
+    """Raises `Refusal` where XLA would have to divide a kernel over an ambient mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if any(mesh.shape[name] > 1 for name in {*mesh.auto_axes, *mesh.explicit_axes}):
-        raise NotImplementedError(
+        raise Refusal(
             f"XLA cannot divide a kernel over the mesh {dict(mesh.shape)}; call in jax.shard_map"
         )
 
@@ -39,6 +48,9 @@ def call(
     **options: Any,
 ) -> Any:
     """Calls the named implementation, or the platform's first that takes the call.
+
+    The first time that an implementation takes an operation's call on a platform, the log says so,
+    with the reasons of those that were preferred to it and refused.
 
     Args:
         operation: the operation's name, for messages.
@@ -54,11 +66,12 @@ def call(
 
     Raises:
         ValueError: there is no implementation of that name.
-        NotImplementedError: the named one, or every one for this platform, refuses the call; the
-            message holds each one's reason.
+        Refusal: the named one, or every one for this platform, refuses the call; the message holds
+            each one's reason.
     """
+    where = platform()
     if implementation is None:
-        names = preferences.get(platform(), preferences["cpu"])
+        names = preferences.get(where, preferences["cpu"])
     elif implementation in implementations:
         names = (implementation,)
     else:
@@ -69,7 +82,16 @@ def call(
     reasons = []
     for name in names:
         try:
-            return implementations[name](*args, **options)
-        except NotImplementedError as reason:
+            result = implementations[name](*args, **options)
+        except Refusal as reason:
             reasons.append(f"{name}: {reason}")
-    raise NotImplementedError(f"{operation}: nothing takes this call; {'; '.join(reasons)}")
+        else:
+            _log_once(operation, name, where, "; ".join(reasons))
+            return result
+    raise Refusal(f"{operation}: nothing takes this call; {'; '.join(reasons)}")
+
+
+@functools.cache
+def _log_once(operation: str, name: str, where: str, refused: str) -> None:
+    because = f" ({refused})" if refused else ""
+    logger.info("%s runs as %s on %s%s", operation, name, where, because)

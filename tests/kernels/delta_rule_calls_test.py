@@ -167,7 +167,7 @@ def test_sizes_choose_the_implementation(monkeypatch, on_a_cpu):
 def test_dispatch_reports_every_reason():
     def refuse(reason):
         def implementation(*args, **options):
-            raise NotImplementedError(reason)
+            raise dispatch.Refusal(reason)
 
         return implementation
 

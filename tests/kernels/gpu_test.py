@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxlab_kernels import gated_delta, gated_delta_step
+from jaxlab_kernels.common import triton
 from jaxlab_kernels.delta_rule import api, gpu, launches
 from jaxlab_kernels.delta_rule.triton_versions import check_triton
 
@@ -87,9 +88,9 @@ def _made_up_gpu(monkeypatch):
     device = types.SimpleNamespace(platform="gpu", compute_capability="9.0", client=platform)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    gpu._launch_fault.cache_clear()
+    triton._launch_fault.cache_clear()
     modules = {"triton": {"__version__": "3.9.0"},
-               "jaxlab_kernels.delta_rule.triton_probe": {"copy": None}}  # fmt: skip
+               "jaxlab_kernels.common.triton_probe": {"copy": None}}  # fmt: skip
     for name, attributes in modules.items():
         module = types.ModuleType(name)
         vars(module).update(attributes)
@@ -103,7 +104,7 @@ def _made_up_gpu(monkeypatch):
         del sys.modules["jax_triton"]
 
     yield install
-    gpu._launch_fault.cache_clear()
+    triton._launch_fault.cache_clear()
 
 
 MISFITS = {
@@ -165,7 +166,7 @@ def test_lowering_for_cuda_without_a_gpu(monkeypatch):
     pytest.importorskip(
         "jax_triton", reason="needs jax-triton and a CUDA jaxlib", exc_type=ImportError
     )
-    launch = functools.partial(gpu.jax_launch, compute_capability=90)
+    launch = functools.partial(triton.jax_launch, compute_capability=90)
     monkeypatch.setitem(
         api.IMPLEMENTATIONS, "lowered", functools.partial(gpu.triton, launch=launch)
     )

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxlab_kernels import gated_delta, gated_delta_step
+from jaxlab_kernels.common.triton import gpu_launch
 from jaxlab_kernels.delta_rule import api, cases, gpu, step
 from jaxlab_kernels.delta_rule.rule import Rule
 
@@ -36,7 +37,7 @@ TF32X3 = 1 if INTERPRETED else 40
 def _runs_here():
     if not INTERPRETED:
         try:
-            gpu.gpu_launch()
+            gpu_launch()
         except NotImplementedError as reason:
             pytest.skip(f"TRITON_INTERPRET=0: {reason}")
 

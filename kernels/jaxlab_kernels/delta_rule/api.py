@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
-from jaxlab_kernels.delta_rule.checks import check, check_values, static_scale
+from jaxlab_kernels.common.checks import static_scale
+from jaxlab_kernels.delta_rule.checks import check, check_values
 from jaxlab_kernels.delta_rule.chunked import chunked
 from jaxlab_kernels.delta_rule.gpu import triton
 from jaxlab_kernels.delta_rule.reference import recurrence

@@ -1,12 +1,11 @@
 """What the arguments must look like; with JAXLAB_DEBUG=1 also what they must hold."""
 
-import os
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxlab_kernels.common.checks import check_bounds, debugging, expect
 from jaxlab_kernels.delta_rule.rule import FORMS, Rule
 
 
@@ -47,7 +46,7 @@ def check(
         raise ValueError(f"q has shape {q.shape}; expected [{axes}, H, Dk]")
     if q.shape[-1] == 0:
         raise ValueError(f"q has shape {q.shape}; expected Dk > 0")
-    _expect("k", k, f"[{axes}, H, Dk] of q", q.shape)
+    expect("k", k, f"[{axes}, H, Dk] of q", q.shape)
     if v.ndim != rank or v.shape[:-2] != q.shape[:-2]:
         raise ValueError(f"v has shape {v.shape}; expected [{axes}, HV, Dv] beside q {q.shape}")
     front, (heads, key_dim), (value_heads, value_dim) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
@@ -60,15 +59,15 @@ def check(
         (*front, value_heads, *last) for last in ((), (key_dim,), (value_dim,))
     )
     expected = f"[{axes}, HV] {scalar} or [{axes}, HV, Dk] {by_key}"
-    _expect("log_decay", log_decay, expected, scalar, by_key)
-    _expect(erase_name, erase, expected, scalar, by_key)
+    expect("log_decay", log_decay, expected, scalar, by_key)
+    expect(erase_name, erase, expected, scalar, by_key)
     if write is not None:
         if rule.form == "left":
             raise ValueError(
                 f"{write_name} has shape {write.shape}; form='left' has one gate, expected None"
             )
         expected = f"[{axes}, HV] {scalar} or [{axes}, HV, Dv] {by_value}"
-        _expect(write_name, write, expected, scalar, by_value)
+        expect(write_name, write, expected, scalar, by_value)
     elif rule.form != "left" and erase.ndim == rank and key_dim != value_dim:
         raise ValueError(
             f"{erase_name} has shape {erase.shape} and v {v.shape}: with {write_name}=None the "
@@ -79,14 +78,14 @@ def check(
         expected = f"[B, HV, Dk, Dv] {shape}"
         by_segment = (front[0], *initial_state.shape[1:2], value_heads, key_dim, value_dim)
         if segment_ids is None:
-            _expect(state_name, initial_state, expected, shape)
+            expect(state_name, initial_state, expected, shape)
         else:
             expected += " or [B, N, HV, Dk, Dv], a state per segment"
-            _expect(state_name, initial_state, expected, shape, by_segment)
+            expect(state_name, initial_state, expected, shape, by_segment)
             if initial_state.ndim == 5 and initial_state.shape[1] == 0:
                 raise ValueError(f"{state_name} has shape {initial_state.shape}; expected N > 0")
     if segment_ids is not None:
-        _expect("segment_ids", segment_ids, f"[B, T] {front}", front)
+        expect("segment_ids", segment_ids, f"[B, T] {front}", front)
         if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
             raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")
     floats = {"q": q, "k": k, "v": v, "log_decay": log_decay, erase_name: erase, write_name: write}
@@ -115,7 +114,7 @@ def check_values(
     runs, where the ValueError arrives inside JAX's own runtime error. Positions in padding
     (bool [B, T]) do not count. For names see `check`.
     """
-    if os.environ.get("JAXLAB_DEBUG", "0") in ("", "0"):
+    if not debugging():
         return
     erase_name, write_name, state_name = names
     highest = float("inf") if rule.logits else 2.0
@@ -125,39 +124,6 @@ def check_values(
     arrays = {"q": q, "k": k, "v": v, "log_decay": log_decay, erase_name: erase, write_name: write,
               state_name: initial_state}  # fmt: skip
     for name, x in arrays.items():
-        if x is None:
-            continue
-        low, high = bounds.get(name, (-float("inf"), float("inf")))
-        skip = None if name == state_name else padding
-        if isinstance(x, jax.core.Tracer) or isinstance(skip, jax.core.Tracer):
-            jax.debug.callback(_raise_at_bad, x, skip, name=name, low=low, high=high)
-        else:
-            _raise_at_bad(x, skip, name=name, low=low, high=high)
-
-
-def static_scale(scale: float | None, key_dim: int) -> float:
-    """The factor of the output as a number.
-
-    Raises:
-        ValueError: it is traced: kernels are built for its value.
-    """
-    if scale is None:
-        return key_dim**-0.5
-    if isinstance(scale, jax.core.Tracer):
-        raise ValueError("scale is traced; expected a number (scale q or the output instead)")
-    return float(scale)
-
-
-def _expect(name: str, x: jax.Array, expected: str, *shapes: Sequence[int]) -> None:
-    if x.shape not in shapes:
-        raise ValueError(f"{name} has shape {x.shape}; expected {expected}")
-
-
-def _raise_at_bad(x, skip, *, name: str, low: float, high: float) -> None:
-    x = np.asarray(x, np.float64)
-    bad = ~((x >= low) & (x <= high))
-    if skip is not None:
-        bad &= ~np.asarray(skip).reshape(skip.shape + (1,) * (x.ndim - skip.ndim))
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"{name}{list(index)} is {x[index]}; expected {low} <= {name} <= {high}")
+        if x is not None:
+            within = bounds.get(name, (-float("inf"), float("inf")))
+            check_bounds(name, x, *within, skip=None if name == state_name else padding)

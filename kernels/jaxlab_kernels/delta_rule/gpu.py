@@ -5,21 +5,21 @@ differentiates that; the kernels see nothing else. jax-triton and Triton are imp
 implementation is called: neither is needed to import this package.
 """
 
-import concurrent.futures
 import functools
-import importlib
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
+from jaxlab_kernels.common.triton import Launch, gpu_launch
+from jaxlab_kernels.common.vmap import folding
 from jaxlab_kernels.delta_rule import launches
-from jaxlab_kernels.delta_rule.launches import Launch, Operands, Spec
+from jaxlab_kernels.delta_rule.launches import Operands
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
 from jaxlab_kernels.delta_rule.triton_versions import check_triton
+from jaxlab_kernels.dispatch import Refusal
 
 H200_PROCESSORS = 132
 
@@ -43,25 +43,25 @@ def triton(
         inputs: see `Inputs`; Dk and Dv up to 256, not float64.
         scale: factor of the output.
         chunk_size: 16, 32 or 64; None: 64, and 32 for float32 and for heads above 128.
-        launch: runs a kernel; None: `jax_launch` on the GPU at hand.
+        launch: runs a kernel; None: `common.triton.jax_launch` on the GPU at hand.
         processors: of the GPU, see `launches.plan_of`; None: the GPU at hand's, or an H200's.
 
     Returns:
         out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
 
     Raises:
-        NotImplementedError: the kernels do not take the call, or cannot run here.
+        Refusal: the kernels do not take the call, or cannot run here.
     """
     if inputs.initial_state.dtype == jnp.float64:
-        raise NotImplementedError("float64; the kernels take float32, bfloat16 and float16")
+        raise Refusal("float64; the kernels take float32, bfloat16 and float16")
     key_dim, value_dim = inputs.initial_state.shape[2:]
     if max(key_dim, value_dim) > launches.DIMS[-1]:
-        raise NotImplementedError(
+        raise Refusal(
             f"head sizes {key_dim} and {value_dim}; the kernels take up to {launches.DIMS[-1]}"
         )
     dispatch.refuse_divided_mesh()
     if launch is None:
-        launch = gpu_launch()
+        launch = gpu_launch(check_triton)
         processors = processors or getattr(jax.devices()[0], "core_count", None)
     options = {"chunk": chunk_size, "processors": processors or H200_PROCESSORS}
     if 0 in inputs.v.shape:
@@ -90,14 +90,14 @@ def triton_step(
         out [B, HV, Dv] in the dtype of v, and the new state, float32.
 
     Raises:
-        NotImplementedError: the kernel does not take the call, or cannot run here.
+        Refusal: the kernel does not take the call, or cannot run here.
     """
     if any(x is not None and x.dtype == jnp.float64 for x in arrays):
-        raise NotImplementedError("float64; the kernel takes float32, bfloat16 and float16")
+        raise Refusal("float64; the kernel takes float32, bfloat16 and float16")
     dispatch.refuse_divided_mesh()
-    launch = gpu_launch() if launch is None else launch
+    launch = gpu_launch(check_triton) if launch is None else launch
     calls = (
-        _folding(functools.partial(launches.step, launch, rule, scale)),
+        folding(functools.partial(launches.step, launch, rule, scale)),
         functools.partial(plain, rule, scale=scale),
     )
     return _step(calls, arrays)
@@ -137,92 +137,12 @@ def prologue(rule: Rule, inputs: Inputs, scale: float) -> Operands:
                                            ).swapaxes(2, 3))  # fmt: skip
 
 
-def gpu_launch() -> Launch:
-    """`jax_launch`, where it can run.
-
-    Raises:
-        NotImplementedError: with what is missing.
-    """
-    platform = jax.default_backend()
-    if platform != "gpu":
-        raise NotImplementedError(f"needs an NVIDIA GPU; jax runs on {platform}")
-    device = jax.devices()[0]
-    if "rocm" in device.client.platform_version.lower():
-        raise NotImplementedError("needs an NVIDIA GPU; jax runs on ROCm")
-    for name in ("triton", "jax_triton"):
-        package = name.replace("_", "-")
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise NotImplementedError(f"needs {package} (pip install {package}): {error}") from None
-        except Exception as error:  # a release that does not fit jax fails in any way it likes
-            raise NotImplementedError(f"{package} fails at import: {_told(error)}") from error
-    major, minor = device.compute_capability.split(".")
-    check_triton(importlib.import_module("triton").__version__, 10 * int(major) + int(minor))
-    fault = _launch_fault()
-    if fault is not None:
-        raise NotImplementedError(f"jax-triton compiles no kernel here: {fault}")
-    return jax_launch
-
-
-@functools.cache
-def _launch_fault() -> str | None:
-    """What is wrong with jax, jax-triton and Triton together; None where a copy compiles.
-
-    They fit one another in some releases only, and the others fail when a program is lowered:
-    too late to choose another implementation.
-    """
-
-    def compiles() -> None:
-        from jaxlab_kernels.delta_rule import triton_probe
-
-        def copy(x):
-            spec = (x.shape, "float32")
-            return jax_launch(triton_probe.copy, 1, (x,), [spec], num_warps=1, num_stages=1)
-
-        jax.jit(copy).lower(jax.ShapeDtypeStruct((1,), jnp.float32)).compile()
-
-    try:
-        # In a thread of its own, where no trace and no mesh of the caller's is at work.
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            pool.submit(compiles).result()
-    except Exception as error:
-        return _told(error)
-    return None
-
-
-def _told(error: Exception) -> str:
-    """A line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def jax_launch(
-    kernel: Any,
-    grid: int,
-    arguments: Sequence[Any],
-    outputs: Sequence[Spec],
-    *,
-    compute_capability: int | None = None,
-    **meta: Any,
-) -> list[jax.Array]:
-    """See `launches.Launch`; compute_capability (such as 90) allows lowering without a GPU."""
-    import jax_triton
-
-    results = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs]
-    # jax-triton 0.4 renamed the argument.
-    renamed = "out_type" in inspect.signature(jax_triton.triton_call).parameters
-    meta["out_type" if renamed else "out_shape"] = results
-    if compute_capability is not None:
-        meta["compute_capability"] = compute_capability
-    return jax_triton.triton_call(*arguments, kernel=kernel, grid=(grid,), **meta)
-
-
 class _Call:
     """Forward and backward on JAX arrays, with batches of `jax.vmap` folded into B."""
 
     def __init__(self, launch: Launch, options: dict[str, Any]):
-        self.forward = _folding(functools.partial(self._forward, launch, options))
-        self.backward = _folding(functools.partial(self._backward, launch, options))
+        self.forward = folding(functools.partial(self._forward, launch, options))
+        self.backward = folding(functools.partial(self._backward, launch, options))
 
     @staticmethod
     def _forward(launch, options, *arrays):
@@ -237,23 +157,6 @@ class _Call:
         if plan.head_decay:
             gradients = gradients._replace(g=jnp.sum(gradients.g, axis=-1))
         return tuple(gradients)
-
-
-def _folding(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays [B, ...] whose batches become part of B."""
-    folding = jax.custom_batching.custom_vmap(function)
-
-    @folding.def_vmap
-    def rule(size, batched, *arrays):
-        def joined(x, is_batched):
-            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        results = folding(*jax.tree.map(joined, arrays, tuple(batched)))
-        split = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
-        return split, jax.tree.map(lambda _: True, results)
-
-    return folding
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -5,31 +5,13 @@ PyTorch (`torch_launch.py`).
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from jaxlab_kernels.common.triton import Launch
 from jaxlab_kernels.delta_rule.rule import Rule
+from jaxlab_kernels.dispatch import Refusal
 
 DIMS = (16, 32, 64, 128, 256)
-
-Spec = tuple[tuple[int, ...], str]
-
-
-class Launch(Protocol):
-    """Runs kernel(*arguments, *outputs, **meta) on a grid of one axis."""
-
-    def __call__(
-        self, kernel: Any, grid: int, arguments: Sequence[Any], outputs: Sequence[Spec], **meta: Any
-    ) -> list[Any]:
-        """Returns new arrays of the shapes and dtypes of `outputs`.
-
-        Args:
-            kernel: a function of the triton_* modules.
-            grid: number of programs.
-            arguments: arrays and whole numbers, in the kernel's order.
-            outputs: (shape, dtype's name) of the arrays that the kernel writes, in its order.
-            **meta: the kernel's compile-time arguments; num_warps and num_stages.
-        """
 
 
 class Operands(NamedTuple):
@@ -121,19 +103,19 @@ def plan_of(
         precision: see `Plan`; None: "tf32x3" for float32, "tf32" for 16 bits.
 
     Raises:
-        NotImplementedError: the kernels do not take the call; the message says what they take.
+        Refusal: the kernels do not take the call; the message says what they take.
     """
     batch, length, heads, key_dim = operands.q.shape
     value_dim = operands.z.shape[-1]
     dtype = _name(operands.q.dtype)
     if key_dim not in DIMS or value_dim not in DIMS:
-        raise NotImplementedError(
+        raise Refusal(
             f"head sizes {key_dim} and {value_dim}; the kernels take {', '.join(map(str, DIMS))}"
         )
     if dtype not in ("float32", "bfloat16", "float16"):
-        raise NotImplementedError(f"{dtype}; the kernels take float32, bfloat16 and float16")
+        raise Refusal(f"{dtype}; the kernels take float32, bfloat16 and float16")
     if chunk not in (None, 16, 32, 64):
-        raise NotImplementedError(f"chunks of {chunk} tokens; the kernels take 16, 32 and 64")
+        raise Refusal(f"chunks of {chunk} tokens; the kernels take 16, 32 and 64")
     wide = key_dim > 128 or value_dim > 128
     most = 16 if key_dim > 64 and dtype == "float32" else 32 if wide else 64
     value_block = min(most, value_dim)

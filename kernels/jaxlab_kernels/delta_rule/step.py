@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab_kernels import dispatch
-from jaxlab_kernels.delta_rule.checks import check, check_values, static_scale
+from jaxlab_kernels.common.checks import static_scale
+from jaxlab_kernels.delta_rule.checks import check, check_values
 from jaxlab_kernels.delta_rule.gpu import triton_step
 from jaxlab_kernels.delta_rule.rule import Rule, compute_dtype, log_decays, operands
 

@@ -6,14 +6,15 @@ PyTorch is imported inside functions only.
 from collections.abc import Sequence
 from typing import Any
 
+from jaxlab_kernels.common.triton import Spec
 from jaxlab_kernels.delta_rule import launches
-from jaxlab_kernels.delta_rule.launches import Operands, Plan, Spec
+from jaxlab_kernels.delta_rule.launches import Operands, Plan
 
 
 def launch(
     kernel: Any, grid: int, arguments: Sequence[Any], outputs: Sequence[Spec], **meta: Any
 ) -> list[Any]:
-    """See `launches.Launch`; on the device of the first argument."""
+    """See `common.triton.Launch`; on the device of the first argument."""
     import torch
 
     device = arguments[0].device

@@ -22,6 +22,7 @@ from jaxlab_kernels import dispatch
 from jaxlab_kernels.delta_rule import tpu_kernels
 from jaxlab_kernels.delta_rule.chunked import span_table, whole_chunks
 from jaxlab_kernels.delta_rule.rule import Inputs, Rule, log_decays, operands
+from jaxlab_kernels.dispatch import Refusal
 
 CHUNK = 64
 # A tile of bfloat16 has 16 rows; above 128 rows the matrix unit has nothing to gain.
@@ -54,15 +55,15 @@ def pallas(
         NotImplementedError: the kernels do not take the call.
     """
     if inputs.initial_state.dtype == jnp.float64:
-        raise NotImplementedError("float64; the kernels compute in float32")
+        raise Refusal("float64; the kernels compute in float32")
     key_dim, value_dim = inputs.initial_state.shape[2:]
     if max(key_dim, value_dim) > MAX_DIM or key_dim % 8 or value_dim % 8:
-        raise NotImplementedError(
+        raise Refusal(
             f"head sizes {key_dim} and {value_dim}; the kernels take multiples of 8 up to {MAX_DIM}"
         )
     size = CHUNK if chunk_size is None else chunk_size
     if size not in CHUNKS:
-        raise NotImplementedError(f"chunk_size={size}; the kernels take {CHUNKS}")
+        raise Refusal(f"chunk_size={size}; the kernels take {CHUNKS}")
     dispatch.refuse_divided_mesh()
     length = inputs.v.shape[1]
     if 0 in inputs.v.shape:

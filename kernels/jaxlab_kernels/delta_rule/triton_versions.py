@@ -3,6 +3,8 @@
 import os
 import re
 
+from jaxlab_kernels.dispatch import Refusal
+
 
 def check_triton(version: str, capability: int, *, unchecked: bool | None = None) -> None:
     """Refuses a compiler that is known to compute wrong gradients without saying so.
@@ -23,7 +25,7 @@ def check_triton(version: str, capability: int, *, unchecked: bool | None = None
         unchecked = os.environ.get("JAXLAB_TRITON_UNCHECKED") == "1"
     numbers = tuple(int(x) for x in re.findall(r"\d+", version)[:3])
     if not unchecked and capability == 90 and (3, 4, 0) <= numbers < (3, 7, 1):
-        raise NotImplementedError(
+        raise Refusal(
             f"Triton {version} miscompiles gated chunks on Hopper (compute capability 9.0); "
             f"install triton>=3.7.1, or set JAXLAB_TRITON_UNCHECKED=1 and compare results yourself"
         )

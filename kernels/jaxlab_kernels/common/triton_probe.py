@@ -1,4 +1,4 @@
-"""The smallest Triton kernel: whether a launch compiles at all is asked with it.
+"""The smallest Triton kernel: compiling it tells whether launches work at all.
 
 This module imports Triton: only functions that launch kernels import it.
 """
