@@ -87,7 +87,7 @@ def load_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         loaded = json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"cannot read the config {path}: expected an object, got {_show(loaded)}")

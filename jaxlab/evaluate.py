@@ -181,7 +181,7 @@ def _task(config: Evaluate, workdir: pathlib.Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(config, workdir / "config.json")
         mesh = mesh_lib.make_mesh(config.mesh.shape)
-        tokenizer = setup.tokenizer(config.data, models.tokenizer_at(config.model))
+        tokenizer = setup.tokenizer(config.data, models.tokenizer_at(config.model, "model"))
         source = models.find(
             config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
         )

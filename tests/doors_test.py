@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from jaxlab import doors, train
-from jaxlab.interop import hf
+from jaxlab import doors, evaluate, train
+from jaxlab.interop import hf, models
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.trainers import exporting
 
@@ -128,11 +129,15 @@ BAD = {
     ),
     "student.path": (
         _distill(student={"path": "nowhere"}),
-        "student.path: nowhere holds neither a HuggingFace model (config.json) nor a run",
+        "student.path: nowhere does not exist: give a work directory of training, or a Hugging",
     ),
     "student.sizes": (
         _distill(student={"path": "nowhere", "sizes": {"num_layers": 3}}),
         "student.sizes.num_layers: the model at nowhere has its sizes",
+    ),
+    "prompt template": (
+        _sft(data={"task": "gsm8k", "options": {"prompt": "{problem}"}}),
+        "data.options: prompt: '{problem}' has no {question}",
     ),
     "prompt": (
         _sft(data={"task": "modsum", "max_prompt": 3}),
@@ -180,9 +185,51 @@ def test_bad_data_names_file_and_line(capsys, tmp_path, gsm8k, rows, message):
 
 
 def test_gsm8k_needs_its_files(capsys, tmp_path, gsm8k):
-    data = {"task": "gsm8k", "tokenizer": gsm8k["tokenizer"]}
+    data = {"task": "gsm8k", "tokenizer": gsm8k["tokenizer"], "max_prompt": 8}
     line = _refused(capsys, lambda: train.train(_sft(data=data), tmp_path))
     assert "data.train: gsm8k needs a jsonl file" in line
+
+
+WRONG_MODELS = {
+    "absent": (None, "does not exist: give a work directory of training, or a HuggingFace"),
+    "a file": ("", "is not a directory: give a work directory"),
+    "empty": ({}, "holds neither a HuggingFace model (config.json) nor a run of ours"),
+    "cut": ({"config.json": '{"model_type": '}, "config.json: unreadable JSON"),
+    "of another kind": ({"config.json": '{"model_type": "mamba"}'}, "model_type 'mamba' is not"),
+    "a cut run": ({"model/decoder.json": "{", "checkpoints/1/manifest.json": "{}"}, "decoder.json"),
+    "a study": (
+        {"config.json": "{}", "aopd/model/decoder.json": "{}"},
+        "holds the runs aopd: give one of them",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS)
+@pytest.mark.parametrize("task", ["gsm8k", "modsum"])
+def test_a_wrong_model_path_is_called_wrong(capsys, tmp_path, task, files, message):
+    """Whatever the task: one that brings no tokenizer does not hide it."""
+    path = tmp_path / "elsewhere"
+    if isinstance(files, str):
+        path.write_text(files)
+    for name, text in files.items() if isinstance(files, dict) else ():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    if files == {}:
+        path.mkdir()
+    data = {"task": task, "max_prompt": 16}
+    configs = [
+        _sft(model={"path": str(path)}, data=data),
+        _distill(student={"path": str(path)}, data=data),
+        _distill(teacher={"path": str(path)}, data=data),
+    ]
+    for config in configs:
+        line = _refused(capsys, lambda config=config: train.train(config, tmp_path / "run"))
+        assert message in line
+        assert str(path) in line
+        assert "tokenizer" not in line
+    evaluation = {"model": {"path": str(path)}, "data": data, "eval": {"prompts": 2}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        models.tokenizer_at(evaluate.build(evaluation).model, "model")
 
 
 def test_a_run_without_checkpoint_is_no_student(capsys, tmp_path):
@@ -352,7 +399,9 @@ def test_export_door(door, modsum_run, tmp_path):
 def test_export_refuses(door, tmp_path):
     done = door("export", f"--workdir={tmp_path / 'absent'}", f"--out={tmp_path / 'out'}")
     assert done.returncode == 2
-    assert "absent/model/decoder.json" in _line(done.stderr.replace("not compared", "step "))
+    assert "absent is no run of training: it does not exist" in _line(
+        done.stderr.replace("not compared", "step ")
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # What a benchmark is made of: plain functions.
 PLAIN_BENCHMARK = {
     "evals.answers",
+    "data.prompts",
     "data.sources",
     "evals.graders",
     "evals.metrics",
@@ -52,7 +53,13 @@ ALLOWED = {
     "data.token_cache": {"interop.tokenizer"},
     "data.tasks": {"data.sources"},
     "data.tasks.modsum": {"data.tasks.types", "interop.tokenizer"},
-    "data.tasks.gsm8k": {"data.tasks.types", "data.sources", "evals.graders", "evals.math"},
+    "data.tasks.gsm8k": {
+        "data.prompts",
+        "data.sources",
+        "data.tasks.types",
+        "evals.graders",
+        "evals.math",
+    },
     "envs": set(),
     "agents": set(),
     "rollouts": {"sampling", "interop", "envs", "agents", "data", "models", "runtime"},
@@ -142,6 +149,7 @@ TRAINERS = {"sft", "lm", "distill", "agent"}
 # Parts that work on text and numbers: no array library comes with them.
 WITHOUT_JAX = (
     "data.tasks",
+    "data.prompts",
     "data.sources",
     "data.index",
     "data.packing",

@@ -96,7 +96,7 @@ class JaxlabLM(TemplateLM):
         sizes = {} if settings.dtype is None else {"dtype": settings.dtype}
         spec = Model(path=settings.pretrained, sizes=sizes)
         where = settings.tokenizer
-        tokenizer = models.tokenizer_at(spec) if where is None else load_tokenizer(where)
+        tokenizer = models.tokenizer_at(spec, "model") if where is None else load_tokenizer(where)
         if tokenizer is None:
             raise config_lib.ConfigError(
                 f"{spec.path} has no tokenizer.json: name a directory that has one, tokenizer=DIR"

@@ -137,12 +137,13 @@ class JaxlabAPI(ModelAPI):
         messages and sampling options, whatever else is under way.
 
         Raises:
-            ValueError: tools or another option that this provider does not have are asked for.
+            ValueError: messages have parts that are no text, or tools or another option that this
+                provider does not have are asked for.
         """
         del tool_choice
-        _refuse(tools, config)
+        _refuse(input, tools, config)
         prompt = self.tokenizer.encode(self._render(input))
-        wanted = config.max_tokens or self._settings.max_tokens
+        wanted = self._settings.max_tokens if config.max_tokens is None else config.max_tokens
         budget = _budget(wanted, self._context - len(prompt))
         if budget < 1:
             return self._output(prompt, [], [], "", "model_length")
@@ -234,7 +235,7 @@ class JaxlabAPI(ModelAPI):
 def _tokenizer(spec: Model, settings: Settings) -> Tokenizer:
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer)
-    found = models.tokenizer_at(spec)
+    found = models.tokenizer_at(spec, "model")
     if found is None:
         raise config_lib.ConfigError(
             f"{spec.path} has no tokenizer.json: name a directory that has one, -M tokenizer=DIR"
@@ -249,8 +250,20 @@ def _budget(wanted: int, room: int) -> int:
     return room if room < _LENGTH_STEP else room - room % _LENGTH_STEP
 
 
-def _refuse(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
+def _refuse(
+    messages: Sequence[ChatMessage], tools: Sequence[ToolInfo], config: GenerateConfig
+) -> None:
     """Say no to what would otherwise be silently left out."""
+    for message in messages:
+        calls = isinstance(message, ChatMessageAssistant) and message.tool_calls
+        if calls or message.role == "tool":
+            raise ValueError("the jaxlab provider has no tool calls: evaluate without tools")
+        for part in message.content_list:
+            if part.type != "text":
+                raise ValueError(
+                    f"a message of the {message.role} has a part of type {part.type!r}; the "
+                    "jaxlab provider's models read text alone: leave such parts or samples out"
+                )
     if tools:
         raise ValueError("the jaxlab provider has no tool calls: evaluate without tools")
     for name in UNSUPPORTED:
@@ -258,3 +271,7 @@ def _refuse(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
             raise ValueError(f"the jaxlab provider does not support {name}: leave it unset")
     if (config.num_choices or 1) > 1:
         raise ValueError("the jaxlab provider gives one choice: use epochs instead of num_choices")
+    if "" in (config.stop_seqs or []):
+        raise ValueError("stop_seqs has an empty string, at which every reply would end: drop it")
+    if config.max_tokens is not None and config.max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {config.max_tokens}")

@@ -92,10 +92,12 @@ class Sampling:
     chat: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check that counts are positive and shares of probability between 0 and 1."""
+        """Check that counts are positive, shares between 0 and 1, and stop sequences not empty."""
         ranges.check_counts(self, "max_new_tokens", "top_k", "batch", "prompt_multiple")
         ranges.check(self, "temperature", least=0)
         ranges.check(self, "top_p", above=0, most=1)
+        if "" in self.stop:
+            raise ValueError("stop has an empty string, at which every reply would end: drop it")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,15 @@ def read_json(file: Path) -> dict[str, Any]:
     return data
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of a directory's files, which know their file's name alone, with the whole path."""
+    try:
+        yield
+    except CheckpointFormatError as error:
+        raise CheckpointFormatError(f"{path}/{error}") from error
+
+
 def write_json(file: Path, data: dict[str, Any]) -> None:
     """Sorted and indented, as HuggingFace writes it."""
     file.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

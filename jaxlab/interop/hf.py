@@ -47,7 +47,9 @@ def read_config(path: str | Path) -> DecoderConfig:
         raise CheckpointFormatError(
             f"{path}: no such directory; download the model first: hf download NAME --local-dir DIR"
         )
-    return families.from_json(directory.read_json(path / directory.CONFIG))
+    data = directory.read_json(path / directory.CONFIG)
+    with directory.naming(path):
+        return families.from_json(data)
 
 
 def inspect(path: str | Path) -> DecoderConfig:

@@ -100,36 +100,74 @@ def _look(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
         if spec.preset is None and not spec.sizes:
             raise config_lib.ConfigError(f"{where}: give path, or preset, or sizes")
         return _scratch(spec, where, vocab_size, seed)
+    path, is_run = _located(spec, spec.path, where)
+    if is_run:
+        return _from_run(path, spec)
+    config = dataclasses.replace(hf.inspect(path), **spec.sizes)
+    return Source(config, lambda mesh, rules: _load_hf(path, config, mesh, rules), path)
+
+
+def tokenizer_at(spec: Model | None, where: str) -> Tokenizer | None:
+    """The tokenizer beside the model that the config names, where there is one.
+
+    Args:
+        spec: of the model.
+        where: the config's key, for errors.
+
+    Raises:
+        ConfigError: the path holds no model.
+        CheckpointFormatError, ValueError: a file of the model or of the tokenizer is of no use.
+    """
+    if spec is None or spec.path is None:
+        return None
+    path, is_run = _located(spec, spec.path, where)
+    # A model that is broken is to be called broken, not without a tokenizer.
+    if is_run:
+        read_run(path)
+        path = path / "model"
+    else:
+        hf.read_config(path)
+    return load_tokenizer(path) if (path / "tokenizer.json").exists() else None
+
+
+def _located(spec: Model, name: str, where: str) -> tuple[pathlib.Path, bool]:
+    """The directory of a model, and whether it is a run of ours instead of a HuggingFace one.
+
+    Raises:
+        ConfigError: it is neither, the run has no checkpoint yet, or the config gives more than
+            the path.
+    """
+    path = pathlib.Path(name).expanduser()
     if spec.preset is not None:
         raise config_lib.ConfigError(f"{where}: give path or preset, not both")
-    path = pathlib.Path(spec.path)
     unusable = set(spec.sizes) - set(EXECUTION_FIELDS)
     if unusable:
         raise config_lib.ConfigError(
             f"{where}.sizes.{min(unusable)}: the model at {path} has its sizes; only "
             f"{', '.join(EXECUTION_FIELDS)} can be set"
         )
+    if not path.is_dir():
+        cause = "is not a directory" if path.exists() else "does not exist"
+        raise config_lib.ConfigError(
+            f"{where}.path: {path} {cause}: give a work directory of training, or a HuggingFace "
+            "directory (hf download NAME --local-dir DIR)"
+        )
     if (path / "model" / "decoder.json").exists():
         if Checkpointer(path / "checkpoints").latest() is None:
             raise config_lib.ConfigError(f"{where}.path: the run {path} has no checkpoint yet")
-        return _from_run(path, spec)
+        return path, True
+    stages = sorted(file.parts[-3] for file in path.glob("*/model/decoder.json"))
+    if stages:
+        raise config_lib.ConfigError(
+            f"{where}.path: {path} holds the runs {', '.join(stages)}: give one of them, "
+            f"{path / stages[-1]}"
+        )
     if (path / "config.json").exists():
-        config = dataclasses.replace(hf.inspect(path), **spec.sizes)
-        return Source(config, lambda mesh, rules: _load_hf(path, config, mesh, rules), path)
+        return path, False
     raise config_lib.ConfigError(
         f"{where}.path: {path} holds neither a HuggingFace model (config.json) nor a run of ours "
         "(model/decoder.json)"
     )
-
-
-def tokenizer_at(spec: Model | None) -> Tokenizer | None:
-    """The tokenizer beside the model that the config names, where there is one."""
-    if spec is None or spec.path is None:
-        return None
-    for directory in (pathlib.Path(spec.path) / "model", pathlib.Path(spec.path)):
-        if (directory / "tokenizer.json").exists():
-            return load_tokenizer(directory)
-    return None
 
 
 def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer | None) -> None:
@@ -154,9 +192,16 @@ def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer | None)
 
 
 def read_run(workdir: pathlib.Path) -> DecoderConfig:
-    """The decoder of a work directory."""
-    fields = config_lib.load_json(workdir / "model" / "decoder.json")
-    return config_lib.build(DecoderConfig, fields, "decoder.json")
+    """The decoder of a work directory.
+
+    Raises:
+        ConfigError: there is no such run, or its description is damaged.
+    """
+    file = workdir / "model" / "decoder.json"
+    if not file.is_file():
+        cause = "has no model/decoder.json" if workdir.is_dir() else "does not exist"
+        raise config_lib.ConfigError(f"{workdir} is no run of training: it {cause}")
+    return config_lib.build(DecoderConfig, config_lib.load_json(file), str(file))
 
 
 def abstract_params(config: DecoderConfig) -> Params:

@@ -5,6 +5,7 @@ number of rows, its width comes from the request's own length, and every row has
 own. So it does not matter who shares the batch, in which order requests arrive, or how many wait.
 """
 
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -45,14 +46,10 @@ _Shape = tuple[SamplingConfig, int]
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Request:
     prompt: tuple[int, ...]
-    sampling: SamplingConfig
     seed: int
-    reply: Future[Reply]
+    shape: _Shape
+    reply: Future[Reply] = dataclasses.field(default_factory=Future)
     arrived: float = dataclasses.field(default_factory=time.monotonic)
-
-    @property
-    def shape(self) -> _Shape:
-        return self.sampling, self.sampling.prompt_width(len(self.prompt))
 
 
 class Batcher:
@@ -102,7 +99,11 @@ class Batcher:
         self._padding, self._patience_s = padding, patience_s
         self._policies: dict[SamplingConfig, Policy] = {}
         self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._closed = False
+        # Replies that somebody may wait for, and why there will be no further ones. The lock makes
+        # sure that whatever is submitted is either refused or settled by the end of the thread.
+        self._owed: set[Future[Reply]] = set()
+        self._ended: RuntimeError | None = None
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._thread.start()
 
@@ -119,7 +120,8 @@ class Batcher:
 
         Raises:
             ValueError: the prompt is empty, or does not fit with its completion into the context.
-            RuntimeError: the batcher is closed.
+            TypeError: the sampling has values of another type.
+            RuntimeError: the batcher is closed, or its thread has failed; the cause says how.
         """
         context = self._decoder.config.max_position
         if not prompt or len(prompt) + sampling.max_new_tokens > context:
@@ -129,19 +131,40 @@ class Batcher:
             )
         if sampling.num_samples != 1:
             raise ValueError("one completion per request: num_samples must be 1")
-        if self._closed:
-            raise RuntimeError("the batcher is closed")
-        request = _Request(tuple(prompt), sampling, seed, Future())
-        self._arrivals.put(request)
+        request = _Request(tuple(prompt), seed, (sampling, sampling.prompt_width(len(prompt))))
+        hash(request.shape)  # fails here, not in the thread
+        with self._lock:
+            if self._ended is not None:
+                raise RuntimeError(str(self._ended)) from self._ended.__cause__
+            self._owed.add(request.reply)
+            self._arrivals.put(request)
+        request.reply.add_done_callback(self._owed.discard)
         return request.reply
 
     def close(self) -> None:
         """End the thread when the batch under way is done; requests that wait are cancelled."""
-        self._closed = True
-        self._arrivals.put(None)
+        with self._lock:
+            self._ended = self._ended or RuntimeError("the batcher is closed")
+            self._arrivals.put(None)
         self._thread.join()
 
     def _serve(self) -> None:
+        try:
+            self._decode_all()
+        except BaseException as error:  # nobody else hears of what ends a thread
+            cause = f"{type(error).__name__}: {error}".rstrip(": ")
+            failure = RuntimeError(f"the batcher's thread failed with {cause}")
+            failure.__cause__ = error
+            with self._lock:
+                self._ended = failure
+            for reply in list(self._owed):
+                _set(reply, failure)
+        else:
+            for reply in list(self._owed):
+                reply.cancel()
+
+    def _decode_all(self) -> None:
+        """Decode until `close`."""
         waiting: dict[_Shape, deque[_Request]] = {}
         done: list[_Outcome] = []
         while self._gather(waiting, done):
@@ -152,9 +175,6 @@ class Batcher:
             _settle(done)
             done = self._finish(batch, started)
         _settle(done)
-        for queued in waiting.values():
-            for request in queued:
-                request.reply.cancel()
 
     def _gather(self, waiting: dict[_Shape, deque[_Request]], done: list["_Outcome"]) -> bool:
         """Wait until a batch should start; False when closed.
@@ -201,7 +221,7 @@ class Batcher:
         ]
 
     def _decode(self, batch: list[_Request]) -> Rollout:
-        sampling = batch[0].sampling
+        sampling, _ = batch[0].shape
         if sampling not in self._policies:
             self._policies[sampling] = Policy(
                 self._decoder, sampling, self._mesh, self._pad_id, self._rules
@@ -246,11 +266,13 @@ def _take(waiting: dict[_Shape, deque[_Request]], rows: int) -> list[_Request]:
 def _settle(outcomes: list[_Outcome]) -> None:
     """Hand the outcomes over, unless nobody waits for them any more, and empty the list."""
     for request, outcome in outcomes:
-        try:
-            if isinstance(outcome, Exception):
-                request.reply.set_exception(outcome)
-            else:
-                request.reply.set_result(outcome)
-        except InvalidStateError:
-            pass
+        _set(request.reply, outcome)
     outcomes.clear()
+
+
+def _set(reply: Future[Reply], outcome: Reply | Exception) -> None:
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            reply.set_exception(outcome)
+        else:
+            reply.set_result(outcome)

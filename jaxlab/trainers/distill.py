@@ -212,7 +212,10 @@ class _Run:
         self.config = config
         self.name, self.loss_options, self.agg = _loss(config.loss)
         self.mesh = make_mesh(config.mesh.shape)
-        known = models.tokenizer_at(config.student), models.tokenizer_at(config.teacher)
+        known = (
+            models.tokenizer_at(config.student, "student"),
+            models.tokenizer_at(config.teacher, "teacher"),
+        )
         tokenizer = setup.tokenizer(config.data, *known)
         setup.check_same_words(tokenizer, "teacher", known[1])
         size = tokenizer.vocab_size

@@ -73,7 +73,7 @@ class Lm:
 def program(config: Lm, workdir: pathlib.Path) -> Program:
     """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
     mesh = make_mesh(config.mesh.shape)
-    data = Opened(config.data, workdir, models.tokenizer_at(config.model))
+    data = Opened(config.data, workdir, models.tokenizer_at(config.model, "model"))
     training = data.training()
     sources = {"": data.source({})} | {label(s): data.source(s) for s in config.eval.settings}
     every = [*training.sources, *sources.values()]

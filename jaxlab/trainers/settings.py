@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from jaxlab import ranges
 from jaxlab.config import build
+from jaxlab.data.tasks import gsm8k
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.tokens import ENDLESS
 
@@ -104,11 +105,13 @@ class Data:
     long_prompts: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
-        """Check that counts are positive, and the options of a task that reads no file."""
+        """Check that counts are positive, and the task's options."""
         ranges.check_counts(self, "max_prompt")
         ranges.check(self, "num_train", least=1, most=ENDLESS)
         if self.task == "modsum":
             self.modsum()
+        else:
+            self.gsm8k()
 
     def modsum(self) -> ModSum:
         """The modular sum with these options.
@@ -117,3 +120,12 @@ class Data:
             ConfigError: there is no such option, or its value is out of range.
         """
         return build(ModSum, {"train_size": self.num_train} | self.options, "data.options")
+
+    def gsm8k(self) -> gsm8k.Options:
+        """These options of GSM8K; a chat template wants the bare question.
+
+        Raises:
+            ConfigError: there is no such option, or its value is of no use.
+        """
+        prompt = {"prompt": "{question}"} if self.chat else {}
+        return build(gsm8k.Options, prompt | self.options, "data.options")

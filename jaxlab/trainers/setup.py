@@ -1,8 +1,5 @@
 """What every trainer does before its first step: mesh, task, tokenizer, order of the data."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import jax
 import numpy as np
 
@@ -14,8 +11,6 @@ from jaxlab.interop.tokenizer import Tokenizer
 from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.rollouts.text import TextTask
 from jaxlab.trainers.settings import Data
-
-T = TypeVar("T")
 
 # Evaluations draw from the randomness of a step that no run reaches.
 EVAL_STEP = 2**31 - 1
@@ -68,10 +63,9 @@ def task(data: Data) -> Task:
         missing = [name for name in ("train", "test") if getattr(data, name) is None]
         if missing:
             raise ConfigError(f"data.{missing[0]}: gsm8k needs a jsonl file of question and answer")
-        prompt = {"prompt": "{question}"} if data.chat else {}
         assert data.train is not None
         assert data.test is not None
-        return _with_options(Gsm8k, prompt | data.options, data.train, data.test)
+        return Gsm8k(data.train, data.test, **vars(data.gsm8k()))
     return data.modsum()
 
 
@@ -106,10 +100,3 @@ def training_rows(
 def step_key(seed: int, step: int) -> jax.Array:
     """The randomness of one step."""
     return jax.random.fold_in(jax.random.key(seed), step)
-
-
-def _with_options(make: Callable[..., T], options: dict[str, Any], *args: Any) -> T:
-    try:
-        return make(*args, **options)
-    except TypeError as error:
-        raise ConfigError(f"data.options: {error}") from error

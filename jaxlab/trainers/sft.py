@@ -76,7 +76,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
     mesh = make_mesh(config.mesh.shape)
     # The vocabulary of a model from scratch is its tokenizer's, so the tokenizer comes first.
-    known = models.tokenizer_at(config.model)
+    known = models.tokenizer_at(config.model, "model")
     tokenizer = setup.tokenizer(config.data, known)
     source = models.find(config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed)
     models.describe(workdir, source, tokenizer)

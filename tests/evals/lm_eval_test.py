@@ -1,6 +1,7 @@
 import functools
 import json
 import runpy
+import shutil
 import sys
 import warnings
 
@@ -198,6 +199,9 @@ def test_what_a_task_may_not_ask(lm, options, message):
 def test_bad_arguments(directory, tmp_path):
     with pytest.raises(ConfigError, match="batchsize"):
         JaxlabLM(pretrained=str(directory), batchsize=1)
+    with pytest.raises(ConfigError, match="holds neither a HuggingFace model"):
+        JaxlabLM(pretrained=str(tmp_path))
+    shutil.copy(directory / "config.json", tmp_path)
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
         JaxlabLM(pretrained=str(tmp_path))
     with pytest.raises(ValueError, match="max_length 999"):

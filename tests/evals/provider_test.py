@@ -8,8 +8,20 @@ import pytest
 
 pytest.importorskip("inspect_ai")
 
-from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
-from inspect_ai.tool import ToolInfo
+from inspect_ai.model import (
+    ChatMessageAssistant,
+    ChatMessageTool,
+    ChatMessageUser,
+    ContentAudio,
+    ContentData,
+    ContentImage,
+    ContentReasoning,
+    ContentText,
+    ContentVideo,
+    GenerateConfig,
+    get_model,
+)
+from inspect_ai.tool import ToolCall, ToolInfo
 
 from jaxlab.config import ConfigError
 from jaxlab.evals import harness, results
@@ -17,6 +29,8 @@ from jaxlab.evals.provider import JaxlabAPI
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
 from tests.evals import random_model
+
+PLAIN = GenerateConfig()
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +146,55 @@ def test_options_that_it_does_not_have_are_refused(directory, option):
     api.close()
 
 
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ([ContentText(text="a"), ContentImage(image="data:image/png;base64,")], "'image'"),
+        ([ContentAudio(audio="a.wav", format="wav")], "'audio'"),
+        ([ContentVideo(video="a.mp4", format="mp4")], "'video'"),
+        ([ContentText(text="a"), ContentReasoning(reasoning="r")], "'reasoning'"),
+        ([ContentData(data={"a": 1})], "'data'"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused_by_name(model, content, part):
+    with pytest.raises(ValueError, match=f"the user has a part of type {part}"):
+        asyncio.run(model.api.generate([ChatMessageUser(content=content)], [], "none", PLAIN))
+
+
+def test_calls_of_tools_are_refused_and_parts_of_text_are_read(model):
+    call = ToolCall(id="1", function="f", arguments={})
+    for message in (
+        ChatMessageAssistant(content="", tool_calls=[call]),
+        ChatMessageTool(content="7", tool_call_id="1"),
+    ):
+        with pytest.raises(ValueError, match="no tool calls"):
+            asyncio.run(model.api.generate([message], [], "none", PLAIN))
+    parts = [ContentText(text="a"), ContentText(text="b")]
+    assert model.api._render([ChatMessageUser(content=parts)]) == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"stop_seqs": [""]}, "stop_seqs has an empty string"),
+        ({"stop_seqs": ["a", ""]}, "stop_seqs has an empty string"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+    ],
+)
+def test_options_that_would_empty_every_reply_are_refused(model, option, message):
+    with pytest.raises(ValueError, match=message):
+        asyncio.run(model.api.generate([], [], "none", GenerateConfig(**option)))
+    if "stop_seqs" in option:
+        with pytest.raises(ValueError, match="stop has an empty string"):
+            Sampling(stop=tuple(option["stop_seqs"]))
+
+
 def test_bad_arguments_and_directories(directory, tmp_path):
     with pytest.raises(ConfigError, match="batchh"):
         JaxlabAPI(str(directory), batchh=1)
+    with pytest.raises(ConfigError, match="holds neither a HuggingFace model"):
+        JaxlabAPI(str(tmp_path))
+    shutil.copy(directory / "config.json", tmp_path)
     with pytest.raises(ConfigError, match="has no tokenizer\\.json"):
         JaxlabAPI(str(tmp_path))
 

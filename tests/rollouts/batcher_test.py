@@ -147,6 +147,36 @@ def test_an_error_reaches_its_callers_and_the_thread_goes_on(batcher, monkeypatc
     assert one.submit([1], SAMPLING, 0).result().tokens
 
 
+@pytest.mark.parametrize("place", ["_gather", "_decode", "_finish"])
+@pytest.mark.parametrize("error", [SystemExit("gone"), ZeroDivisionError("gone")])
+def test_a_thread_that_dies_fails_all_that_waits_and_what_comes_later(
+    batcher, monkeypatch, place, error
+):
+    one = batcher(patience_s=0.2)
+    if place == "_decode" and isinstance(error, Exception):
+        pytest.skip("that reaches its callers alone")
+    others = [one.submit([1] * n, SAMPLING, 0) for n in (2, 20)]  # of two shapes
+
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(one, place, failing)
+    waiting = [*others, one.submit([1], SAMPLING, 0)]
+    for future in waiting:
+        with pytest.raises(RuntimeError, match=f"thread failed with {type(error).__name__}: gone"):
+            future.result(timeout=60)
+    with pytest.raises(RuntimeError, match="the batcher's thread failed with"):
+        one.submit([1], SAMPLING, 0)
+    one.close()
+
+
+def test_what_cannot_be_a_shape_fails_where_it_is_asked(batcher):
+    one = batcher()
+    with pytest.raises(TypeError, match="unhashable"):
+        one.submit([1], SamplingConfig(max_new_tokens=2, pad_id=[3]), 0)
+    assert one.submit([1], SAMPLING, 0).result(timeout=60).tokens
+
+
 def test_refusals(batcher):
     one = batcher()
     with pytest.raises(ValueError, match="at most 64"):

@@ -5,12 +5,31 @@ Rows are {question, answer}; an answer is a worked solution with calculator mark
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from jaxlab.data import prompts as prompt_template
 from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade, prompts, rows
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a config may choose.
+
+    Attributes:
+        prompt: a template, see `data.prompts`; "{question}" for callers that apply a chat template.
+        calculator: keep the <<...>> marks in the targets.
+    """
+
+    prompt: str = prompts.TEMPLATES["gsm8k"]
+    calculator: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the prompt has a place for the question."""
+        prompt_template.check(self.prompt)
 
 
 class Gsm8k:
@@ -21,8 +40,8 @@ class Gsm8k:
         train_path: str | Path,
         test_path: str | Path,
         *,
-        prompt: str = prompts.TEMPLATES["gsm8k"],
-        calculator: bool = False,
+        prompt: str = Options.prompt,
+        calculator: bool = Options.calculator,
         verifier: MathVerifier | None = None,
     ):
         """Reads and checks both files.
@@ -30,14 +49,15 @@ class Gsm8k:
         Args:
             train_path: train.jsonl.
             test_path: test.jsonl.
-            prompt: a template with the field {question}; "{question}" for callers that apply a
-                chat template.
-            calculator: keep the <<...>> marks in the targets.
+            prompt: as in `Options`, as is the next.
+            calculator: whether targets keep their marks.
             verifier: the grader; one with a single worker by default.
 
         Raises:
+            ValueError: the prompt has no {question}.
             FileNotFoundError, ValueError: naming the file, the line and the cause.
         """
+        self._options = Options(prompt, calculator)
         self._sources = {"train": Jsonl(train_path), "test": Jsonl(test_path)}
         for source in self._sources.values():
             for i in range(len(source)):
@@ -45,8 +65,6 @@ class Gsm8k:
                     rows.split_solution(source[i]["answer"])
                 except ValueError as error:
                     raise ValueError(f"{source.where(i)}: {error}") from None
-        self._prompt = prompt
-        self._calculator = calculator
         self._verifier = verifier or MathVerifier()
 
     def num_examples(self, split: Split) -> int:
@@ -57,10 +75,10 @@ class Gsm8k:
         """Row `i` of `split`; the target is the reference solution down to '#### <answer>'."""
         row = self._sources[split][i]
         solution, answer = rows.split_solution(row["answer"])
-        if not self._calculator:
+        if not self._options.calculator:
             solution = rows.without_calculator(solution)
         return Example(
-            prompt=self._prompt.format(question=row["question"].strip()),
+            prompt=prompt_template.fill(self._options.prompt, row["question"].strip()),
             target=f"{solution}\n#### {answer}",
             answer=answer,
         )

@@ -3,12 +3,14 @@
 import re
 from typing import Literal
 
+from jaxlab.data.prompts import fill
+
 # The published protocol asks the bare question; a box helps the rule where it may be asked for.
 Style = Literal["bare", "boxed"]
 
 TEMPLATES: dict[Style, str] = {
     "bare": "{question}",
-    "boxed": "{question}\n\nPut the final answer into \\boxed{{}}.",
+    "boxed": "{question}\n\nPut the final answer into \\boxed{}.",
 }
 
 JUDGE_SYSTEM = """\
@@ -36,7 +38,7 @@ Response to be compared, between the lines of {fence}:
 
 def prompt(question: str, style: Style) -> str:
     """The text that the model reads."""
-    return TEMPLATES[style].format(question=question)
+    return fill(TEMPLATES[style], question)
 
 
 def judge(question: str, answer: str, response: str) -> str:

@@ -2,16 +2,18 @@
 
 from typing import Literal
 
+from jaxlab.data.prompts import fill
+
 Style = Literal["gsm8k", "boxed", "bare"]
 
 # "gsm8k" is for models that continue text, "boxed" for those that follow instructions.
 TEMPLATES: dict[Style, str] = {
     "gsm8k": "Question: {question}\nAnswer:\n",
-    "boxed": "{question}\nReason step by step and put the final answer into \\boxed{{}}.",
+    "boxed": "{question}\nReason step by step and put the final answer into \\boxed{}.",
     "bare": "{question}",
 }
 
 
 def prompt(question: str, style: Style) -> str:
     """The text that the model reads."""
-    return TEMPLATES[style].format(question=question)
+    return fill(TEMPLATES[style], question)

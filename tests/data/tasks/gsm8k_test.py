@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,32 @@ def test_options(paths):
     example = Gsm8k(*paths, prompt="{question}", calculator=True).example(0, "test")
     assert example.prompt == ROW["question"].strip()
     assert "$<<400*3=1200>>1,200." in example.target
+
+
+def test_braces_of_a_prompt_mean_themselves(paths):
+    template = "{question} {question} Put \\frac{{a}}{b} of {0} {x!r} into \\boxed{}."
+    example = Gsm8k(*paths, prompt=template).example(0, "train")
+    question = ROW["question"].strip()
+    assert example.prompt == template.replace("{question}", question)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("Solve it.", "has no {question}"),
+        ("{Question}", "has no {question}"),
+        ("{ question }", "has no {question}"),
+        ("{question:>9}", "has no {question}"),
+        ("", "has no {question}"),
+        ("{{question}}", "has {{question}}: write {question}"),
+        ("{question} \\boxed{{}}", "has {{}}: write {}"),
+        (None, "a text with {question} is expected, not None"),
+        (3, "a text with {question} is expected, not 3"),
+    ],
+)
+def test_a_prompt_without_a_question_is_refused(paths, prompt, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Gsm8k(*paths, prompt=prompt)
 
 
 def test_grade(paths):
