@@ -1,4 +1,4 @@
-"""Where a text says what its answer is, and the one spelling in which answers are compared.
+"""Where a text says what its answer is.
 
 All of it takes time linear in the text, whatever a model has written.
 """
@@ -7,39 +7,65 @@ import re
 from decimal import Decimal
 from typing import Literal
 
+from jaxlab.evals.spelling import joined, listed, normalized
+
+__all__ = ["Anchor", "boxed", "find", "hash_answer", "normalized", "number", "without_thinking"]
+
 _MAX_NUMBER = 64
 # ASCII digits, plain or grouped by threes: "1,2" is a pair, not twelve.
 _NUMBER = re.compile(
     r"([+-]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(%?)\.?"
 )
-_LEADING_NUMBER = re.compile(r"[-+$.]*[0-9]")
+_LEADING_NUMBER = re.compile(r"(?:\\\$|[-+$.(\[ ])*(?:[0-9]|\\[a-z]+)")
 BOX = "\\boxed{"
 _THINKING_ENDS = re.compile(r"</(?:longcat_)?think(?:ing)?>")
 
 # What a text is looked through for: boxes; or what it says the answer is, too; or everything.
 Anchor = Literal["boxed", "stated", "anywhere"]
-# "the answer is 5", "Answer: 5", "answer is $x = 5$", and not "the answer is not 5".
+
+# What may stand between boxes that are one answer: \boxed{1}, x = \boxed{2} and \boxed{3}.
+_SEPARATORS = re.compile(
+    r"(?:\s|[,;&$]|\\[()\[\],;:! \\]|\\(?:quad|qquad|lor|land|vee|wedge)\b"
+    r"|\\(?:text|mathrm|textrm)\{\s*(?:,?\s*(?:and|or)\s*,?|,|;)\s*\}|\b(?:and|or)\b"
+    r"|\\?[A-Za-z]{1,5}(?:_(?:\w|\{\w{1,3}\}))?'?\s?(?:=|:|\\in\b))*"
+)
+_DENIED = re.compile(
+    r"(?:\bnot|n't|\bnever|\binstead of|\brather than|\bunlike)\s*(?:be|equal to|equal)?"
+    r"[\s$({\\\[]*\Z",
+    re.IGNORECASE,
+)
+_ANSWER = r"(?:answers?|\u7b54\u6848|\u7b54\u590d|\u7b54)[*_`\s\"\u201d\u300d\u3011\])]{0,9}"
+_IS = (
+    r"(?:(?:\b(?:is|are|as|be|equals?|becomes)\b(?!\s{0,9}(?:not|never)\b)|[:=]"
+    r"|\u662f(?!\u5426)|\u4e3a|\u70ba|\u7b49\u4e8e|\u5e94\u4e3a|\u5e94\u8be5\u662f|\u5e94\u662f"
+    r"|\u5373)[*_`\s]{0,9}){1,3}"
+)
+# "the answer is 5", "Answer: 5", "the answer must be 5", and not "the answer is not 5".
 _STATED = re.compile(
-    r"\banswer\s{0,20}(?:is|:)\s{0,20}:?\s{0,20}(?=[-+.\d$\\(\[{]|[A-Za-z]\s?=)", re.IGNORECASE
+    rf"(?:\b|(?<=[\u4e00-\u9fff*_])){_ANSWER}"
+    r"(?:(?:of|to|for|in)\b[^.:=\n]{0,60}?\s)?(?:\b(?:must|should|would|will|can only)\s{1,9})?"
+    rf"{_IS}",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^[ \t>]{0,9}(?:#{1,6}[ \t]{0,9}|\*\*|__)(?:[Tt]he[ \t]{1,9})?"
+    r"(?:(?:[Ff]inal|FINAL|[Cc]orrect)[ \t]{1,9})?"
+    r"(?:[Aa]nswer|ANSWER|[Rr]esult|\S{0,4}\u7b54\u6848)"
+    r"[ \t]{0,9}(?:\*\*|__)?[ \t]{0,9}:?(?:\*\*|__)?",
+    re.MULTILINE,
 )
 # Not the powers of 2**3**4.
-_EMPHASIS = re.compile(r"(?<![\w)])\*\*([^*\n]*)\*\*(?![\w(])|`([^`\n]*)`")
-# Not before a number, which math-verify would take for the next three digits.
-_FULL_STOP = re.compile(r"(?<=[\d)])\s?\.(?=\s+[^\s\d]|\s*$)")
-# "5 or 6", and not "0.75 (or 3/4)" nor "1/6 or about 17 %".
-_ALTERNATIVES = re.compile(r"(?<!\()\bor\s+[-+.\d(\[]", re.IGNORECASE)
-# Before words: "[0, 3) minutes", which math-verify would read as a number with a comma.
-_BRACKETED = re.compile(r"([\[(][^\[\]()\n]{1,99}[\])])\s+(?=[A-Za-z(])")
-_COMMAND, _WORD = re.compile(r"\\[A-Za-z]+"), re.compile(r"[^\W\d_]{2}")
-_MATH_MARKS = re.compile(r"\$|\\[()\[\]]")
-# The forms of ASCII in full width, as NFKC has them; NFKC itself would read x² as x2 and ½ as 1⁄2.
-_FULL_WIDTH = {code + 0xFEE0: code for code in range(0x21, 0x7F)} | {0x3000: 0x20}
-_SIGNS = {0x2212: "-", 0x221E: "\\infty "}
-_ROOT = re.compile(r"\u221a\s?(?:\{([^{}]{1,99})\}|\(([^()]{1,99})\)|([0-9]+|[a-z]))")
-_EMPTY_BOX, _BOX_AND_SPACE = re.compile(r"\\boxed\s*\{\s*\}"), re.compile(r"\\boxed\s+\{")
-# 12\,345 and 12{,}345, which math-verify reads as two factors, or two elements.
-_SPACED_NUMBER = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,;:! ]|\{,\}|,\\!)\d{3})+(?!\d)", re.ASCII)
-_SPACE_IN_NUMBER = re.compile(r"\D+")
+_EMPHASIS = re.compile(
+    r"(?<![\w)*])(\*\*|__|\*)(?=[^\s*_])([^*\n]*?[^\s*\n]|[^*\s])\1(?![\w(*])|`([^`\n]*)`"
+)
+_COMMAND = re.compile(
+    r"\\(?:text[a-z]*|mathrm|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
+)
+_WORD = re.compile(r"[^\W\d_]{2}")
+_DELIMITERS = re.compile(r"\\\\|\\\$|\$\$?|\\[()\[\]]")
+_CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
+# Of a line of prose, and of what is looked at after a heading.
+_LONGEST_LINE = 2000
 
 
 def without_thinking(text: str) -> str:
@@ -48,63 +74,250 @@ def without_thinking(text: str) -> str:
     return text[ends[-1].end() :].lstrip() if ends else text
 
 
-def normalized(text: str) -> str:
-    """The text in the one spelling that is compared.
+def find(text: str, anchor: Anchor = "anywhere") -> str | None:
+    """What a text gives as its answer; None where it gives none.
 
-    ASCII in place of its forms in full width, which Chinese models write, and of the typographic
-    minus; LaTeX in place of the signs of infinity and of roots; no empty box, which comes of a
-    prompt that is repeated; no space between a box and its brace, nor in the thousands of a number.
+    The last box, or boxes between which nothing but separators stands. Failing those, unless only
+    boxes count: what follows the last "answer is" or "answer:" or such a heading, or the whole of a
+    text that is one line without words. Where everything counts, lines after '####' come before
+    that (see `hash_answer`), and the last expression after it.
+
+    Args:
+        text: `normalized`.
+        anchor: what is looked for.
     """
-    if not text.isascii():
-        text = _ROOT.sub(r"\\sqrt{\1\2\3}", text.translate(_FULL_WIDTH).translate(_SIGNS))
-    text = _BOX_AND_SPACE.sub(r"\\boxed{", _EMPTY_BOX.sub("", text))
-    return _SPACED_NUMBER.sub(lambda number: _SPACE_IN_NUMBER.sub("", number[0]), text)
+    if anchor == "anywhere":
+        marked = hash_answer(text)
+        if marked is not None:
+            return clause(marked) or marked
+    found = boxed(text)
+    if found is not None or anchor == "boxed":
+        return found
+    text = without_emphasis(text)
+    said = stated(text)
+    if said is not None:
+        return clause(said)
+    line = text.strip().removesuffix(".")
+    if line and "\n" not in line and _wordless(line):
+        return line
+    return last_expression(text) if anchor == "anywhere" else None
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last \boxed{...} holds, or the last ones; None where there is no whole box."""
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    begin, end = boxes[-1]
+    chosen = [text[begin:end]]
+    for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+        between = text[before[1] + 1 : after[0] - len(BOX)]
+        if len(between) > 200 or _SEPARATORS.fullmatch(between) is None:
+            break
+        chosen.append(text[before[0] : before[1]])
+    return chosen[0] if len(chosen) == 1 else joined(chosen[::-1])
+
+
+_BRACES = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Where the contents of boxes begin and end, those that are not denied ("not \\boxed{4}")."""
+    open_at: list[int | None] = []
+    found = []
+    for mark in _BRACES.finditer(text):
+        if mark[0] == BOX:
+            open_at.append(mark.end())
+        elif mark[0] == "{":
+            open_at.append(None)
+        elif mark[0] == "}" and open_at:
+            begin = open_at.pop()
+            if begin is not None and text[begin : mark.start()].strip():
+                found.append((begin, mark.start()))
+    whole = [
+        (begin, end)
+        for begin, end in found
+        if _DENIED.search(text[max(0, begin - len(BOX) - 30) : begin - len(BOX)]) is None
+    ]
+    # Of boxes in boxes the inner ones alone.
+    return [box for i, box in enumerate(whole) if i == 0 or box[0] > whole[i - 1][1]]
 
 
 def stated(text: str) -> str | None:
-    """What follows the last "answer is" or "answer:" on its line; None where nothing does."""
-    text = _without_emphasis(text)
-    found = list(_STATED.finditer(text))
-    if not found:
-        return None
-    return text[found[-1].end() :].partition("\n")[0].strip().removesuffix(".")
+    """What follows the last "answer is", "answer:" or heading; None where nothing does."""
+    marks = [*_STATED.finditer(text), *_HEADING.finditer(text)]
+    for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True)[:20]:
+        line, _, rest = text[mark.end() :].partition("\n")
+        if not line.strip(" \t*_:#") and (mark[0].rstrip().endswith(":") or _opens_line(mark)):
+            lines = (line for line in rest[:_LONGEST_LINE].splitlines() if line.strip(" \t*_$"))
+            line = next(lines, "")
+            if line.strip() == "\\[":
+                line = next(lines, "")
+        if line.strip(" \t*_:#$."):
+            return line.strip(" \t*_:")
+    return None
 
 
-def anchored(text: str, anchor: Anchor) -> str | None:
-    """The part of a text that says what the answer is, as math-verify reads it; None without one.
+def _opens_line(mark: re.Match[str]) -> bool:
+    return mark.re is _HEADING
 
-    That is its boxes; failing those, under "stated", what it says the answer is (`stated`), or the
-    whole of a text that is one line without words. An expression elsewhere is none: "It is not 5",
-    nor is one of two: "the answer is 5 or 6".
+
+_HEDGED_RESTATEMENT = re.compile(
+    r"\s*(?:\(?\s*or\s+(?:about|approximately|roughly|equivalently|around)\b"
+    r"|\(\s*(?:or|i\.e\.|that is|about|approximately|in)\b|\(?\\approx).*",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILLER = re.compile(
+    r"(?:\s*(?:the|simply|just|indeed|thus|therefore|exactly|only|clearly|then|hence|so|now|"
+    r"equal(?:s)? to|equals|given by|the number|the value|number|value|about|approximately|roughly|"
+    r"around|option|choice|\u7ea6|\u5927\u7ea6|\u9009)\b\s*:?)+\s*|\s*(?:\u7ea6|\u5927\u7ea6|\u9009\u9879?)\s*",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(r"\S+")
+_LINK = re.compile(r"(?:\s|\$|\\[()\[\]])*,?\s*(?:or|and)(?:\s|\$|\\[()\[\]])*")
+_CONNECTIVES = frozenset(
+    listed(
+        "or and negative minus plus infinity pi sqrt sin cos tan log ln exp about "
+        "approximately percent union thousand million billion trillion hundred to"
+    )
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:not|no|nor|neither|wrong|incorrect|wait|actually|rather|instead|but|however|except|"
+    r"unless|if|or|perhaps|maybe|possibly|unlikely|less|more|fewer|times|minus|plus|off|false|"
+    r"impossible|doubt|unsure|unclear|mistaken?)\b|n't\b|\?|\u4e0d|\u9519|\u6216",
+    re.IGNORECASE,
+)
+_DENIES_ANOTHER = re.compile(r"[,;(]?\s*(?:and\s+)?not\s+[-$\\(]?\d[^A-Za-z]*", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?]\s+(?=\S)|[.!?]$")
+_SOFT = re.compile(r"[,;:(]|\b(?:since|because|as|where|when|for|which|by|so)\b")
+
+
+def clause(text: str) -> str | None:
+    """The answer at the start of a line of prose: "12 minutes", "$5$, since 6-1=5", "yes".
+
+    None where the line takes it back or leaves it open: "5 or rather 6", "5 is wrong".
     """
-    if BOX in text:
-        return text
-    if anchor == "boxed":
+    text = without_emphasis(text[:_LONGEST_LINE].strip()).strip("*_").strip()
+    filler = _FILLER.match(text)
+    text = text[filler.end() :] if filler else text
+    if _wordless(text):
+        return _one_sentence(text).rstrip(" ,;:") or None
+    text = _HEDGED_RESTATEMENT.sub("", text, count=1) or text
+    end, depth, ended = len(text), 0, False
+    for token in _TOKEN.finditer(text):
+        if depth <= 0 and _is_prose(token[0]):
+            end = token.start()
+            break
+        depth += sum(token[0].count(c) for c in "{") - sum(token[0].count(c) for c in "}")
+        if depth <= 0 and token[0][-1] in ".?!;:" and token.end() < len(text):
+            end, ended = token.end(), True
+            break
+    head, rest = text[:end], text[end:]
+    trimmed = re.sub(r"(?:[\s,;:($]|\b(?:or|and|to)\b|\\(?:text)\{\s*(?:or|and)\s*\})*$", "", head)
+    open_end = re.search(r"\bor\b", head[len(trimmed) :]) is not None
+    if not trimmed.strip(" .$\\()[]"):
+        return _prose(text)
+    if open_end or head.rstrip().endswith("?") or _takes_back(rest, ended):
         return None
-    text = _without_emphasis(text)
-    answer, line = stated(text), text.strip().removesuffix(".")
-    if not answer and "\n" not in line and _wordless(line):
-        answer = line
-    if not answer:
+    if head.count("$") % 2:
+        trimmed += "$"
+    return trimmed.strip().rstrip(".!;:").strip() or None
+
+
+def _takes_back(rest: str, new_sentence: bool) -> bool:
+    rest = _DENIES_ANOTHER.sub("", rest)
+    if _TAKEN_BACK.search(rest):
+        return True
+    if new_sentence:
+        return False
+    # "12 minutes and 30 seconds", whose second number belongs to the answer.
+    soft = _SOFT.search(rest)
+    first = _one_sentence(rest[: soft.start()] if soft else rest)
+    return re.search(r"\d", re.sub(r"\^\s*\{?\s*-?\d", "", first)) is not None
+
+
+def _one_sentence(text: str) -> str:
+    found = _SENTENCE.search(text)
+    return text if found is None else text[: found.start()]
+
+
+def _prose(text: str) -> str | None:
+    """An answer in words, up to the end of its clause."""
+    first = re.split(r"[.;!\n]|,\s|\s(?:since|because|as)\s", text, maxsplit=1)[0]
+    rest = text[len(first) :]
+    if re.search(r"\b(?:wrong|incorrect|wait|actually|rather|but|unlikely|maybe|perhaps)\b", rest):
         return None
-    if _wordless(answer):
-        return f"\\boxed{{{_MATH_MARKS.sub('', answer)}}}"
-    bracketed = _BRACKETED.match(answer)
-    if bracketed and _wordless(bracketed[1]):
-        return f"\\boxed{{{bracketed[1]}}}"
-    if _ALTERNATIVES.search(answer) and not _MATH_MARKS.search(answer):
-        return None  # between $, math-verify reads both
-    return f"The final answer is {answer}."
+    return first.strip(" $*_\"'") or None
 
 
-def unmarked(text: str) -> str:
-    """A text for math-verify, which would read "**2/3**." as a power, and "14/3." as a float."""
-    return _FULL_STOP.sub("", _without_emphasis(text))
+def _is_prose(token: str) -> bool:
+    """Whether a word of a line is no part of an expression."""
+    bare = token.strip(".,;:!?()[]$*_\"'")
+    if bare.lower() in _CONNECTIVES or not _WORD.search(_COMMAND.sub("", bare)):
+        return False
+    return (
+        not re.search(r"[\d\\^=<>]", bare) or re.fullmatch(r"[^\W\d_]+-[^\W_]+", bare) is not None
+    )
 
 
-def _without_emphasis(text: str) -> str:
+def last_expression(text: str) -> str | None:
+    """The last formula between dollar signs, or the last number with what belongs to it."""
+    formulae = _formulae(text)
+    if formulae:
+        begin, end = formulae[-1]
+        if _DENIED.search(text[max(0, begin - 40) : begin]):
+            return None
+        if len(formulae) > 1 and _LINK.fullmatch(text[formulae[-2][1] : begin][:40]):
+            return f"{text[slice(*formulae[-2])]} \\lor {text[begin:end]}"
+        return text[begin:end].strip()
+    for line in reversed(text[-20_000:].splitlines()):
+        answer = _last_run(line)
+        if answer is not None:
+            return answer or None
+    short = text.strip()
+    words = short.split(maxsplit=4)
+    return short if 0 < len(words) < 4 and "\n" not in short else None
+
+
+def _formulae(text: str) -> list[tuple[int, int]]:
+    """Where the formulae between dollar signs, or \\( and \\), begin and end."""
+    found: list[tuple[int, int]] = []
+    opening: re.Match[str] | None = None
+    for mark in _DELIMITERS.finditer(text):
+        if opening is not None and mark[0] == _CLOSING[opening[0]]:
+            if text[opening.end() : mark.start()].strip():
+                found.append((opening.end(), mark.start()))
+            opening = None
+        elif mark[0] in _CLOSING and (opening is None or mark[0] != "$"):
+            opening = mark
+    return found
+
+
+def _last_run(line: str) -> str | None:
+    """The last run of words that are formulae and hold a number; "" where it is denied."""
+    end = None
+    begin = 0
+    tokens = list(_TOKEN.finditer(line))
+    for token in reversed(tokens):
+        mathematical = not _is_prose(token[0]) and token[0].lower() not in ("a", "i", "or", "and")
+        if end is None:
+            if re.search(r"\d|\\[a-z]", token[0]) and not _is_prose(token[0]):
+                begin, end = token.start(), token.end()
+        elif mathematical and token[0][-1] not in ".,;:?!":
+            begin = token.start()
+        else:
+            break
+    if end is None:
+        return None
+    if _DENIED.search(line[max(0, begin - 40) : begin]):
+        return ""
+    following = re.match(r"\s+(?:thousand|million|billion|trillion|percent|%)", line[end:])
+    return line[begin : end + (following.end() if following else 0)].strip().rstrip(".,;:!?")
+
+
+def without_emphasis(text: str) -> str:
     """Without the marks of Markdown around bold words and code."""
-    return _EMPHASIS.sub(r"\1\2", text)
+    return _EMPHASIS.sub(lambda mark: mark[2] if mark[2] is not None else mark[3], text)
 
 
 def _wordless(text: str) -> bool:
@@ -115,14 +328,27 @@ def hash_answer(text: str) -> str | None:
     """The line after '####', as GSM8K marks its answers; None where there is no such mark.
 
     The first such line that is a plain number; failing that, in texts without \\boxed{, the first
-    that begins with a number ("18 eggs"), so that headings ("#### Step 1") do not count. Takes time
-    linear in the text.
+    that begins with a number or a formula ("18 eggs", "2x"), so that headings ("#### Step 1") do
+    not count; failing that, the last line of the text if it is of one word. Takes time linear in
+    the text.
     """
     lines = [part.partition("\n")[0].strip() for part in text.split("####")[1:]]
     plain = next((line for line in lines if number(line) is not None), None)
     if plain is not None or BOX in text:
         return plain
-    return next((line for line in lines if _LEADING_NUMBER.match(line)), None)
+    first = next((line for line in lines if _LEADING_NUMBER.match(line) or _formula(line)), None)
+    if (
+        first is None
+        and lines
+        and text.rstrip().endswith(lines[-1])
+        and len(lines[-1].split()) == 1
+    ):
+        return lines[-1].strip("#") or None
+    return first
+
+
+def _formula(line: str) -> bool:
+    return 0 < len(line) <= 200 and _wordless(line) and line.strip(" #*_:.") != ""
 
 
 def number(text: str) -> Decimal | None:

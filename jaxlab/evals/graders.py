@@ -1,8 +1,8 @@
 """Rule-based grading of mathematical answers, safe against hostile text.
 
-Most answers are plain numbers and are compared here, in microseconds. The rest goes to math-verify,
-whose parser and sympy may hang, exhaust memory or crash on what a model writes; it runs in worker
-processes under a hard time limit for each item.
+Most answers are plain numbers and are compared here, in microseconds. The rest goes to `equality`,
+whose sympy may hang, exhaust memory or crash on what a model writes; it runs in worker processes
+under a hard time limit for each item.
 """
 
 import faulthandler
@@ -50,8 +50,8 @@ START_LIMIT_S = 120.0
 WORKER_MEMORY_BYTES = 4 << 30
 
 _MAX_PARSED = 200
-# Number of the item, reference, answer, decimal places, either order, whether only anchored.
-_Job = tuple[int, str, str, int, bool, bool]
+# Number of the item, reference, answer, decimal places.
+_Job = tuple[int, str, str, int | None]
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,10 @@ class Verdict:
 class MathVerifier:
     """Compares the final answer of a text with a reference answer.
 
-    The answer is what follows '####' (the format of GSM8K, see `answers.hash_answer`); in texts
-    without, the last \\boxed{...} (math-verify reads boxes with fewer than ten characters, or "and"
-    or a comma, between them as one set; empty ones are passed over); else what math-verify
-    extracts: an expression after "the answer is", then the last one.
+    Where a text says what its answer is, `answers.find` says, and `equality` what is equal.
 
     Workers start when first needed, and a worker that hangs or dies is replaced; it costs its own
-    item alone. They are fresh interpreters that import math-verify and nothing of the caller's
+    item alone. They are fresh interpreters that import sympy and nothing of the caller's
     program, so never jax. Use it as a context manager, from one thread.
     """
 
@@ -91,17 +88,15 @@ class MathVerifier:
         workers: int = 1,
         timeout_s: float = 5.0,
         *,
-        float_rounding: int = 6,
-        either_order: bool = False,
+        float_rounding: int | None = None,
     ):
         """Starts nothing yet.
 
         Args:
             workers: processes.
             timeout_s: limit for one item, from the moment a ready worker receives it.
-            float_rounding: decimal places to which math-verify compares floats.
-            either_order: also accept where only verify(answer, reference) holds; math-verify is
-                not symmetric (reference x<2, answer (-oo,2)).
+            float_rounding: decimal places to which numbers are rounded before they are compared;
+                None: see `equality`.
 
         Raises:
             ValueError: no worker, or no time.
@@ -113,7 +108,7 @@ class MathVerifier:
             )
         self._num_workers = workers
         self._timeout_s = timeout_s
-        self._float_rounding, self._either_order = float_rounding, either_order
+        self._float_rounding = float_rounding
 
     def verify(self, gold: str, text: str) -> Verdict:
         """`verify_batch` of one pair."""
@@ -132,10 +127,10 @@ class MathVerifier:
             golds: reference answers: numbers or LaTeX, without dollar signs around.
             texts: what the model wrote.
             float_rounding: decimal places for each item; None is the verifier's own.
-            anchor: "anywhere" finds answers as the class says; otherwise see `answers.anchored`.
+            anchor: where an answer may stand, see `answers.find`.
 
         Raises:
-            ImportError: an item needs math-verify and it is not installed.
+            ImportError: an item needs sympy and it is not installed.
             RuntimeError: the workers do not start.
         """
         verdicts: dict[int, Verdict] = {}
@@ -143,20 +138,13 @@ class MathVerifier:
         places = float_rounding or [None] * len(texts)
         for i, (gold, text, own) in enumerate(zip(golds, texts, places, strict=True)):
             gold, text = answers.normalized(gold), answers.normalized(text)
-            if anchor == "anywhere":
-                answer = answers.hash_answer(text)
-            else:
-                found, answer = answers.anchored(text, anchor), None
-                if found is None:
-                    verdicts[i] = Verdict(False, None, "no_answer")
-                    continue
-                text = found
-            verdict = quick_verdict(gold, text, answer)
+            answer = answers.find(text, anchor)
+            if answer is None:
+                verdicts[i] = Verdict(False, None, "no_answer")
+                continue
+            verdict = quick_verdict(gold, answer)
             if verdict is None:
-                rounding = self._float_rounding if own is None else own
-                options = (rounding, self._either_order, anchor != "anywhere")
-                text = answers.unmarked(text if answer is None else answer)
-                queue.append((i, gold, text, *options))
+                queue.append((i, gold, answer, self._float_rounding if own is None else own))
             else:
                 verdicts[i] = verdict
         if queue:
@@ -184,9 +172,9 @@ class MathVerifier:
         self.close()
 
     def _run(self, queue: deque[_Job]) -> dict[int, Verdict]:
-        if importlib.util.find_spec("math_verify") is None:
+        if importlib.util.find_spec("sympy") is None:
             raise ImportError(
-                "grading this answer needs math-verify; install it with: pip install jaxlab[evals]"
+                "grading this answer needs sympy; install it with: pip install jaxlab[evals]"
             )
         verdicts: dict[int, Verdict] = {}
         while len(self._workers) < min(self._num_workers, len(queue)):
@@ -233,31 +221,20 @@ class MathVerifier:
         worker.kill()
         if not worker.ready:
             raise RuntimeError(
-                "a math-verify worker did not start; see why with: "
-                f"{sys.executable} -c 'import math_verify'"
+                "a worker of the grader did not start; see why with: "
+                f"{sys.executable} -c 'import jaxlab.evals.equality'"
             )
         self._workers[self._workers.index(worker)] = _Worker(self._timeout_s)
 
 
-def quick_verdict(gold: str, text: str, answer: str | None) -> Verdict | None:
-    """Compares plain numbers exactly; None where math-verify has to decide.
-
-    Args:
-        gold: the reference answer.
-        text: what the model wrote.
-        answer: `answers.hash_answer(text)`; if None, a single \\boxed{...} is looked at.
-    """
-    if answer is None and text.count(answers.BOX) == 1:
-        answer, brace, _ = text.partition(answers.BOX)[2].partition("}")
-        if not brace:
-            return None
-    reference, number = answers.number(gold), answers.number(answer or "")
+def quick_verdict(gold: str, answer: str) -> Verdict | None:
+    """Compares plain numbers exactly; None where `equality` has to decide."""
+    reference, number = answers.number(gold), answers.number(answer)
     if reference is None or number is None:
         return None
     if reference == number:
         return Verdict(True, str(number), "match")
-    # Different integers are different. Math-verify may still equate 0.72 and 72 %, or what rounds
-    # to the same float.
+    # Different integers are different; 0.72 and 72 % are not, nor are numbers that were rounded.
     if "%" in f"{gold}{answer}" or reference != int(reference) or number != int(number):
         return None
     return Verdict(False, str(number), "mismatch")
@@ -316,7 +293,7 @@ def serve(pipe_fd: float, timeout_s: float) -> None:
     """The main loop of a worker process: grades what comes through the pipe until it closes."""
     logging.disable(logging.CRITICAL)
     # The first call imports sympy and compiles regular expressions; no item should pay for that.
-    math_verdict("1", "\\boxed{x} = 1", float_rounding=6, either_order=False, anchored=False)
+    math_verdict("x > \\frac{1}{2}", "2x > 1", None)
     if sys.platform == "linux":  # elsewhere the limit is refused or ignored
         resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES))
     pipe = Connection(int(pipe_fd))
@@ -334,31 +311,13 @@ def serve(pipe_fd: float, timeout_s: float) -> None:
         pipe.send(reply)
 
 
-def math_verdict(
-    gold: str, answer: str, float_rounding: int, either_order: bool, anchored: bool
-) -> tuple[bool, str | None, Reason]:
-    """The fields of a `Verdict` by math-verify, without a time limit."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+def math_verdict(gold: str, answer: str, places: int | None) -> tuple[bool, str | None, Reason]:
+    """The fields of a `Verdict` by `equality`, without a time limit."""
+    from jaxlab.evals import equality
 
-    # Its own limits use signal.alarm, which cannot interrupt C code.
-    boxed_first = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    reference = parse(f"${gold}$", boxed_first, parsing_timeout=None)
-    wanted = boxed_first
-    if anchored:
-        wanted = [
-            LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False),
-            ExprExtractionConfig(try_extract_without_anchor=False),
-        ]
-    found = parse(answer, wanted, parsing_timeout=None)
-    if not reference:
+    if not equality.readable(gold):
         return False, None, "bad_gold"
-    if not found:
+    if not equality.readable(answer):
         return False, None, "no_answer"
-
-    def same(a: list, b: list) -> bool:
-        return verify(a, b, float_rounding=float_rounding, timeout_seconds=None)
-
-    correct = same(reference, found) or (either_order and same(found, reference))
-    # The last entry is the text that was parsed; printing a sympy expression may hang.
-    parsed = found[-1][:_MAX_PARSED] if isinstance(found[-1], str) else None
-    return correct, parsed, "match" if correct else "mismatch"
+    correct = equality.equal(gold, answer, places)
+    return correct, answer[:_MAX_PARSED], "match" if correct else "mismatch"

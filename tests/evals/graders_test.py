@@ -24,7 +24,7 @@ def impatient():
 
 
 def _quick(gold, text):
-    return quick_verdict(gold, text, hash_answer(text))
+    return quick_verdict(gold, answers.find(text) or "")
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,20 @@ def test_plain_numbers_are_compared_without_workers(gold, text, correct):
 @pytest.mark.parametrize(
     ("gold", "text"),
     [
-        ("18", "The answer is 18."),
-        ("18", "#### 18 eggs"),
+        ("18", "The answer is 36/2 km."),
+        ("18", "#### 18 million"),
         ("12", "#### 1,2"),  # a pair
         ("0.72", "#### 72%"),
         ("0.333333", "#### 0.3333333"),
         ("1/2", "#### 0.5"),
-        ("5", "\\boxed{4} or rather \\boxed{5}"),
-        ("5", "\\boxed{5"),
+        ("5", "\\boxed{4} or \\boxed{5}"),
+        ("5", "\\boxed{x5}"),
         ("18", "#### ١٨"),
         ("5", "#### " + "9" * 65),
         ("5", ""),
     ],
 )
-def test_everything_else_is_left_to_math_verify(gold, text):
+def test_everything_else_is_left_to_the_workers(gold, text):
     assert _quick(gold, text) is None
 
 
@@ -103,7 +103,7 @@ def test_hash_answer(text, answer):
         ("3.14", "\\boxed{3.1416}", False),
     ],
 )
-def test_math_verify(verifier, gold, text, correct):
+def test_expressions(verifier, gold, text, correct):
     verdict = verifier.verify(gold, text)
     assert verdict.correct is correct
     assert verdict.reason == ("match" if correct else "mismatch")
@@ -144,32 +144,32 @@ def test_spellings(verifier, gold, text, correct):
 ANCHORED = [
     # Gold, text, whether it is right in a box alone, if stated, and anywhere.
     ("5", "Ages could be 3, 4 or 5. I cannot say.", (False, False, True)),
-    ("5", "It is not 5", (False, False, True)),
+    ("5", "It is not 5", (False, False, False)),
     ("5", "the total is 7. Check step 5", (False, False, True)),
     ("5", "**Answer: 6**, since 6-1=5", (False, False, False)),
     ("6", "**Answer: 6**, since 6-1=5", (False, True, True)),
-    ("5", "The answer is not 5.", (False, False, True)),
+    ("5", "The answer is not 5.", (False, False, False)),
     ("5", "#### 5. Check the cases\nIt is even.", (False, False, True)),
     ("6", "The answer is 5. No wait, the answer is 6.", (False, True, True)),
     ("5", "The answer is 5. No wait,\nthe answer is 6.", (False, False, False)),
     ("12", "Final answer: 12 minutes\nChecked 5 times.", (False, True, True)),
     ("1/2", "So the answer is $\\frac{1}{2}$.", (False, True, True)),
-    ("[0,3)", "The answer is [0,3).", (False, True, False)),
+    ("[0,3)", "The answer is [0,3).", (False, True, True)),
     ("5", "5.", (False, True, True)),
-    ("[0,3)", "[0,3)", (False, True, False)),
+    ("[0,3)", "[0,3)", (False, True, True)),
     ("5", "The answer is 6, or rather \\boxed{5}", (True, True, True)),
     ("5", "\\boxed{6}\nThe answer is 5.", (False, False, False)),
     ("12", "\\boxed{\uff11\uff12}", (True, True, True)),
     ("\uff11\uff12", "\\boxed{12}", (True, True, True)),
     ("-82", "**\u221282**", (False, True, True)),
-    ("[0,3)", "**[0, 3)**", (False, True, False)),
+    ("[0,3)", "**[0, 3)**", (False, True, True)),
     ("3/4", "The answer is `3/4`.", (False, True, True)),
-    ("5", "The answer is 5 or 6.", (False, False, True)),
+    ("5", "The answer is 5 or 6.", (False, False, False)),
     ("3/4", "The answer is 0.75 (or 3/4).", (False, True, True)),
     ("1/6", "The answer is 1/6 or about 17 %.", (False, True, True)),
-    ("[78,156]", "The answer is [78, 156] (in minutes).", (False, True, False)),
+    ("[78,156]", "The answer is [78, 156] (in minutes).", (False, True, True)),
     ("[0,3)", "The answer is [0,3] minutes.", (False, False, False)),
-    ("[0,3)", "The answer is [0,3) minutes.", (False, True, False)),
+    ("[0,3)", "The answer is [0,3) minutes.", (False, True, True)),
     ("5", "The answer is $5$ or $6$.", (False, False, False)),
     ("5,6", "The answer is $5$ or $6$.", (False, True, True)),
     ("[0,3)", "\\boxed{\uff3b0\uff0c3\uff09}", (True, True, True)),
@@ -191,9 +191,11 @@ def test_where_an_answer_may_stand(verifier, anchor):
 def test_looking_for_an_anchor_takes_linear_time():
     texts = ["answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6]
     texts += ["`" * 10**5, "5." + " " * 10**5, "1\\,000" * 10**5, ("\\boxed" + " " * 999) * 1000]
-    texts += ["\u221a(" * 10**5]
+    texts += ["\u221a(" * 10**5, "\\[" * 10**5, "\\boxed{" * 10**5, "\\boxed{1} " * 10**5]
+    texts += ["1\\;000" * 10**5, "answer is the" + " " * 10**6 + "the", "5 or " * 10**5]
+    texts += ["\uff1a\u7b54\u6848" * 10**5, "**Answer" * 10**5, "not " * 10**5, "*a" * 10**5]
     for text in texts:  # minutes or hours each, if the time were quadratic
-        answers.anchored(answers.normalized(text), "stated")
+        answers.find(answers.normalized(text), "anywhere")
 
 
 def test_verdicts_do_not_depend_on_workers_or_order(verifier):
@@ -212,11 +214,9 @@ def test_reasons_without_an_answer(verifier):
 
 
 def test_options(verifier):
-    pairs = [("3.14", "\\boxed{3.1416}"), ("(-\\infty,2)", "$x<2$")]
-    golds, texts = zip(*pairs, strict=True)
-    assert not any(verdict.correct for verdict in verifier.verify_batch(golds, texts))
-    with MathVerifier(float_rounding=2, either_order=True) as lax:
-        assert all(verdict.correct for verdict in lax.verify_batch(golds, texts))
+    assert not verifier.verify("3.14", "\\boxed{3.1416}").correct
+    with MathVerifier(float_rounding=2) as lax:
+        assert lax.verify("3.14", "\\boxed{3.1416}").correct
 
 
 HOSTILE = {
@@ -285,7 +285,7 @@ def test_an_orphan_ends_itself():
     worker = graders._Worker(timeout_s=0.2)
     try:
         worker.pipe.recv()
-        worker.send((0, "5", HOSTILE["latex_power"], 6, False, False))
+        worker.send((0, "5", HOSTILE["latex_power"][7:-1], None))
         assert worker._process.wait(timeout=30) != 0  # its own watchdog, nobody kills it here
     finally:
         worker.kill()
@@ -301,7 +301,7 @@ def test_missing_math_verify_names_the_cure(monkeypatch):
 
 def test_workers_that_do_not_start_are_an_error(monkeypatch):
     monkeypatch.setattr(graders, "START_LIMIT_S", 0.0)
-    with MathVerifier() as verifier, pytest.raises(RuntimeError, match="worker did not start"):
+    with MathVerifier() as verifier, pytest.raises(RuntimeError, match="did not start"):
         verifier.verify("1/2", "\\boxed{0.5}")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxlab.evals.math import self_test
 
-MALFORMED = "x+$ $y"
+MALFORMED = "\\text{}"
 
 
 def _main(monkeypatch, *arguments):
@@ -21,11 +21,11 @@ def test_the_command_counts_and_names(tmp_path, monkeypatch, capsys):
         (tmp_path / name / "test.jsonl").write_text(text)
     _main(monkeypatch, tmp_path / "a" / "test.jsonl", tmp_path / "b" / "test.jsonl")
     lines = capsys.readouterr().out.splitlines()
-    # A root bare in a sentence is not read; 0.5 counts as 1/2 though another problem's.
-    assert "| a | 3 | 3 / 3 | 3 / 3 | 2 / 3 | 2 / 3 |" in lines
+    # 0.5 counts as 1/2 though another problem's.
+    assert "| a | 3 | 3 / 3 | 3 / 3 | 3 / 3 | 2 / 3 |" in lines
     assert "| a | 0 | `\\frac{1}{2}` | of another problem | `\\boxed{0.5}` | right |" in lines
     assert any(line.startswith("| b | 2 | 1 / 2 | ") for line in lines)
-    assert f"| b | 0 | `{MALFORMED}` | in a box | `\\boxed{{{MALFORMED}}}` | mismatch |" in lines
+    assert f"| b | 0 | `{MALFORMED}` | in a box | `\\boxed{{{MALFORMED}}}` | bad_gold |" in lines
     assert not any("| bare |" in line for line in lines[7:])
 
 
