@@ -47,6 +47,15 @@ def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, w
     return _build_dataclass(cls, config, where)
 
 
+def check(hint: Any, value: Any, where: str) -> None:
+    """Checks a single value as `build` checks those of a dataclass's fields.
+
+    Raises:
+        ConfigError: it is none that the annotation `hint` allows.
+    """
+    _coerce(hint, value, where)
+
+
 def unknown_key(where: str, key: Any, names: Collection[str]) -> ConfigError:
     """Returns the error for a key that is none of `names`; it names the nearest, or all of them."""
     near = nearest(key, names)

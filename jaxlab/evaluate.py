@@ -129,7 +129,7 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
         with _naming_the_extra():
             from jaxlab.evals import harness
 
-            config = harness.without_secrets(config)
+            config = harness.resolved(config)
             task = harness.prepare(config, workdir, regrade=REGRADE.value)
         held = workdir_lib.lock(workdir)
         model = None if REGRADE.value else harness.subject(config)
@@ -159,10 +159,11 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             )
         )
     if outcome.ungraded:
+        kinds = ", ".join(f"{kind} {n}" for kind, n in outcome.grader_errors.items())
         doors.failed(
             RuntimeError(
-                f"the grader failed on {len(outcome.ungraded)} answers, which count as wrong; the "
-                f"first is {outcome.ungraded[0]}; --regrade grades the answers again"
+                f"the grader failed on {len(outcome.ungraded)} answers, which count as wrong "
+                f"({kinds}); the first is {outcome.ungraded[0]}; --regrade grades the answers again"
             )
         )
     share, most = outcome.scores["parse_failure_rate"], config.benchmark.max_parse_failures

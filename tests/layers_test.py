@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # What a benchmark is made of: plain functions.
 PLAIN_BENCHMARK = {
+    "config",
     "evals.answers",
     "data.prompts",
     "data.sources",
@@ -63,7 +64,7 @@ ALLOWED = {
     "envs": set(),
     "agents": set(),
     "rollouts": {"sampling", "interop", "envs", "agents", "data", "models", "runtime"},
-    "evals": {"rollouts", "envs"},
+    "evals": {"config", "rollouts", "envs"},
     "evals.spelling": set(),
     "evals.answers": {"evals.spelling"},
     "evals.expressions": {"evals.spelling"},
@@ -82,6 +83,7 @@ ALLOWED = {
     "evals.general365": PLAIN_BENCHMARK | {"evals.math"},
     "evals.ajbench": PLAIN_BENCHMARK,
     "evals.settings": set(),
+    "evals.options": {"config", "evals.ajbench", "evals.general365", "evals.math"},
     "evals.compare": {
         "config",
         "evals.ajbench",
@@ -91,9 +93,9 @@ ALLOWED = {
     },
     "evals.benchmark_report": {"evals.metrics", "evals.report", "evals.results", "evals.tables"},
     # What inspect_ai calls: the tasks, the models, and a run of both.
-    "evals.tasks": {"evals"},
+    "evals.tasks": {"config", "evals"},
     "evals.harness": {"config", "evals", "runtime.workdir"},
-    "evals.logs": {"config", "evals.fingerprint", "evals.settings"},
+    "evals.logs": {"config", "evals.fingerprint", "evals.options", "evals.settings"},
     "evals.fingerprint": set(),
     "evals.progress": set(),
     "evals.provider": {
@@ -176,6 +178,7 @@ WITHOUT_JAX = (
     "evals.unicode",
     "evals.settings",
     "evals.spelling",
+    "evals.options",
     "evals.compare",
     "evals.fingerprint",
     "evals.benchmark_report",

@@ -15,9 +15,9 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -47,94 +47,19 @@ from inspect_ai.tool import (
 
 from jaxlab.evals import answers
 from jaxlab.evals.ajbench import prompts, verdicts
-from jaxlab.evals.ajbench.databases.postgres_server import Source
 from jaxlab.evals.ajbench.environments import environment, gui, subdomains, workspace
 from jaxlab.evals.ajbench.environments.environment import (
     Environment,
     Place,
-    Replay,
     Report,
     Run,
-    Web,
 )
-from jaxlab.evals.ajbench.environments.gui import Observation
+from jaxlab.evals.ajbench.options import McpServer, Options
 from jaxlab.evals.ajbench.sandbox import marks, programs
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
-from jaxlab.evals.ajbench.types import Unit
+from jaxlab.evals.ajbench.types import Observation, Replay, Source, Unit, Web
 from jaxlab.evals.rows import sample_seed
-
-Arm = Literal["text", "agent"]
-Scaffold = Literal["loop", "react"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a judge works.
-
-    Attributes:
-        arm: "text" reads task and record; "agent" has tools besides.
-        scaffold: "loop" calls tools as its provider does; "react" writes its calls as text
-            (Yao et al. 2022), which every model can.
-        max_turns: replies with tools; after the last of them the verdict is asked for without.
-        tool_timeout: seconds of a tool call.
-        read_only: whether the tools only look. Then the state must be the same before and after,
-            and a sample in which it is not ends in an error.
-        replay: "true" runs the trajectory's calls on the initial state, "false" does not, and
-            "prebuilt_state" begins with the unit's own final state. Result files of GUI units are
-            that state already, so nothing is run on them.
-        states: folder of states; see `environments.states`.
-        postgres: where a server comes from; see `postgres_server.start`.
-        dsn: the user's server, without a password; the whole DSN in the environment's variable
-            `postgres_server.DSN` does as well.
-        tools: only these of the tools; all by default.
-        servers: sub-domain -> MCP server (command, args, env) whose tools the judge gets instead
-            of ours. {root}, {sqlite} and {dsn} in args and env are the sample's.
-        web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),
-            or "live" (the tools of `servers`).
-        observation: what judges of GUI units look at: "a11y" (words: the accessibility tree, what
-            is in a file), "screenshot" (pictures, of office files by LibreOffice), or "mixed".
-            Pictures need a model that sees.
-        summariser: whether pages reach a judge of search answers as a summary of what bears on
-            the item.
-        record_characters: of each argument and result in the record.
-        seed: of sampling.
-    """
-
-    arm: Arm = "agent"
-    scaffold: Scaffold = "loop"
-    max_turns: int = 100
-    tool_timeout: float = 60.0
-    read_only: bool = True
-    replay: Replay = "true"
-    states: str | None = None
-    postgres: Source = "auto"
-    dsn: str | None = None
-    tools: Sequence[str] | None = None
-    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    web: Web = "snapshot"
-    observation: Observation = "a11y"
-    summariser: bool = False
-    record_characters: int = 4000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what could only fail later, in every sample."""
-        for name, allowed in (
-            ("arm", ("text", "agent")),
-            ("scaffold", ("loop", "react")),
-            ("replay", ("true", "false", "prebuilt_state")),
-            ("postgres", ("auto", "dsn", "system", "wheel")),
-            ("web", ("snapshot", "browser", "live")),
-            ("observation", ("a11y", "screenshot", "mixed")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}: {getattr(self, name)!r}")
-        if self.max_turns < 1 or self.tool_timeout <= 0:
-            raise ValueError("max_turns must be at least 1 and tool_timeout more than 0")
-        for subdomain, server in self.servers.items():
-            if not isinstance(server, Mapping) or "command" not in server:
-                raise ValueError(f"servers.{subdomain} needs a command")
 
 
 @dataclass
@@ -157,15 +82,14 @@ class Violation(RuntimeError):
     """A judge that may only read has changed the state."""
 
 
-def judge(units: Mapping[str, Unit], options: Options) -> Solver:
-    """Asks for a verdict on the unit of the sample's id."""
+def judge(units: Mapping[str, Unit], options: Options, seed: int = 0) -> Solver:
+    """Asks for a verdict on the unit of the sample's id; `seed` is that of sampling."""
     if options.arm == "agent":
         _clean_up_at_sigterm()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         unit = units[str(state.sample_id)]
-        seed = sample_seed(options.seed, unit.id, state.epoch)
-        config = GenerateConfig(seed=seed)
+        config = GenerateConfig(seed=sample_seed(seed, unit.id, state.epoch))
         started, effort, report = time.monotonic(), _Effort(), None
         try:
             if options.arm == "text":
@@ -362,7 +286,7 @@ async def _tools(
 ) -> AsyncIterator[list[ToolDef]]:
     """The tools of a judge, ours or those of the user's server."""
     limits = _limits(options)
-    server = options.servers.get(unit.subdomain)
+    server = options.server(unit.subdomain)
     async with contextlib.AsyncExitStack() as stack:
         if server is None:
             box = Toolbox(opened.tools(options.read_only), limits)
@@ -375,12 +299,13 @@ async def _tools(
             source = mcp_tools(_server(server, address, folder))
             await stack.enter_async_context(mcp_connection(source))
             found = [ToolDef(tool) for tool in await source.tools()]
-        if options.tools is not None:
+        wanted = options.chosen_tools
+        if wanted is not None:
             names = {tool.name for tool in found}
-            unknown = sorted(set(options.tools) - names)
-            if len(unknown) == len(set(options.tools)):
+            unknown = sorted(set(wanted) - names)
+            if len(unknown) == len(set(wanted)):
                 raise ValueError(f"no tool {unknown[0]!r}: there are {', '.join(sorted(names))}")
-            found = [tool for tool in found if tool.name in options.tools]
+            found = [tool for tool in found if tool.name in wanted]
         wrap: Callable[[str], Any] | None = None
         if options.summariser and unit.domain == "Search":
             wrap = functools.partial(_summary, unit, effort)
@@ -428,7 +353,7 @@ async def _summary(unit: Unit, effort: _Effort, page: str) -> str:
     return output.completion
 
 
-def _server(server: Mapping[str, Any], address: Mapping[str, str], folder: Path) -> Any:
+def _server(server: McpServer, address: Mapping[str, str], folder: Path) -> Any:
     """The user's server, whose helpers do not outlive the sample either, see `marks.kill`."""
 
     def filled(text: str) -> str:
@@ -437,10 +362,9 @@ def _server(server: Mapping[str, Any], address: Mapping[str, str], folder: Path)
         return text
 
     return mcp_server_stdio(
-        command=server["command"],
-        args=[filled(text) for text in server.get("args", ())],
-        env={name: filled(text) for name, text in server.get("env", {}).items()}
-        | {marks.MARK: str(folder)},
+        command=server.command,
+        args=[filled(text) for text in server.args],
+        env={name: filled(text) for name, text in server.env.items()} | {marks.MARK: str(folder)},
     )
 
 

@@ -25,6 +25,7 @@ def write(
     facts: Mapping[str, Any],
     results: Sequence[Result],
     benchmark_tables: Callable[[Sequence[Result]], list[Table]],
+    grader_errors: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, float], list[Path]]:
     """Report the results of a run in `workdir`.
 
@@ -34,6 +35,8 @@ def write(
         facts: what the run was: model, panel, sampling, grader.
         results: graded completions; at least one.
         benchmark_tables: the benchmark's own tables; the first one's first row holds the scores.
+        grader_errors: how many answers the grader failed on, by kind of error; what the report
+            begins with.
 
     Returns:
         The scores, and the files written.
@@ -49,18 +52,28 @@ def write(
         "parse_failure_rate": float(np.mean([not result.parsed for result in results])),
         "truncated_share": float(np.mean([was_cut(result) for result in results])),
     }
+    errors = dict(grader_errors or {})
+    scores["grader_errors"] = float(sum(errors.values()))
     # Names of groups are the user's: a dollar sign in one of them begins no formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         plots = _plots(workdir, own, results)
     seed = facts.get("seed", 0)
     content = {
         "title": title,
+        "grader_errors": errors,
         "facts": dict(facts),
         "rows": [{"method": title, "seed": seed, "step": 0, **scores}],
         "tables": [table.to_json() for table in tables],
     }
     (workdir / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     lines = [f"# {title}", ""]
+    if errors:
+        listed = ", ".join(f"{kind} {count}" for kind, count in errors.items())
+        lines += [
+            f"**The grader failed on {sum(errors.values())} of {len(results)} answers, which count "
+            f"as wrong: {listed}.** Mend the grader, and grade again by `--regrade`.",
+            "",
+        ]
     lines += [f"- {name}: {_fact(value)}" for name, value in facts.items()]
     lines += [f"- parse failures: {100 * scores['parse_failure_rate']:.1f} %", ""]
     for table in tables:

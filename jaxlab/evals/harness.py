@@ -7,7 +7,6 @@ directory and are not generated again.
 import dataclasses
 import functools
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -19,34 +18,27 @@ import inspect_ai.model
 import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog
-from inspect_ai.scorer import Score, Scorer, value_to_float
+from inspect_ai.scorer import Scorer, value_to_float
 
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, logs, progress, results, task_file, tasks
+from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
+from jaxlab.evals.ajbench import options as ajbench_options
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
+from jaxlab.evals.general365 import options as general365_options
+from jaxlab.evals.grader_errors import accounted, fault, kinds, text_of
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import metrics as math_metrics
+from jaxlab.evals.options import OPTIONS, Asked
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
 from jaxlab.evals.unicode import well_formed
 from jaxlab.runtime import workdir as workdir_lib
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "gsm8k": tasks.gsm8k,
-    "math": tasks.math,
-    "general365": tasks.general365,
-    "ajbench": tasks.ajbench,
-}
-SCORERS: dict[str, Callable[..., Scorer]] = {
-    "gsm8k": tasks.math_answer,
-    "math": tasks.math_answer,
-    "general365": tasks.general365_answer,
-    "ajbench": tasks.ajbench_verdict,
-}
 TABLES = {
     "gsm8k": math_metrics.tables,
     "math": math_metrics.tables,
@@ -68,6 +60,7 @@ class Outcome:
         failures: "id: error" of samples that did not finish; the same run again tries them again.
         ungraded: "id: error" of answers on which the grader failed, and which count as wrong;
             grading again tries them again.
+        grader_errors: how many of these there are of each kind of error.
         ended: where the run ended before all was asked, after how many answers and why.
     """
 
@@ -75,6 +68,7 @@ class Outcome:
     files: list[Path]
     failures: list[str]
     ungraded: list[str] = dataclasses.field(default_factory=list)
+    grader_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     ended: str | None = None
 
 
@@ -119,7 +113,7 @@ def evaluate(
             another process is at work in the directory.
         RuntimeError: no sample has finished.
     """
-    run = without_secrets(run)
+    run = resolved(run)
     task = prepare(run, workdir, regrade=again)
     with workdir_lib.lock(workdir):
         log = regrade(run, workdir) if again else None
@@ -133,29 +127,25 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
     Raises:
         ConfigError, ValueError, FileNotFoundError: something in the config or the rows is wrong.
     """
-    run = without_secrets(run)
+    run = resolved(run)
     wanted = run.benchmark
     if wanted.path is None:
         raise config_lib.ConfigError("benchmark.path: name a file of rows, or AJ-Bench's folder")
     if (run.model.path is None) == (run.model.name is None):
         raise config_lib.ConfigError("model: give path, or name, and not both")
-    judging = wanted.name == "general365" and wanted.options.get("grader", "cascade") != "rule"
-    if judging and not wanted.options.get("judge"):
-        raise config_lib.ConfigError(
-            "benchmark.options.judge: name a model that judges, such as openai/gpt-4.1, or set "
-            "benchmark.options.grader=rule"
-        )
-    if judging:
-        _model("benchmark.options.judge", wanted.options["judge"])
+    options = None if wanted.own else _options(run)
+    if isinstance(options, general365_options.Options) and options.grader != "rule":
+        if not options.judge:
+            raise config_lib.ConfigError(
+                "benchmark.options.judge: name a model that judges, such as openai/gpt-4.1, or set "
+                "benchmark.options.grader=rule"
+            )
+        _model("benchmark.options.judge", options.judge)
     if wanted.name in ("gsm8k", "math", "general365") and not find_spec("math_verify"):
         raise ImportError("grading needs math-verify; install it with: pip install jaxlab[evals]")
     logs.check_config(run, workdir, regrade)
-    try:
-        task = _task(run)
-        task = task_with(task, scorer=_scorers(run, task))
-    except TypeError as error:
-        raise config_lib.ConfigError(f"benchmark.options: {error}") from error
-    task = task_with(task, metadata=logs.metadata(run, task))
+    task = _task(run)
+    task = task_with(task, scorer=_scorers(run, task), metadata=logs.metadata(run, task))
     logs.check_answers(task, workdir, regrade)
     return task
 
@@ -235,9 +225,7 @@ def _model(where: str, name: str) -> inspect_ai.model.Model:
     try:
         return tasks.get_model(name)
     except Exception as error:  # providers raise what they like
-        # The message has the marks of a terminal's colours, and several lines.
-        cause = re.sub(r"\[/?bold\]|ERROR: ", "", str(error).replace("[/bold]", ""))
-        raise config_lib.ConfigError(f"{where}={name}: {' '.join(cause.split())}") from error
+        raise config_lib.ConfigError(f"{where}={name}: {text_of(error)}") from error
 
 
 def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
@@ -268,6 +256,7 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
     Raises:
         FileNotFoundError: the work directory has no finished answer.
     """
+    run = resolved(run)
     log = logs.answered(workdir)
     answered = [sample for sample in (log and log.samples) or [] if sample.error is None]
     if log is None or not answered:
@@ -295,6 +284,7 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
     Raises:
         RuntimeError: no sample has finished; names the first error.
     """
+    run = resolved(run)
     graded = graded_samples(log)
     failures = [
         f"{sample.id}: {sample.error.message}" for sample in log.samples or [] if sample.error
@@ -303,12 +293,14 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         cause = failures[0] if failures else log.error.message if log.error else log.status
         raise RuntimeError(f"no sample has finished: {cause}")
     ungraded = [
-        f"{sample.id}: {fault}"
+        (sample.id, why)
         for sample in log.samples or []
         # Of several scorers the first one's count.
         for score in list((sample.scores or {}).values())[:1]
-        if not sample.error and (fault := _fault(score)) is not None
+        if not sample.error and (why := fault(score)) is not None
     ]
+    errors = kinds(why for _, why in ungraded)
+    named = [f"{row}: {why}" for row, why in ungraded]
     results.write(workdir / "samples.jsonl", graded)
     facts = _facts(run, task, graded, failures)
     retried = [
@@ -320,7 +312,7 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         # They are a choice among answers: those on which nothing failed.
         facts["answers that were asked for again after an error"] = retried
     if ungraded:
-        facts["answers on which the grader failed"] = ungraded
+        facts["answers on which the grader failed"] = named
     asked, all_of_it = len(log.samples or []), len(task.dataset) * (task.epochs or 1)
     ended = None
     if asked < all_of_it:
@@ -328,8 +320,10 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
         ended = f"after {asked} of {all_of_it} answers: {cause}"
         facts["the run ended early"] = ended
     title = f"{Path(run.benchmark.name).stem}: {run.model.name or run.model.path}"
-    scores, files = benchmark_report.write(workdir, title, facts, graded, _tables(run.benchmark))
-    return Outcome(scores, files, failures, ungraded, ended)
+    scores, files = benchmark_report.write(
+        workdir, title, facts, graded, _tables(run.benchmark), errors
+    )
+    return Outcome(scores, files, failures, named, errors, ended)
 
 
 def graded_samples(log: EvalLog) -> list[results.Result]:
@@ -350,7 +344,7 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
             answer=score.answer,
             # A file's own scorer may say neither.
             reason="grader_error"
-            if _fault(score)
+            if fault(score)
             else notes.get("reason", "match" if correct else "mismatch"),
             grader=notes.get("grader", scorer),
             cluster=meta.pop("cluster", str(sample.id)),
@@ -367,32 +361,46 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
     return list(found.values())
 
 
-def _fault(score: Score) -> str | None:
-    """Why a score is no verdict: its grader failed, or says something between right and wrong."""
-    notes = score.metadata or {}
-    if notes.get("reason") == "grader_error":
-        return str(notes.get("cause"))
-    number = value_to_float()(score.value) if isinstance(score.value, str | int | float) else None
-    if number in (0.0, 1.0):
-        return None
-    return f"the score {score.value!r} is neither right (1) nor wrong (0)"
+def resolved(run: Run) -> Run:
+    """The run as it is written down and compared: every option there, and no secret.
+
+    Raises:
+        ConfigError: an option is unknown, or has a value that it cannot have.
+    """
+    if not run.benchmark.own:
+        options = options_lib.filled(run.benchmark.name, run.benchmark.options)
+        run = dataclasses.replace(
+            run, benchmark=dataclasses.replace(run.benchmark, options=options)
+        )
+    return without_secrets(run)
+
+
+def _options(run: Run) -> Any:
+    """The benchmark's options, checked."""
+    wanted = run.benchmark
+    return config_lib.build(OPTIONS[wanted.name], wanted.options, options_lib.WHERE)
 
 
 def _task(run: Run) -> Task:
+    """The task, without its scorer where the benchmark is ours."""
     wanted = run.benchmark
-    make, options = TASKS.get(wanted.name), wanted.options
-    if make is None:
+    path = str(wanted.path)
+    if wanted.own:
         make = task_file.task(wanted.name)
-    else:
-        # A DSN is in the environment, and no reason to take a run for another one.
-        left_out = (*logs.GRADING, "dsn")
-        options = {key: value for key, value in options.items() if key not in left_out}
-        if "fields" in options:
-            named = (options["fields"] or {}).items()
-            options["fields"] = {ours: theirs for ours, theirs in named if theirs is not None}
-    return make(
-        path=wanted.path, samples=wanted.samples, limit=wanted.limit, seed=run.seed, **options
+        task_file.check_options(wanted.name, make, wanted.options)
+        asked = {"path": path, "samples": wanted.samples, "limit": wanted.limit, "seed": run.seed}
+        try:
+            return make(**asked, **wanted.options)
+        except TypeError as error:
+            raise config_lib.ConfigError(f"benchmark.options: {error}") from error
+    options = _options(run)
+    if isinstance(options, ajbench_options.Options):
+        # It is in the environment, and no reason to take a run for another one.
+        options = dataclasses.replace(options, dsn=None)
+    task = tasks.BENCHMARKS[wanted.name].task(
+        Asked(path, wanted.samples, wanted.limit, run.seed), options
     )
+    return task_with(task, name=f"jaxlab/{wanted.name}")
 
 
 def _scorers(run: Run, task: Task) -> list[Scorer]:
@@ -400,11 +408,12 @@ def _scorers(run: Run, task: Task) -> list[Scorer]:
     wanted = run.benchmark
     found: Any = task.scorer
     if not wanted.own:
-        options = {key: wanted.options[key] for key in logs.GRADING if key in wanted.options}
-        found = SCORERS[wanted.name](**options)
+        found = tasks.BENCHMARKS[wanted.name].scorer(
+            **options_lib.grading(wanted.name, _options(run))
+        )
     if not found:
         raise config_lib.ConfigError(f"benchmark.name: the task in {wanted.name} has no scorer")
-    return [tasks.accounted(each) for each in (found if isinstance(found, list) else [found])]
+    return [accounted(each) for each in (found if isinstance(found, list) else [found])]
 
 
 def _tables(benchmark: Benchmark) -> Callable[[Sequence[results.Result]], list[Table]]:
@@ -448,9 +457,7 @@ def _facts(
         facts["grading"] = grading
     if run.benchmark.name == "ajbench":
         facts["judge"] = {
-            key: value
-            for key, value in without_secrets(run).benchmark.options.items()
-            if value is not None
+            key: value for key, value in run.benchmark.options.items() if value is not None
         }
     if run.benchmark.name in ("gsm8k", "math"):
         facts["references that do not equal themselves"] = _self_test(task)

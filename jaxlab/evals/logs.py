@@ -26,18 +26,12 @@ from inspect_ai.log import (
 )
 
 from jaxlab import config as config_lib
-from jaxlab.evals import fingerprint
+from jaxlab.evals import fingerprint, options
 from jaxlab.evals.settings import Run
 
 # Options that are the scorer's: they can change without a new generation.
-GRADING = (
-    "grader",
-    "judge",
-    "judge_votes",
-    "float_round",
-    "anchor",
-    "truncated",
-    "on_parse_fail",
+GRADING = tuple(
+    dict.fromkeys(name for cls in options.GRADING.values() for name in options.names(cls))
 )
 # What may differ between a run and its continuation: no answer depends on it.
 FREE = (
@@ -99,7 +93,7 @@ def check_config(run: Run, workdir: Path, regrade: bool) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    before = _flat(_written(path))
     # Between a log that was graded again and its config the program may have ended.
     log = newest(workdir, header_only=True)
     graded = ((log and log.eval.metadata) or {}).get("grading", {})
@@ -118,6 +112,15 @@ def check_config(run: Run, workdir: Path, regrade: bool) -> None:
                 f"{workdir} was graded otherwise ({change}): add --regrade to grade its answers "
                 "again, or give another --workdir"
             )
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """The config of an earlier run, with today's defaults of options that it does not name."""
+    config = config_lib.load_json(path)
+    benchmark: Any = config.get("benchmark")
+    with contextlib.suppress(config_lib.ConfigError, KeyError, TypeError):
+        benchmark["options"] = options.filled(benchmark["name"], benchmark["options"])
+    return config
 
 
 def check_answers(task: Task, workdir: Path, regrade: bool) -> None:

@@ -11,7 +11,8 @@ from jaxlab.data.sources import parse_row
 from jaxlab.evals.unicode import well_formed
 
 # What names rows; a command line makes numbers of digits.
-Ids = Sequence[str | int] | str | int
+Ids = tuple[str | int, ...] | str | int
+BadRows = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Panel:
 def read(
     path: str | Path,
     parse: Callable[[dict[str, Any]], Row],
-    bad_rows: Literal["error", "skip"] = "error",
+    bad_rows: BadRows = "error",
 ) -> Panel:
     """The rows of a .jsonl file, of a .json file that holds one array, or of a dataset's directory.
 

@@ -362,7 +362,8 @@ def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
     run = _run(rows, name="general365", judge="judge", judge_votes=3)
     assert harness.evaluate(run, tmp_path / "run", again=True).scores["accuracy"] == 1.0
     assert votes == []
-    assert "- grading: judge=judge, judge_votes=3\n" in (tmp_path / "run" / "report.md").read_text()
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "grader=cascade, judge=judge, judge_votes=3, float_round=field" in text
 
 
 @pytest.mark.parametrize(
@@ -454,6 +455,8 @@ def test_exit_codes(leave):
     assert leave("\\boxed{7}", 0.0)[0] == 0  # wrong, but an answer
     code, said = leave("x", body=FAILS.format(ids=["r1"]))
     assert code == 1
-    assert "the grader failed on 1 answers, which count as wrong; the first is r1: Runtime" in said
+    assert (
+        "failed on 1 answers, which count as wrong (RuntimeError 1); the first is r1: Run" in said
+    )
     with pytest.raises(ValueError, match=r"max_parse_failures must be in \[0, 1\], not 2"):
         Benchmark("math", max_parse_failures=2)

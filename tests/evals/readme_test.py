@@ -136,7 +136,9 @@ def test_a_scorer_of_inspect_needs_no_notes(tmp_path):
 
 def test_bad_rows_files_and_names(benchmark, tmp_path):
     file, rows = benchmark
-    with pytest.raises(ConfigError, match=r"benchmark\.options: .*'promt'"):
+    with pytest.raises(
+        ConfigError, match=r"benchmark\.options\.promt is not a known key; valid keys: none"
+    ):
         harness.prepare(_run(benchmark, promt="x"), tmp_path, regrade=False)
     with rows.open("a") as stream:
         stream.write('{"word": ""}\n')

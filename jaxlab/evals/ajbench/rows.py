@@ -14,15 +14,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxlab.evals import rows
 from jaxlab.evals.ajbench import definitions, ground_truth, trajectories
 from jaxlab.evals.ajbench.types import ABILITIES, Unit
-from jaxlab.evals.rows import Panel, Rejected, Row
+from jaxlab.evals.rows import BadRows, Panel, Rejected, Row
 from jaxlab.evals.unicode import well_formed
-
-BadRows = Literal["error", "skip"]
 
 # Field of ours -> names under which it is looked for.
 ALIASES: dict[str, tuple[str, ...]] = {

@@ -24,6 +24,15 @@ SUBDOMAINS: tuple[Subdomain, ...] = (
     "GUI-Excel",
 )
 
+# Sets of one's own may have the last two besides.
+AnySubdomain = Literal[Subdomain, "DS-SQLite", "GUI-Page"]
+
+# What options of a judge may be; see `options`.
+Replay = Literal["true", "false", "prebuilt_state"]
+Web = Literal["snapshot", "browser", "live"]
+Observation = Literal["a11y", "screenshot", "mixed"]
+Source = Literal["auto", "dsn", "system", "wheel"]
+
 Ability = Literal["information acquisition", "state verification", "process verification"]
 # The paper names the three abilities; which domain asks for which is our reading of it.
 ABILITIES: dict[str, Ability] = {

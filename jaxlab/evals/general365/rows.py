@@ -9,10 +9,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from jaxlab import config
 from jaxlab.evals import rows
-from jaxlab.evals.rows import Panel, Row
+from jaxlab.evals.rows import BadRows, Panel, Row
 
 ANSWER_TYPES = ("number", "interval", "text", "single_choice", "multiple_choice")
 CATEGORIES = (
@@ -57,7 +58,7 @@ class Parser:
         """
         unknown = set(fields or {}) - ALIASES.keys()
         if unknown:
-            raise ValueError(f"no field {min(unknown)!r}: the fields are {', '.join(ALIASES)}")
+            raise config.unknown_key("fields", min(unknown), ALIASES)
         self._names = {
             ours: ((fields or {})[ours],) if ours in (fields or {}) else names
             for ours, names in ALIASES.items()
@@ -117,7 +118,7 @@ def read(
     path: str | Path,
     fields: Mapping[str, str] | None = None,
     id_pattern: str | None = None,
-    bad_rows: Literal["error", "skip"] = "error",
+    bad_rows: BadRows = "error",
 ) -> Panel:
     """The rows of a file; arguments and errors as in `Parser` and `rows.read`."""
     return rows.read(path, Parser(fields, id_pattern), bad_rows)
@@ -140,10 +141,12 @@ def subset(panel: Panel, name: str) -> Panel:
     chosen = tuple(row for row in panel.rows if belongs(row))
     if not chosen:
         labels = sorted({label for row in panel.rows for label in row.meta.get("categories", ())})
-        raise ValueError(
-            f"subset: no row is of {name!r}; there are all, {SEED}, variant, "
-            f"{', '.join([*ANSWER_TYPES, *labels])}"
+        known = ["all", SEED, "variant", *ANSWER_TYPES, *labels]
+        near = config.nearest(name, known)
+        cure = (
+            f"did you mean {near!r}?" if near and near != name else f"there are {', '.join(known)}"
         )
+        raise ValueError(f"subset: no row is of {name!r}; {cure}")
     return Panel(chosen, panel.rejected)
 
 

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxlab.evals import rows
-from jaxlab.evals.rows import Panel, Row
+from jaxlab.evals.rows import BadRows, Panel, Row
 
 # Fields by which results are also reported.
 GROUPS = ("subject", "level", "type", "problem_type")
@@ -29,7 +29,7 @@ _INSTRUCTION = re.compile(
 )
 
 
-def read(path: str | Path, bad_rows: Literal["error", "skip"] = "error") -> Panel:
+def read(path: str | Path, bad_rows: BadRows = "error") -> Panel:
     """The problems of a file; errors as in `rows.read`."""
     return rows.read(path, parse, bad_rows)
 

@@ -8,7 +8,7 @@ pytest.importorskip("inspect_ai")
 
 from psycopg.conninfo import conninfo_to_dict
 
-from jaxlab.evals import ajbench_task, harness
+from jaxlab.evals import harness, tasks
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments import subdomains
 from tests.evals.ajbench import layout, web_trees
@@ -17,11 +17,14 @@ from tests.evals.ajbench import layout, web_trees
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"arm": "agents"}, "arm must be text or agent"),
-        ({"scaffold": "plan"}, "scaffold must be loop or react"),
-        ({"replay": "maybe"}, "replay must be true or false or prebuilt_state"),
+        (
+            {"arm": "agents"},
+            "options.arm: expected one of 'text', 'agent', got 'agents' .*; did you mean 'agent'",
+        ),
+        ({"scaffold": "plan"}, "options.scaffold: expected one of 'loop', 'react', got 'plan'"),
+        ({"replay": "maybe"}, "options.replay: expected one of 'true', 'false', 'prebuilt_state'"),
         ({"max_turns": 0}, "max_turns must be at least 1"),
-        ({"servers": {"DS-SQLite": {"args": []}}}, "servers.DS-SQLite needs a command"),
+        ({"servers": {"DS-SQLite": {"args": []}}}, "options.servers.DS-SQLite.command is missing"),
     ],
 )
 def test_bad_options_are_named_at_once(tmp_path, options, cause):
@@ -49,9 +52,9 @@ def test_a_subdomain_without_environment_is_named_at_once(tmp_path, monkeypatch)
 def test_a_task_takes_no_dsn_with_a_password(tmp_path, dsn, cause):
     layout.write(tmp_path, ("sqlite",))
     with pytest.raises(ValueError, match=cause) as error:
-        ajbench_task.ajbench(str(tmp_path / "src"), arm="text", dsn=dsn)
+        tasks.ajbench(str(tmp_path / "src"), arm="text", dsn=dsn)
     assert "geheim" not in str(error.value)
-    ajbench_task.ajbench(str(tmp_path / "src"), arm="text", dsn="postgresql://u@h/d")
+    tasks.ajbench(str(tmp_path / "src"), arm="text", dsn="postgresql://u@h/d")
 
 
 def test_the_harness_keeps_a_password_to_itself(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_id_pattern():
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"fields": {"anser": "a"}}, "no field 'anser'"),
+        ({"fields": {"anser": "a"}}, "fields.anser is not a known key; did you mean 'answer'"),
         ({"id_pattern": "("}, "id_pattern"),
         ({"id_pattern": "x"}, "has no group"),
     ],

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from jaxlab.evals.ajbench.databases import postgres_server, sql_tools
 from jaxlab.evals.ajbench.databases.postgres_databases import NoServer, Server
@@ -19,11 +19,8 @@ from jaxlab.evals.ajbench.databases.postgres_server import Source
 from jaxlab.evals.ajbench.environments import states
 from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits
 from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
-from jaxlab.evals.ajbench.types import Call, Unit
+from jaxlab.evals.ajbench.types import Call, Replay, Unit, Web
 from jaxlab.evals.ajbench.web import snapshot
-
-Replay = Literal["true", "false", "prebuilt_state"]
-Web = Literal["snapshot", "browser", "live"]
 
 
 class Environment(Protocol):

@@ -16,19 +16,18 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from jaxlab.evals.ajbench.office import packages
 from jaxlab.evals.ajbench.office.office import READING
 from jaxlab.evals.ajbench.sandbox.files import Tree
 from jaxlab.evals.ajbench.sandbox.limits import Limits
-from jaxlab.evals.ajbench.types import Call, Step, Unit
+from jaxlab.evals.ajbench.types import Call, Observation, Step, Unit
 from jaxlab.evals.ajbench.web import actions
 
 # Beside what the definition names. Pictures are not among them: they are those of the steps.
 RESULTS = (*packages.KINDS, ".odt", ".ods", ".odp", ".pdf", ".csv")
 
-Observation = Literal["a11y", "screenshot", "mixed"]
 # Tools that tell in words what a page or a file holds, and the one that shows it.
 WORDS = {"accessibility_tree", "read_page", "find_in_page", *READING}
 PICTURE = "screenshot"
