@@ -34,11 +34,14 @@ _DENIED = re.compile(
     r"[\s$({\\\[]*\Z",
     re.IGNORECASE,
 )
-_ANSWER = r"(?:answers?|\u7b54\u6848|\u7b54\u590d|\u7b54)[*_`\s\"\u201d\u300d\u3011\])]{0,9}"
+_ANSWER = (
+    r"(?:answers?|correct\s(?:option|choice)|\u7b54\u6848|\u7b54\u590d|\u7b54)"
+    r"[*_`\s\"\u201d\u300d\u3011\])]{0,9}"
+)
 _IS = (
-    r"(?:(?:\b(?:is|are|as|be|equals?|becomes)\b(?!\s{0,9}(?:not|never)\b)|[:=]"
+    r"(?:(?:\b(?:is|are|as|be|equals?(?:[ \t]to)?|becomes)\b(?!\s{0,9}(?:not|never)\b)|[:=]"
     r"|\u662f(?!\u5426)|\u4e3a|\u70ba|\u7b49\u4e8e|\u5e94\u4e3a|\u5e94\u8be5\u662f|\u5e94\u662f"
-    r"|\u5373)[*_`\s]{0,9}){1,3}"
+    r"|\u5373)[*_` \t]{0,9}){1,3}"
 )
 # "the answer is 5", "Answer: 5", "the answer must be 5", and not "the answer is not 5".
 _STATED = re.compile(
@@ -61,7 +64,7 @@ _EMPHASIS = re.compile(
 _COMMAND = re.compile(
     r"\\(?:text[a-z]*|mathrm|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
 )
-_WORD = re.compile(r"[^\W\d_]{2}")
+_WORD, _LINKS = re.compile(r"[^\W\d_]{2}"), re.compile(r"\b(?:or|and)\b")
 _DELIMITERS = re.compile(r"\\\\|\\\$|\$\$?|\\[()\[\]]")
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 # Of a line of prose, and of what is looked at after a heading.
@@ -147,19 +150,12 @@ def stated(text: str) -> str | None:
     """What follows the last "answer is", "answer:" or heading; None where nothing does."""
     marks = [*_STATED.finditer(text), *_HEADING.finditer(text)]
     for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True)[:20]:
-        line, _, rest = text[mark.end() :].partition("\n")
-        if not line.strip(" \t*_:#") and (mark[0].rstrip().endswith(":") or _opens_line(mark)):
-            lines = (line for line in rest[:_LONGEST_LINE].splitlines() if line.strip(" \t*_$"))
-            line = next(lines, "")
-            if line.strip() == "\\[":
-                line = next(lines, "")
-        if line.strip(" \t*_:#$."):
+        # On the same line, or the next that holds more than the opening of a formula.
+        lines = text[mark.end() : mark.end() + _LONGEST_LINE].splitlines()
+        line = next((line for line in lines if line.strip(" \t*_:#$.\\[(")), None)
+        if line is not None:
             return line.strip(" \t*_:")
     return None
-
-
-def _opens_line(mark: re.Match[str]) -> bool:
-    return mark.re is _HEADING
 
 
 _HEDGED_RESTATEMENT = re.compile(
@@ -200,9 +196,9 @@ def clause(text: str) -> str | None:
     text = without_emphasis(text[:_LONGEST_LINE].strip()).strip("*_").strip()
     filler = _FILLER.match(text)
     text = text[filler.end() :] if filler else text
-    if _wordless(text):
-        return _one_sentence(text).rstrip(" ,;:") or None
     text = _HEDGED_RESTATEMENT.sub("", text, count=1) or text
+    if _wordless(text):
+        return _one_sentence(text).rstrip(" ,;:*_.") or None
     end, depth, ended = len(text), 0, False
     for token in _TOKEN.finditer(text):
         if depth <= 0 and _is_prose(token[0]):
@@ -321,7 +317,7 @@ def without_emphasis(text: str) -> str:
 
 
 def _wordless(text: str) -> bool:
-    return _WORD.search(_COMMAND.sub("", text)) is None
+    return _WORD.search(_LINKS.sub("", _COMMAND.sub("", text))) is None
 
 
 def hash_answer(text: str) -> str | None:

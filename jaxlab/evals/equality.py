@@ -143,7 +143,8 @@ def _choices(gold: str, answer: str) -> bool | None:
     if labelled is not None and labelled[1]:
         found = spelling.option(answer)
         if found is None:
-            return equal(labelled[1], answer)
+            letters = spelling.choices(answer)
+            return letters == {labelled[0]} if letters else equal(labelled[1], answer)
         return found[0] == labelled[0] and (not found[1] or equal(labelled[1], found[1]))
     wanted = spelling.choices(gold)
     if not wanted:
@@ -243,11 +244,7 @@ class Reader:
                 if kind == "or":
                     return Region(sum((region.pieces for region in regions), ()), name)
                 return replace(_intersection(regions), variable=name)
-        members: list[Value] = []
-        for value in values:
-            plain = isinstance(value, Group) and value.kind in ("list", "or")
-            members += value.members if plain and isinstance(value, Group) else [value]
-        return Group("or" if kind == "or" else "list", tuple(members))
+        return Group("or" if kind == "or" else "list", tuple(values))
 
     def _union(self, values: Sequence[Value]) -> Value:
         if all(isinstance(value, Group) and value.kind == "list" for value in values):
@@ -267,6 +264,8 @@ class Reader:
             element, *conditions = spelling.split(inside, mark)
             if conditions and element.strip():
                 return self._by_condition(element, mark.join(conditions))
+        if spelling.squeezed(inside) == "\\emptyset":
+            raise UnreadableError("a set of a set")
         parts = spelling.split(inside.replace(";", ","), ",")
         return (
             self._several(parts, "list") if len(parts) > 1 else Group("list", (self._any(inside),))
@@ -313,7 +312,11 @@ class Reader:
         # In an equation a side may be missing: "= 5".
         if signs[0] == "=" and not sides[0].strip():
             return self._any(text.partition("=")[2])
-        values = tuple(self._any(side) for side in sides)
+        named = spelling.is_name(sides[0])
+        first = self.read(sides[0]) if named else self._any(sides[0])
+        values = (first, *(self._any(side) for side in sides[1:]))
+        if set(signs) == {"="} and not any(map(_is_symbolic, values)):
+            return values[-1]  # 2 + 3 = 5
         relation = Relation(values, tuple(signs), sides[0])
         return _interval(relation, sides) or relation
 
@@ -322,6 +325,19 @@ class Reader:
         text, unit = spelling.unit(text)
         expression = expressions.read(text, self._log_base)
         return Quantity(expression.value, expression.decimal, unit)
+
+
+def _is_symbolic(value: Value) -> bool:
+    return not isinstance(value, Quantity) or bool(value.value.free_symbols)
+
+
+def _members(group: Group) -> tuple[Value, ...]:
+    """Its members, and in place of a list among them that list's."""
+    found: list[Value] = []
+    for member in group.members:
+        nested = isinstance(member, Group) and member.kind in ("list", "or")
+        found += _members(member) if nested and isinstance(member, Group) else [member]
+    return tuple(found)
 
 
 def _stripped(text: str) -> str:
@@ -385,6 +401,12 @@ def _region(value: Value) -> Region:
         low, high = value.members
         if isinstance(low, Quantity) and isinstance(high, Quantity):
             return Region((Piece(low, value.ends[0] == "[", high, value.ends[-1] == "]"),))
+    if isinstance(value, Group) and value.kind == "list":
+        regions = [member for member in value.members if isinstance(member, Region)]
+        if len(regions) == len(value.members):  # x > 1, x < 3
+            both = _intersection(regions)
+            if both.pieces:
+                return replace(both, variable=regions[0].variable)
     if isinstance(value, Group) and value.kind in ("list", "or"):
         return Region(sum((_region(member).pieces for member in value.members), ()))
     if isinstance(value, Quantity):
@@ -534,6 +556,8 @@ class _Comparison:
 
     def _groups(self, a: Group, b: Group) -> bool:
         kinds = {"list" if group.kind == "or" else group.kind for group in (a, b)}
+        if kinds == {"list"}:
+            return self._in_any_order(_members(a), _members(b))
         if kinds == {"tuple", "rows"}:  # a vector
             flat = [g.members if g.kind == "tuple" else _column(g) for g in (a, b)]
             return all(flat) and self._in_order(*flat)
@@ -548,13 +572,16 @@ class _Comparison:
             # The brackets of a pair tell an interval from another; of more, they are taste.
             alike = a.ends == b.ends or len(a.members) != 2
             return alike and self._in_order(a.members, b.members)
-        rest = list(b.members)
-        for member in a.members:
+        return False
+
+    def _in_any_order(self, a: Sequence[Value], b: Sequence[Value]) -> bool:
+        rest = list(b)
+        for member in a:
             match = next((i for i, other in enumerate(rest) if self.same(member, other)), None)
             if match is None:
                 return False
             del rest[match]
-        return True
+        return not rest
 
     def _coordinates(self, a: Group, b: Group) -> bool:
         """Whether x = 1, y = 2 are the point (1, 2)."""
@@ -592,8 +619,8 @@ class _Comparison:
 
     def _relations(self, a: Relation, b: Relation) -> bool:
         if set(a.signs) == set(b.signs) == {"="}:
-            same_name = spelling.squeezed(a.name) == spelling.squeezed(b.name)
-            if same_name and self.same(a.sides[-1], b.sides[-1]):
+            names = {spelling.squeezed(relation.name) for relation in (a, b)}
+            if (len(names) == 1 or names <= {"y", "f(x)"}) and self.same(a.sides[-1], b.sides[-1]):
                 return True
             sides = [side for side in (*a.sides, *b.sides) if isinstance(side, Quantity)]
             if len(a.sides) == len(b.sides) == 2 and len(sides) == 4:
@@ -657,13 +684,13 @@ class _Comparison:
         symbols = a.free_symbols | b.free_symbols
         if not symbols:
             return self._constants(a, b, decimal)
-        if a.free_symbols != b.free_symbols and not (a.free_symbols and b.free_symbols):
-            return False
         tolerance = RELATIVE_TOLERANCE if decimal else _EXACT
         integers = {str(symbol) for symbol in symbols} <= {"n", "k", "m"}
         sets = [_points(symbols)]
         if integers:
-            sets.append([dict.fromkeys(symbols, sympy.Integer(n)) for n in range(1, 8)])
+            sets.append(
+                [{s: sympy.Integer(n + 2 * i) for i, s in enumerate(symbols)} for n in range(1, 8)]
+            )
         for points in sets:
             pairs = [(_value(a, point), _value(b, point)) for point in points]
             pairs = [(x, y) for x, y in pairs if x is not None and y is not None]

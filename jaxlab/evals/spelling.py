@@ -257,9 +257,10 @@ _SCALES = {
     "billions": 9,
 }
 _SHORT_WORDS = frozenset(
-    listed("cm mm km kg mg ml ft mi lb oz hr am pm no in is it if hz pa nm um ms ns ev kw mw gb mb")
+    listed("cm mm km kg mg ml ft mi lb oz hr am pm sq no in is it if hz pa nm ms ns ev kw mw gb mb")
 )
-_NUMERALS = {
+# Whole answers in words.
+_PHRASES = {
     word: str(number)
     for number, word in enumerate(
         listed(
@@ -267,8 +268,23 @@ _NUMERALS = {
             "fourteen fifteen sixteen seventeen eighteen nineteen twenty"
         )
     )
-} | {"half": "\\frac{1}{2}", "one-half": "\\frac{1}{2}", "thirty": "30", "hundred": "100"}
-_UNIT_LETTERS = frozenset("mshgLlJNWVKAFTHdC")
+} | {
+    "half": "\\frac{1}{2}",
+    "one half": "\\frac{1}{2}",
+    "one third": "\\frac{1}{3}",
+    "two thirds": "\\frac{2}{3}",
+    "one quarter": "\\frac{1}{4}",
+    "one fourth": "\\frac{1}{4}",
+    "three quarters": "\\frac{3}{4}",
+    "empty set": "\\emptyset",
+    "the empty set": "\\emptyset",
+    "real numbers": "\\mathbb{R}",
+    "all real numbers": "\\mathbb{R}",
+    "all reals": "\\mathbb{R}",
+}
+# "m/s^2", "kg m"
+_UNITS = re.compile(r"\s*[A-Za-z]{1,3}(?:\^-?\d)?(?:\s*[/* ]\s*[A-Za-z]{1,3}(?:\^-?\d)?)+\s*")
+_UNIT_LETTERS = frozenset("mshgLlJNWVK")
 _SCALED = re.compile(r"(?<=[\d.)}])\s*\\text\{(" + "|".join(_SCALES) + r")\}")
 _MIXED = re.compile(r"(?<![\d.,/^_}])(?<!\d )(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.]|\s*/)")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10\s*(?=\^)|(?<=\d)\s*\*\s*10\s*\*\*\s*")
@@ -304,9 +320,10 @@ def canonical(text: str) -> str:
     text = re.sub(
         r"^\\text\{(?:rs|usd|eur|gbp|inr)\}\.?\s*(?=[\d.])", "", text, flags=re.IGNORECASE
     )
-    numeral = re.fullmatch(r"(-?)\s*\\text\{([A-Za-z-]+)\}", text)
-    if numeral and numeral[2].lower() in _NUMERALS:
-        return numeral[1] + _NUMERALS[numeral[2].lower()]
+    text = _UNIT_FRACTION.sub(r"\1/\2", text)
+    phrase = " ".join(re.findall(r"[a-z]+", text.replace("\\text", "").lower()))
+    if phrase in _PHRASES and re.fullmatch(r"-?(?:[-\s]*\\text\{[^{}]*\})+", text):
+        return "-" * text.startswith("-") + _PHRASES[phrase]
     return text
 
 
@@ -330,10 +347,12 @@ def _text(found: re.Match[str]) -> str:
     if re.fullmatch(r"\s*[A-Za-z]\s*", inside):
         letter = inside.strip()
         before = found.string[: found.start()].rstrip()
-        unit = before[-1:].isdigit() or before.endswith(("}", "/"))
+        unit = before[-1:].isdigit() or before.endswith(("}", "/", "*", "\\frac{", "}{"))
         if letter in _UNIT_LETTERS and unit and not before.endswith(("^{", "_{")):
             return f" \\\0text{{{letter}}}"
         return f" {letter} " if found[0].startswith("\\text") else letter
+    if _UNITS.fullmatch(inside) and found.string[: found.start()].rstrip()[-1:].isdigit():
+        return re.sub(r"[A-Za-z]+", lambda name: f"\\\0text{{{name[0]}}}", inside)
     return f" {_KEPT_OR_WORD.sub(_word, inside.replace('-', ' - ' if ' ' in inside else '-'))} "
 
 
@@ -360,7 +379,7 @@ def _is_word(word: str) -> bool:
     run = all(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(low))
     if word.endswith("pi") or any(word.endswith(name) for name in ("sqrt", "sin", "cos", "tan")):
         return False
-    return len(word) > 2 and not run and (not low.isascii() or any(c in "aeiouy" for c in low))
+    return len(word) > 2 and not run and (not low.isascii() or any(c in "aeiou" for c in low))
 
 
 def _ungrouped(text: str) -> str:
@@ -467,11 +486,14 @@ def matrix(text: str) -> list[list[str]] | None:
     return [split(row, "&") for row in rows]
 
 
-_UNIT = r"(?:\\text\{[^{}]*\}|(?<=/)[a-zA-Z](?![a-zA-Z]))\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
+_POWER = r"\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
+_NAMED_UNIT = rf"\\text\{{[^{{}}]*\}}{_POWER}"
+_UNIT = rf"{_NAMED_UNIT}(?:\s*/\s*[a-zA-Z](?![a-zA-Z]){_POWER})?"
 _WITH_UNIT = re.compile(rf"(.*?[^\s/*])\s*((?:[/*]?\s*{_UNIT}\s*)+)")
 _LETTER_UNIT = re.compile(
     r"([-+\d.,/() ]*\d[)]?)\s+([msghLlJNWVKA](?:\^\{?-?\d\}?)?(?:/[a-z](?:\^\{?\d\}?)?)?)"
 )
+_UNIT_FRACTION = re.compile(rf"\\frac\s*\{{\s*({_NAMED_UNIT})\s*\}}\s*\{{\s*({_NAMED_UNIT})\s*\}}")
 _BASE = re.compile(r"(-?\d+)\s*_\s*\{?\s*(?:\\text\{\w+\})?\s*(\d+)\s*\}?")
 _SYNONYMS = {
     "centimeter": "cm",
@@ -537,8 +559,8 @@ def unit(text: str) -> tuple[str, str]:
 
 _LABEL = r"(?:\\text\{(?:option|choice|answer|Option|Choice|Answer)\}\s*)?"
 _OPTION = re.compile(
-    _LABEL
-    + r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*((?![-+*/^=<>(,&|_]|\\(?:and|or)\b|[A-J]\)).*)?",
+    _LABEL + r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])"
+    r"(?!\s*(?:[-+*/^=<>(,;&|_]|\\(?:and|or)\b|[A-J]\)))\s*(.*)",
     re.DOTALL,
 )
 _CHOICES = re.compile(
