@@ -26,6 +26,10 @@ from jaxlab.interop.tokenizer import load as load_tokenizer
 
 TRAINED = ("bpe", "char")
 
+# To begin with a line, a held-out part may be a tenth larger or smaller than was asked for; a short
+# one half, if these are not more characters than this.
+MAX_SHORT = 20
+
 
 @dataclass(frozen=True)
 class Text:
@@ -34,8 +38,8 @@ class Text:
     Attributes:
         train: a .jsonl file, or a text file.
         valid: the same for validation; None holds out the end of `train`.
-        held_out: share of `train` to hold out: of its documents (jsonl) or its characters, rounded
-            up to whole documents or lines.
+        held_out: share of `train` to hold out, from its end: whole documents (jsonl) or lines where
+            these come near the share, otherwise cut at a word or a character.
         field: of a jsonl row.
         tokenizer: a directory with tokenizer.json; "bpe" or "char" trains one, of the training text
             for bpe, of all characters of both files for char. None: the model's own, or else bpe.
@@ -107,7 +111,8 @@ class TextRows:
         if rows < 1:
             raise ValueError(
                 f"{part.name}: {len(part)} tokens for {split}, too few for a row of length "
-                f"{self.length} (and the token after it); give more text or a smaller length"
+                f"{self.length} (and the token after it); give more text, a smaller length or "
+                "another held_out"
             )
         return rows
 
@@ -218,20 +223,55 @@ def _decoded(path: Path) -> str:
 
 
 def _hold_out(documents: list[str], share: float, name: str) -> tuple[list[str], list[str]]:
-    """The beginning and the end of a text, both with something in them."""
-    if len(documents) > 1:
-        kept = len(documents) - max(1, math.ceil(share * len(documents)))
-        train, test = documents[:kept], documents[kept:]
-    else:
-        (document,) = documents
-        at = document.rfind("\n", 0, int((1 - share) * len(document))) + 1
-        train, test = [document[:at]], [document[at:]]
-    if not all(part and part[0] for part in (train, test)):
+    """The beginning and the end of a text, both with something in them.
+
+    Raises:
+        ValueError: the share, or what it leaves, is less than a character.
+    """
+    total = sum(map(len, documents))
+    wanted = share * total
+    if wanted < 1 or total - wanted < 1:
         raise ValueError(
-            f"{name}: too short to hold out a share of {share}; name a file for valid, or change "
-            "held_out"
+            f"{name}: {total} characters are too short to hold out a share of {share}; name a file "
+            "for valid, give more text, or bring held_out nearer to 0.5"
         )
-    return train, test
+    kept = len(documents) - max(1, math.ceil(share * len(documents)))
+    # Whole documents, unless those at the end are much longer or shorter than the others.
+    if kept and wanted / 2 <= sum(map(len, documents[kept:])) <= 2 * wanted:
+        return documents[:kept], documents[kept:]
+    rest = wanted
+    for i in reversed(range(len(documents))):
+        document = documents[i]
+        if rest < len(document):
+            at = _cut(document, len(document) - math.ceil(rest), wanted)
+            train, test = [*documents[:i], document[:at]], [document[at:], *documents[i + 1 :]]
+            return [part for part in train if part], [part for part in test if part]
+        rest -= len(document)
+    raise AssertionError("a share below 1 ends within the text")
+
+
+def _cut(document: str, aim: int, wanted: float) -> int:
+    """Where to cut near `aim`: behind a line before it or after it, else a word, else there.
+
+    Args:
+        document: its end is held out.
+        aim: number of characters before the cut, if it can be anywhere.
+        wanted: number of characters to hold out.
+    """
+    slack = int(max(wanted / 10, min(wanted / 2, MAX_SHORT)))
+    places = [
+        place + 1
+        for separator in ("\n", "\r", " ")
+        for place in (
+            document.rfind(separator, max(0, aim - 1 - slack), aim),
+            document.find(separator, aim, aim + slack),
+        )
+        if 0 <= place < len(document) - 1
+    ]
+    at = places[0] if places and 0 < aim < len(document) else aim
+    # The two characters that end a line stay together.
+    split = document[at - 1 : at] == "\r" and document[at : at + 1] == "\n"
+    return at + 1 if split and at + 1 < len(document) else at
 
 
 def _tokenizer(

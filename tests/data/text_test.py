@@ -98,6 +98,60 @@ def test_one_file_is_split_at_a_line(tmp_path):
     assert 0.1 <= len(test) / len(train + test) < 0.12
 
 
+LINE_ENDS = ("\n", "\r\n", "\r")
+WORDS = ("She sells sea shells by the sea shore. " * 520)[:20_000]
+TEXTS = {
+    "one newline far before": WORDS[:1_999] + "\n" + WORDS[2_000:],
+    "one newline far behind": WORDS[:19_900] + "\n" + WORDS[19_901:],
+    "a newline at the end": WORDS[:-1] + "\n",
+    "no newline": WORDS,
+    "no space either": "x" * 20_000,
+    "no ASCII": "\u6d77\u8fb9\u7684\u8d1d\u58f3" * 4_000,
+    "newlines alone": "\n" * 20_000,
+    "blank lines": ("shells" + "\n" * 94) * 200,
+} | {
+    f"{width} characters a line, {end!r}": (WORDS[:width] + end) * (20_000 // (width + len(end)))
+    for width in (1, 30, 300, 3_000)
+    for end in LINE_ENDS
+}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.9])
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_held_out_share_is_near_what_was_asked_for(name, share):
+    text = TEXTS[name]
+    (train,), (test,) = text_lib._hold_out([text], share, name)
+    assert train + test == text
+    assert len(test) == pytest.approx(share * len(text), rel=0.11)
+    assert not (train.endswith("\r") and test.startswith("\n"))
+
+
+def test_a_line_is_cut_only_where_none_ends_nearby():
+    (train,), (test,) = text_lib._hold_out([TEXTS["30 characters a line, '\\r\\n'"]], 0.05, "t")
+    assert train.endswith("\r\n")
+    (train,), (test,) = text_lib._hold_out([TEXTS["no newline"]], 0.05, "t")
+    assert train.endswith(" ")
+    assert len(test) >= 1_000
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[10, 10], [10] * 10 + [5_000], [5_000] + [10] * 10, [1] * 7, [900, 3, 90, 2_000, 4, 50]],
+)
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_documents_of_any_size_give_the_share(lengths, share):
+    documents = [WORDS[:length] for length in lengths]
+    if share * sum(lengths) < 1:
+        with pytest.raises(ValueError, match="too short to hold out a share"):
+            text_lib._hold_out(documents, share, "t")
+        return
+    train, test = text_lib._hold_out(documents, share, "t")
+    assert "".join(train + test) == "".join(documents)
+    assert all(train + test)
+    held = sum(map(len, test))
+    assert share * sum(lengths) / 2 <= held <= 2 * share * sum(lengths) + 1
+
+
 def test_documents_are_held_out_whole(tmp_path):
     path = _jsonl(tmp_path / "rows.jsonl", [f"document {i}" for i in range(20)])
     loaded = text_lib.load(Text(path, tokenizer="char", held_out=0.1), tmp_path)
@@ -231,7 +285,7 @@ def test_too_short_a_text(tmp_path):
     with pytest.raises(ValueError, match=r"short.txt: 8 tokens for test, too few .* length 8"):
         loaded.rows(8, documents=False).num_examples("test")
     path.write_text("a single line\n")
-    with pytest.raises(ValueError, match=r"short.txt: too short to hold out a share of 0.05"):
+    with pytest.raises(ValueError, match=r"short.txt: 14 characters are too short to hold out a"):
         text_lib.load(Text(str(path)), tmp_path)
 
 
