@@ -1,5 +1,6 @@
 """A task as tokens: prompts and targets in, completions graded."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -8,8 +9,20 @@ import numpy as np
 from jaxlab.data.tasks.types import Example, Grade, Split, Task
 from jaxlab.interop.tokenizer import Tokenizer
 
-# Tasks that generate examples without end are looked at as far as this.
+# Of a task that generates its examples so many are looked at before a run begins.
 MAX_CHECKED = 20_000
+
+# So many examples in a row that do not fit mean that hardly any will.
+MAX_LONG = 1000
+
+# Prompts that are encoded together.
+_ENCODED = 8192
+
+logger = logging.getLogger(__name__)
+
+
+class LongPromptError(ValueError):
+    """A generated prompt is too long, and none among those looked at before the run was."""
 
 
 class TextTask:
@@ -22,25 +35,38 @@ class TextTask:
         *,
         chat: bool = False,
         max_prompt: int,
+        max_length: int | None = None,
         long_prompts: Literal["error", "drop"] = "error",
     ):
-        """Look at every prompt, so that one that does not fit ends the run before it begins.
+        """Look at the prompts, so that one that does not fit ends the run before it begins.
+
+        All rows of files are looked at; of a task that generates its examples (`task.generated`)
+        the first `MAX_CHECKED`, and every later one when it is used.
 
         Args:
             task: makes and grades examples.
             tokenizer: encodes prompts, decodes completions.
             chat: prompts are one user message in the tokenizer's chat template.
             max_prompt: longest prompt in tokens.
-            long_prompts: what is done with longer ones.
+            max_length: most tokens of a training prompt and its target, of which the target has at
+                least one; None: no such limit.
+            long_prompts: what is done with longer prompts. "drop" leaves rows of a file out;
+                generated examples are replaced, each by one that is a function of its number.
 
         Raises:
-            ValueError: a prompt has more than `max_prompt` tokens (names the first), or a split
-                is empty.
+            ValueError: with "error" a prompt is too long (names the first); a prompt has no token;
+                or nothing is left of a split.
         """
         self.task, self.tokenizer = task, tokenizer
-        self._chat, self._max_prompt = chat, max_prompt
+        self._chat, self._drop = chat, long_prompts == "drop"
+        self._limits: dict[Split, tuple[int, str]] = dict.fromkeys(
+            ("train", "test"), (max_prompt, f"data.max_prompt = {max_prompt}")
+        )
+        if max_length is not None and max_length <= max_prompt:
+            # The last token that fits is the target's.
+            self._limits["train"] = (max_length - 1, f"max_length = {max_length} leaves room for")
         self._kept: Mapping[Split, Sequence[int]] = {
-            split: self._fitting(split, long_prompts) for split in ("train", "test")
+            split: self._fitting(split) for split in ("train", "test")
         }
 
     def num_examples(self, split: Split) -> int:
@@ -48,16 +74,20 @@ class TextTask:
         return len(self._kept[split])
 
     def prompt(self, i: int, split: Split) -> tuple[Example, list[int]]:
-        """The i-th used example of `split` and its prompt's token ids.
+        """The i-th used example of `split` and its prompt's token ids, a function of both.
 
         Raises:
-            ValueError: the prompt has more than `max_prompt` tokens.
+            LongPromptError: a generated prompt is too long, or with "drop" hardly any fits.
         """
-        example = self.task.example(self._kept[split][i], split)
-        ids = self.tokenizer.encode(self._render(example))
-        if len(ids) > self._max_prompt:
-            raise ValueError(self._too_long(split, self._kept[split][i], len(ids)))
-        return example, ids
+        number, count = self._kept[split][i], self.task.num_examples(split)
+        tries = MAX_LONG if self._drop and _generated(self.task) else 1
+        for again in range(tries):
+            # A task that generates has an example of any number.
+            example = self.task.example(number + again * count, split)
+            ids = self.tokenizer.encode(self._render(example))
+            if len(ids) <= self._limits[split][0]:
+                return example, ids
+        raise LongPromptError(self._too_long(split, number, len(ids)))
 
     def target(self, example: Example) -> list[int]:
         """Token ids of the reference completion with its end of sequence.
@@ -89,30 +119,50 @@ class TextTask:
             return example.prompt
         return self.tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
 
-    def _fitting(self, split: Split, long_prompts: str) -> Sequence[int]:
-        """Numbers of the examples whose prompts fit."""
-        count = self.task.num_examples(split)
+    def _fitting(self, split: Split) -> Sequence[int]:
+        """Numbers of the examples that are used: of a file's rows those whose prompts fit."""
+        count, generated = self.task.num_examples(split), _generated(self.task)
         if not count:
             raise ValueError(f"the {split} split has no examples")
-        checked = min(count, MAX_CHECKED)
-        texts = [self._render(self.task.example(i, split)) for i in range(checked)]
-        lengths = np.array([len(ids) for ids in self.tokenizer.encode_batch(texts)])
-        long = np.flatnonzero(lengths > self._max_prompt)
+        lengths = self._lengths(min(count, MAX_CHECKED) if generated else count, split)
+        if not lengths.all():
+            first = int(np.argmin(lengths))
+            raise ValueError(f"the prompt of {split} example {first} has no token to begin with")
+        long = np.flatnonzero(lengths > self._limits[split][0])
         if not long.size:
             return range(count)
-        if long_prompts == "error":
+        if not self._drop:
             first = int(long[0])
             raise ValueError(
                 f"{self._too_long(split, first, int(lengths[first]))} (and {long.size - 1} more; "
                 f"the longest has {lengths.max()})"
             )
-        kept = np.delete(np.arange(count), long)
-        if not kept.size:
-            raise ValueError(f"every prompt of {split} is longer than {self._max_prompt} tokens")
-        return kept.tolist()
+        if long.size == lengths.size:
+            raise ValueError(
+                f"every prompt of {split} has more tokens than {self._limits[split][1]}: raise it"
+            )
+        logger.warning(
+            "%d of %d prompts of %s have more tokens than %s and are %s",
+            *(long.size, lengths.size, split, self._limits[split][1]),
+            "replaced by others" if generated else "left out",
+        )
+        return range(count) if generated else np.delete(np.arange(count), long).tolist()
+
+    def _lengths(self, count: int, split: Split) -> np.ndarray:
+        """Tokens of the first `count` prompts, int64 [count]."""
+        lengths: list[int] = []
+        for begin in range(0, count, _ENCODED):
+            numbers = range(begin, min(begin + _ENCODED, count))
+            texts = [self._render(self.task.example(i, split)) for i in numbers]
+            lengths += [len(ids) for ids in self.tokenizer.encode_batch(texts)]
+        return np.array(lengths)
 
     def _too_long(self, split: Split, i: int, length: int) -> str:
         return (
-            f"the prompt of {split} example {i} has {length} tokens, more than data.max_prompt = "
-            f"{self._max_prompt}: raise it, or set data.long_prompts='drop'"
+            f"the prompt of {split} example {i} has {length} tokens, more than "
+            f"{self._limits[split][1]}: raise it, or set data.long_prompts='drop'"
         )
+
+
+def _generated(task: Task) -> bool:
+    return getattr(task, "generated", False)

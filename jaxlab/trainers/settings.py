@@ -91,7 +91,8 @@ class Data:
         tokenizer: directory with tokenizer.json; None means the model's own, or the task's.
         chat: render prompts with the tokenizer's chat template.
         max_prompt: longest prompt in tokens.
-        long_prompts: "error" ends the program at a longer one, "drop" leaves such rows out.
+        long_prompts: "error" ends the program at a longer one, "drop" leaves such rows out and
+            says how many; of generated examples it takes others in their place.
     """
 
     task: Literal["modsum", "gsm8k"]

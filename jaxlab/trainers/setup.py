@@ -69,8 +69,8 @@ def task(data: Data) -> Task:
     return data.modsum()
 
 
-def text_task(data: Data, tok: Tokenizer) -> TextTask:
-    """The task seen through the tokenizer.
+def text_task(data: Data, tok: Tokenizer, max_length: int | None = None) -> TextTask:
+    """The task seen through the tokenizer; `max_length` is that of `TextTask`.
 
     Raises:
         ConfigError: the tokenizer names no end of sequence.
@@ -85,6 +85,7 @@ def text_task(data: Data, tok: Tokenizer) -> TextTask:
         tok,
         chat=data.chat,
         max_prompt=data.max_prompt,
+        max_length=max_length,
         long_prompts=data.long_prompts,
     )
 

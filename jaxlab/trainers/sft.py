@@ -42,7 +42,8 @@ class Sft:
         mesh: devices.
         seed: of parameters, data order and sampling.
         batch_size: examples per step.
-        max_length: most tokens of prompt and completion; longer completions are cut.
+        max_length: most tokens of prompt and completion; longer completions are cut. A prompt that
+            leaves no room for one is too long, as one beyond data.max_prompt is.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
@@ -80,7 +81,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     tokenizer = setup.tokenizer(config.data, known)
     source = models.find(config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed)
     models.describe(workdir, source, tokenizer)
-    text = setup.text_task(config.data, tokenizer)
+    text = setup.text_task(config.data, tokenizer, config.max_length)
     decoder = Decoder(source.config)
     _check_lengths(config, decoder)
     host_batch_slice(config.batch_size, mesh)

@@ -8,6 +8,7 @@ from jaxlab.data.tasks.types import Example
 from jaxlab.losses import chunked_vocab
 from jaxlab.models.decoder import Decoder, DecoderConfig, rescan, unembedding
 from jaxlab.rollouts import policy
+from jaxlab.rollouts import text as text_lib
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import SamplingConfig
@@ -183,3 +184,79 @@ def test_prompts_that_are_too_long_can_be_dropped():
     kept = TextTask(Uneven(), tokenizer, chat=False, max_prompt=4, long_prompts="drop")
     assert kept.num_examples("train") == kept.num_examples("test") == 3
     assert [kept.prompt(i, "train")[0].answer for i in range(3)] == ["0", "2", "4"]
+
+
+class Rows:
+    """A file's prompts: of one word, but for some of five."""
+
+    def __init__(self, count, long):
+        self.count, self.long = count, long
+
+    def num_examples(self, split):
+        return self.count
+
+    def example(self, i, split):
+        return Example(prompt=" ".join(["="] * (5 if i in self.long else 1)), target="", answer="")
+
+
+class Made(Rows):
+    generated = True
+
+    def example(self, i, split):
+        return Example(prompt="= " * (1 + i % 5), target=None, answer=str(i))
+
+
+def _text(task, **options):
+    return TextTask(task, ModSum().tokenizer(), **{"max_prompt": 4} | options)
+
+
+def test_long_rows_far_behind_in_a_file_are_found(caplog):
+    rows = Rows(20_500, {0, 20_100, 20_499})
+    with pytest.raises(ValueError, match=r"train example 0 has 5 tokens.*and 2 more"):
+        _text(rows)
+    with pytest.raises(ValueError, match=r"train example 20499 has 5 tokens.*and 0 more"):
+        _text(Rows(20_500, {20_499}))
+    kept = _text(rows, long_prompts="drop")
+    assert "3 of 20500 prompts of train have more tokens than data.max_prompt = 4 and are left" in (
+        caplog.text
+    )
+    assert kept.num_examples("train") == 20_497
+    assert all(len(kept.prompt(i, "train")[1]) == 1 for i in (0, 20_099, 20_100, 20_496))
+    with pytest.raises(ValueError, match=r"every prompt of train has more tokens than data\.max"):
+        _text(Rows(3, {0, 1, 2}), long_prompts="drop")
+
+
+def test_long_prompts_among_generated_ones_are_replaced(monkeypatch, caplog):
+    monkeypatch.setattr(text_lib, "MAX_CHECKED", 3)
+    made = Made(16, ())
+    replaced = _text(made, long_prompts="drop", max_prompt=3)
+    assert "left out" not in caplog.text  # the first three fit
+    assert replaced.num_examples("train") == 16
+    answers = [replaced.prompt(i, "train")[0].answer for i in range(16)]
+    # Examples 3, 4, 8, 9, ... are too long: 16 numbers on is a prompt of another length.
+    assert answers == [str(i if i % 5 < 3 else i + (32 if i % 5 == 3 else 16)) for i in range(16)]
+    assert answers == [replaced.prompt(i, "train")[0].answer for i in range(16)]
+    refused = _text(made, max_prompt=3)
+    with pytest.raises(text_lib.LongPromptError, match="train example 3 has 4 tokens"):
+        refused.prompt(3, "train")
+    monkeypatch.setattr(text_lib, "MAX_CHECKED", 1)
+    with pytest.raises(text_lib.LongPromptError, match="train example 4 has 5 tokens"):
+        _text(Made(10, ()), long_prompts="drop", max_prompt=1).prompt(4, "train")
+
+
+def test_training_prompts_leave_room_for_a_target():
+    rows = Rows(9, {7})
+    _text(rows, max_prompt=5, max_length=6)
+    with pytest.raises(ValueError, match=r"example 7 has 5 tokens, more than max_length = 5 leav"):
+        _text(rows, max_prompt=5, max_length=5)
+    kept = _text(rows, max_prompt=5, max_length=5, long_prompts="drop")
+    assert (kept.num_examples("train"), kept.num_examples("test")) == (8, 9)
+
+
+def test_a_prompt_needs_a_token():
+    class Empty(Rows):
+        def example(self, i, split):
+            return Example(prompt="= ="[: 3 * (i != 2)], target="", answer="")
+
+    with pytest.raises(ValueError, match="train example 2 has no token"):
+        _text(Empty(4, ()))

@@ -37,7 +37,11 @@ class Grade:
 
 
 class Task(Protocol):
-    """The methods every task has."""
+    """The methods every task has.
+
+    A task whose attribute `generated` is true makes its examples instead of reading them, and has
+    one of any number.
+    """
 
     def num_examples(self, split: Split) -> int:
         """Examples in `split`."""
