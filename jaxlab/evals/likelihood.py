@@ -35,7 +35,14 @@ class Likelihood:
     """
 
     def __init__(
-        self, decoder: Decoder, params: Params, mesh: Mesh, *, rows: int = 32, multiple: int = 64
+        self,
+        decoder: Decoder,
+        params: Params,
+        mesh: Mesh,
+        *,
+        rows: int = 32,
+        multiple: int = 64,
+        vocab_size: int | None = None,
     ):
         """Compile nothing yet; one program for each width that occurs.
 
@@ -45,6 +52,7 @@ class Likelihood:
             mesh: where; the rows of a batch are split over its "data" axis, in one process.
             rows: of a batch; rounded up to a multiple of the devices that share them.
             multiple: rows are padded to the next multiple of this many tokens.
+            vocab_size: number of leading rows of the decoder's table that are words; None: all.
 
         Raises:
             ValueError: no row, or no token.
@@ -59,7 +67,12 @@ class Likelihood:
         def score(params: Params, tokens: Any, targets: Any, mask: Any) -> tuple[Any, Any]:
             hidden: Any = decoder.apply({"params": params}, tokens, method="hidden")
             _, stats = chunked_vocab.cross_entropy(
-                hidden, unembedding(params), targets, mask, summary=per_token
+                hidden,
+                unembedding(params),
+                targets,
+                mask,
+                vocab_size=vocab_size,
+                summary=per_token,
             )
             logprobs = -(stats["nll"] * mask).sum(1)
             return logprobs, ((stats["accuracy"] > 0) | ~mask).all(1)

@@ -115,7 +115,12 @@ class JaxlabLM(TemplateLM):
             )
         decoder = Decoder(source.config)
         self._likelihood = Likelihood(
-            decoder, params, mesh, rows=self.batch_size, multiple=settings.multiple
+            decoder,
+            params,
+            mesh,
+            rows=self.batch_size,
+            multiple=settings.multiple,
+            vocab_size=tokenizer.vocab_size,
         )
         self._batcher = Batcher(
             decoder,
@@ -265,6 +270,7 @@ class JaxlabLM(TemplateLM):
             min_p=wanted.get("min_p"),
             stop_ids=tuple(self.tokenizer.eos_ids),
             pad_id=self.tokenizer.pad_id,
+            vocab_size=self.tokenizer.vocab_size,
             prompt_multiple=self.settings.multiple,
         )
         return sampling, [stop for stop in wanted["until"] if stop]

@@ -88,7 +88,9 @@ class Evaluator:
             ValueError: a prompt and its completion would not fit into the decoder's context.
         """
         sampling = config.sampling(
-            stop_ids=tuple(text.tokenizer.eos_ids), pad_id=text.tokenizer.pad_id
+            stop_ids=tuple(text.tokenizer.eos_ids),
+            pad_id=text.tokenizer.pad_id,
+            vocab_size=text.tokenizer.vocab_size,
         )
         self._text, self._config = text, config
         self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules)
@@ -105,7 +107,7 @@ class Evaluator:
         # Every batch has the same shape, which the devices share evenly.
         shares = mesh.shape["data"]
         self._batch = -(-min(config.batch, count) // shares) * shares
-        entropy = functools.partial(_entropy, decoder, config)
+        entropy = functools.partial(_entropy, decoder, config, text.tokenizer.vocab_size)
         self._entropy = jax.jit(ambient(mesh)(entropy))
 
     def __call__(self, params: Params, key: jax.Array) -> tuple[dict[str, float], list[dict]]:
@@ -172,10 +174,16 @@ class Evaluator:
         ]
 
 
-def _entropy(decoder: Decoder, config: Eval, params: Params, rollout: Rollout) -> jax.Array:
+def _entropy(
+    decoder: Decoder, config: Eval, vocab_size: int, params: Params, rollout: Rollout
+) -> jax.Array:
     """Sum over each completion of the policy's entropy, [B] in nats."""
     hidden = response_hidden(decoder, params, rollout, samples=config.samples)
     _, entropy = chunked_vocab.token_logp(
-        hidden, unembedding(params), rollout.response, config.temperature or 1.0
+        hidden,
+        unembedding(params),
+        rollout.response,
+        config.temperature or 1.0,
+        vocab_size=vocab_size,
     )
     return (entropy * rollout.mask).sum(1)

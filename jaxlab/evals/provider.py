@@ -154,6 +154,7 @@ class JaxlabAPI(ModelAPI):
             top_p=config.top_p,
             stop_ids=tuple(self.tokenizer.eos_ids),
             pad_id=self.tokenizer.pad_id,
+            vocab_size=self.tokenizer.vocab_size,
             prompt_multiple=self._settings.prompt_multiple,
         )
         if config.seed is None:

@@ -55,7 +55,12 @@ class TokenEvaluator:
     """Loss, accuracy and what follows from them, of a decoder on several sources."""
 
     def __init__(
-        self, decoder: Decoder, sources: Mapping[str, TokenSource], config: TokenEval, mesh: Mesh
+        self,
+        decoder: Decoder,
+        sources: Mapping[str, TokenSource],
+        config: TokenEval,
+        mesh: Mesh,
+        vocab_size: int | None = None,
     ):
         """Compile nothing yet.
 
@@ -64,11 +69,12 @@ class TokenEvaluator:
             sources: by the `label` of their setting; "" is that of training.
             config: how many rows.
             mesh: devices.
+            vocab_size: number of leading rows of the decoder's table that are words; None: all.
         """
         self._sources, self._config, self._mesh = sources, config, mesh
         shares = mesh.shape["data"]
         self._batch = -(-config.batch // shares) * shares
-        self._sums = _compiled(decoder, mesh)
+        self._sums = _compiled(decoder, mesh, vocab_size)
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Read every source's held-out rows.
@@ -137,14 +143,19 @@ class TokenEvaluator:
 
 # Evaluators of one model share it: in a study of several seeds they follow each other.
 @functools.lru_cache(maxsize=1)
-def _compiled(decoder: Decoder, mesh: Mesh) -> Any:
+def _compiled(decoder: Decoder, mesh: Mesh, vocab_size: int | None) -> Any:
     def sums(params: Params, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
         """Of a `TokenBatch` of device arrays: see `TokenEvaluator._read`."""
         hidden: Any = decoder.apply(
             {"params": params}, batch.tokens, None, batch.segment_ids, method="hidden"
         )
         _, stats = chunked_vocab.cross_entropy(
-            hidden, unembedding(params), batch.targets, batch.mask, summary=per_token
+            hidden,
+            unembedding(params),
+            batch.targets,
+            batch.mask,
+            vocab_size=vocab_size,
+            summary=per_token,
         )
         mask = batch.mask.astype(np.float32)
         summed = {name: (values * mask).sum(0) for name, values in stats.items()}

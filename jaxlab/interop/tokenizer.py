@@ -55,7 +55,7 @@ class Tokenizer:
             name: where it came from, for errors.
 
         Raises:
-            ValueError: a special token that the vocabulary does not hold.
+            ValueError: a special token or an end of sequence that the vocabulary does not hold.
         """
         backend.no_padding()
         backend.no_truncation()
@@ -85,6 +85,13 @@ class Tokenizer:
         )
         self.pad_id: int = next(i for i in pads if i is not None)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        for i in self.eos_ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(
+                    f"{name}: the end-of-sequence id {i} (eos_token_id in generation_config.json "
+                    f"or config.json) is beyond the tokenizer's {self.vocab_size} ids, so no text "
+                    "could end: mend the id, or add its token to tokenizer.json"
+                )
 
     @property
     def eos_id(self) -> int:

@@ -24,6 +24,8 @@ class SamplingConfig:
             2024); 0 keeps all.
         stop_ids: token ids that end a completion.
         pad_id: what stands behind a completion's end in the output.
+        vocab_size: number of token ids, from 0 on, that can be drawn: the tokenizer's, where the
+            model's table has further rows. Log-probabilities are over these ids. None: all rows.
         num_samples: completions per prompt; the prompt is read once.
         prompt_multiple: prompts are padded to the next multiple of this many columns, so that few
             widths are ever compiled; None pads to the next power of two, at least 16.
@@ -38,6 +40,7 @@ class SamplingConfig:
     min_p: float | None = None
     stop_ids: tuple[int, ...] = ()
     pad_id: int = 0
+    vocab_size: int | None = None
     num_samples: int = 1
     prompt_multiple: int | None = None
     cache_dtype: Literal["float32", "bfloat16"] | None = None
@@ -49,7 +52,7 @@ class SamplingConfig:
             ValueError: a value is out of range; the message names it.
         """
         object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
-        for name in ("max_new_tokens", "num_samples", "top_k", "prompt_multiple"):
+        for name in ("max_new_tokens", "vocab_size", "num_samples", "top_k", "prompt_multiple"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")

@@ -101,7 +101,7 @@ def _generate(
     def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
-        return sample(apply("logits", hidden), bits, sampling)
+        return sample(apply("logits", hidden)[:, : sampling.vocab_size], bits, sampling)
 
     def record(state: _State, draw: Draw) -> _State:
         running = ~state.stopped
@@ -225,10 +225,11 @@ def _check(model: Decoder, prompts: Any, lengths: Any, sampling: SamplingConfig)
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(f"{name} are {x.dtype}: they must be integers")
     width = prompts.shape[1]
-    if any(i >= config.vocab_size for i in sampling.stop_ids):
-        raise ValueError(
-            f"stop_ids {sampling.stop_ids} go beyond the vocabulary of {config.vocab_size}"
-        )
+    words = sampling.vocab_size or config.vocab_size
+    if words > config.vocab_size:
+        raise ValueError(f"vocab_size is {words}, but the model's table has {config.vocab_size}")
+    if any(i >= words for i in sampling.stop_ids):
+        raise ValueError(f"stop_ids {sampling.stop_ids} go beyond the vocabulary of {words}")
     longest = width
     if _readable(lengths):
         lengths = np.asarray(lengths)

@@ -218,15 +218,14 @@ class _Run:
         )
         tokenizer = setup.tokenizer(config.data, *known)
         setup.check_same_words(tokenizer, "teacher", known[1])
-        size = tokenizer.vocab_size
+        # Tables may be padded beyond the tokenizer's words, each model's differently: sampling,
+        # log-probabilities and losses are over the words.
+        self.vocab_size = size = tokenizer.vocab_size
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)
         self.student = Decoder(self.source.config)
         self.text = setup.text_task(config.data, tokenizer)
         self.teacher, self.teacher_params = self._load_teacher(size)
-        # Tables may be padded beyond the tokenizer's words, each model's differently.
-        sizes = [model.config.vocab_size for model in (self.student, self.teacher) if model]
-        self.vocab_size = min(sizes)
         _check_context(config, self.student)
         host_batch_slice(config.rollout.prompts, self.mesh)
         batch = config.rollout.prompts * config.rollout.samples
@@ -246,6 +245,7 @@ class _Run:
             temperature=config.rollout.temperature,
             stop_ids=tuple(tokenizer.eos_ids),
             pad_id=tokenizer.pad_id,
+            vocab_size=size,
             num_samples=config.rollout.samples,
             prompt_multiple=config.rollout.prompt_multiple,
         )
@@ -401,7 +401,12 @@ class _Run:
         if self.name == "cross_entropy":
             hidden = self._student_hidden(params, rollout)
             return chunked_vocab.cross_entropy(
-                hidden, unembedding(params), rollout.response, rollout.mask, **whole
+                hidden,
+                unembedding(params),
+                rollout.response,
+                rollout.mask,
+                vocab_size=self.vocab_size,
+                **whole,
             )
         assert batch.advantages is not None
         logp, entropy = self._token_logp(params, rollout)
@@ -426,6 +431,7 @@ class _Run:
             unembedding(params),
             rollout.response,
             self.config.rollout.temperature,
+            vocab_size=self.vocab_size,
         )
 
     def _evaluate(self, current: state.TrainState, index: int) -> Evaluation:

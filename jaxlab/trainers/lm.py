@@ -90,11 +90,12 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
             config.train.nonfinite == "skip",
             config.train.parts(config.batch_size),
             config.z_loss,
+            vocab_size,
         ),
         mesh,
         config.mesh.rules,
     )
-    evaluator = TokenEvaluator(Decoder(source.config), sources, config.eval, mesh)
+    evaluator = TokenEvaluator(Decoder(source.config), sources, config.eval, mesh, vocab_size)
 
     def init() -> state.TrainState:
         return compiled.create(source.load(mesh, config.mesh.rules))
@@ -122,6 +123,7 @@ class _Recipe(NamedTuple):
     skip_nonfinite: bool
     parts: int
     z_loss: float
+    vocab_size: int
 
 
 class _Compiled(NamedTuple):
@@ -155,6 +157,7 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
                 part.mask,
                 z_loss=recipe.z_loss,
                 denominator=denominator,
+                vocab_size=recipe.vocab_size,
                 summary=per_token,
             )
 

@@ -105,6 +105,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
                 targets,
                 counts,
                 denominator=denominator,
+                vocab_size=tokenizer.vocab_size,
                 summary=per_token,
             )
 

@@ -27,6 +27,7 @@ class Digits:
 
     eos_ids = (0,)
     pad_id = 0
+    vocab_size = 8
 
     def num_examples(self, split):
         return 5

@@ -27,7 +27,12 @@ def save(
         num_kv_heads=1,
         max_position=max_position,
     )
+    tokenizer = train_bpe(["a b c 1 2 3"], 257)
     params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    hf.save(folder, config, jax.tree.map(lambda x: gain * x, params))
-    train_bpe(["a b c 1 2 3"], 257).save(folder)
+    params = jax.tree.map(lambda x: gain * x, params)
+    # Rows of the tables that stand for no token: no reply and no score may depend on them.
+    for table in (params["embed"], params["unembed"]):
+        table["embedding"] = table["embedding"].at[tokenizer.vocab_size :].set(jnp.nan)
+    hf.save(folder, config, params)
+    tokenizer.save(folder)
     return folder

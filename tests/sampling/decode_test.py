@@ -204,6 +204,8 @@ def test_what_stands_behind_a_prompt_is_ignored(params):
         ({"prompts": np.where(PROMPTS < 30, 61, PROMPTS)}, "is 61: ids must be"),
         ({"sampling": SamplingConfig(58)}, "7 tokens and max_new_tokens 58 .* max_position 64"),
         ({"sampling": SamplingConfig(4, stop_ids=(61,))}, "vocabulary of 61"),
+        ({"sampling": SamplingConfig(4, vocab_size=50, stop_ids=(50,))}, "vocabulary of 50"),
+        ({"sampling": SamplingConfig(4, vocab_size=62)}, "vocab_size is 62, .* table has 61"),
         ({"key": jax.random.split(jax.random.key(0), 2)}, r"keys have shape \(2,\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -217,6 +219,22 @@ def test_bad_input_is_named(params, changes, message):
     }
     with pytest.raises(ValueError, match=message):
         generate(MODEL, params, **(arguments | changes))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_beyond_the_vocabulary_are_as_if_they_were_not_there(params, temperature):
+    words = 50
+    padded = jax.tree.map(
+        lambda x: x.at[words:].set(np.nan) if x.shape[0] == CONFIG.vocab_size else x, params
+    )
+    prompts = PROMPTS % words
+    sampling = SamplingConfig(max_new_tokens=6, temperature=temperature, vocab_size=words)
+    out = generate(MODEL, padded, prompts, LENGTHS, jax.random.key(1), sampling)
+    cut = jax.tree.map(lambda x: x[:words] if x.shape[0] == CONFIG.vocab_size else x, params)
+    smaller = Decoder(dataclasses.replace(CONFIG, vocab_size=words))
+    wanted = generate(smaller, cut, prompts, LENGTHS, jax.random.key(1), sampling)
+    np.testing.assert_array_equal(out.tokens, wanted.tokens)
+    np.testing.assert_allclose(out.logprobs, wanted.logprobs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_sharded_over_data_gives_the_same_tokens():

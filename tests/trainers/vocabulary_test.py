@@ -1,0 +1,155 @@
+"""The vocabulary is the tokenizer's: rows of a table beyond it are as if they were not there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab import config as config_lib
+from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.evals.loop import Eval, _entropy
+from jaxlab.losses import chunked_vocab, distillation
+from jaxlab.models.decoder import Decoder
+from jaxlab.rollouts.policy import Rollout, response_hidden
+from jaxlab.trainers import distill, lm, sft
+
+WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 0,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 2,
+    "max_position": 32,
+}
+SHARED = {
+    "data": {"task": "modsum", "options": {"modulus": 5, "addends": 2}, "max_prompt": 16},
+    "train": {"steps": 1},
+    # So small a step leaves the policy where it is.
+    "optim": {"learning_rate": 1e-12, "weight_decay": 0.0},
+    "eval": {"prompts": 2, "samples": 2, "max_new_tokens": 4, "batch": 2},
+}
+STUDENT, TEACHER = WORDS + 300, WORDS + 7
+
+
+def _padded(params):
+    """The params with NaN in the rows that stand for no word."""
+    tables = {
+        name: {"embedding": params[name]["embedding"].at[WORDS:].set(jnp.nan)}
+        for name in ("embed", "unembed")
+    }
+    return params | tables
+
+
+def _cut(params):
+    """Params of a decoder that has the words alone, of their own memory."""
+    tables = {
+        name: {"embedding": params[name]["embedding"][:WORDS]} for name in ("embed", "unembed")
+    }
+    return jax.tree.map(jnp.copy, params | tables)
+
+
+def _run(tmp_path, loss):
+    config = SHARED | {
+        "student": {"sizes": SIZES | {"vocab_size": STUDENT}},
+        "teacher": {"sizes": SIZES | {"vocab_size": TEACHER}},
+        "rollout": {"prompts": 4, "samples": 2, "max_new_tokens": 6, "updates": 2},
+        "loss": loss,
+    }
+    return distill._Run(config_lib.build(distill.Distill, config), tmp_path)
+
+
+def test_differently_padded_tables_train_as_unpadded_ones(tmp_path, monkeypatch):
+    run = _run(tmp_path, {"name": "aopd", "top_k": 4})
+    start = run._init()
+    start = start._replace(params=_padded(start.params))
+    run.teacher_params = _padded(jax.tree.map(lambda x: 1.5 * x, run.teacher_params))
+    student, teacher = _cut(start.params), _cut(run.teacher_params)
+    rollouts = []
+    policy = run.policy
+    monkeypatch.setattr(run, "policy", lambda *args: rollouts.append(policy(*args)) or rollouts[-1])
+    found = run._step(start, 0).metrics
+
+    assert all(np.isfinite(value) for value in found.values())
+    np.testing.assert_allclose([found["ratio_mean"], found["ratio_max"]], 1, atol=1e-5)
+    (rollout,) = rollouts
+    assert int(rollout.response.max()) < WORDS
+
+    @jax.jit
+    def plain(student, teacher, rollout):
+        """The dense loss of decoders that have the words alone; the sampler's logp error."""
+        decoder = Decoder(run.student.config.__class__(**SIZES, vocab_size=WORDS))
+        student_logp, teacher_logp = (
+            jax.nn.log_softmax(
+                response_hidden(decoder, params, rollout) @ params["unembed"]["embedding"].T
+            )
+            for params in (student, teacher)
+        )
+        sampled = jnp.take_along_axis(student_logp, rollout.response[..., None], axis=-1)[..., 0]
+        error = jnp.where(rollout.mask, jnp.abs(sampled - rollout.logprobs), 0).max()
+        last = slice(4, None)  # the second of two minibatches, whose metrics are reported
+        loss, _ = distillation.aopd(
+            student_logp[last],
+            teacher_logp[last],
+            rollout.response[last],
+            rollout.mask[last],
+            top_k=4,
+        )
+        return loss, error
+
+    loss, error = plain(student, teacher, rollout)
+    assert error < 1e-5
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-4)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The vocabulary that each log-probability is asked for."""
+    sizes, words = [], chunked_vocab._words
+
+    def spy(vocab_size, *unembeddings):
+        sizes.append(vocab_size)
+        return words(vocab_size, *unembeddings)
+
+    monkeypatch.setattr(chunked_vocab, "_words", spy)
+    return sizes
+
+
+def _shape(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+ROLLOUT = Rollout(
+    _shape(jnp.int32, 8, 22),
+    _shape(jnp.int32, 8),
+    _shape(jnp.int32, 8, 6),
+    _shape(bool, 8, 6),
+    _shape(jnp.float32, 8, 6),
+    _shape(bool, 8),
+)
+
+
+@pytest.mark.parametrize("loss", ["opd", "gkd", "full_reverse_kl", "grpo", "cross_entropy"])
+def test_every_log_probability_of_distillation_is_over_the_words(loss, asked, tmp_path):
+    run = _run(tmp_path, {"name": loss})
+    params, teacher = run.abstract.params, run.teacher_params
+    scored = jax.eval_shape(run._score, params, teacher, ROLLOUT, _shape(jnp.float32, 8))
+    (batch, _) = jax.eval_shape(lambda scored: distill._split(scored, 2), scored)
+    jax.eval_shape(run._update, run.abstract, teacher, batch)
+    jax.eval_shape(run._diagnose, params, teacher, ROLLOUT)
+    assert len(asked) == 4
+    assert set(asked) == {WORDS}
+
+
+def test_every_log_probability_of_other_trainers_is_over_the_words(asked, tmp_path):
+    config = SHARED | {"model": {"sizes": SIZES | {"vocab_size": STUDENT}}, "batch_size": 4}
+    runs = [sft.program(config_lib.build(sft.Sft, config | {"max_length": 16}), tmp_path / "sft")]
+    data = {"task": "state_tracking", "options": {"group": f"z{WORDS}", "length": 8}}
+    config |= {"data": data, "eval": {"examples": 4, "batch": 4}}
+    runs.append(lm.program(config_lib.build(lm.Lm, config), tmp_path / "lm"))
+    for program in runs:
+        jax.eval_shape(lambda state, p=program: p.step(state, 0).metrics, program.abstract)
+    decoder = Decoder(lm.DecoderConfig(**SIZES, vocab_size=STUDENT))
+    params = program.abstract.params
+    jax.eval_shape(lambda p, r: _entropy(decoder, Eval(samples=2), WORDS, p, r), params, ROLLOUT)
+    assert asked == [WORDS] * 3
