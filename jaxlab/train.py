@@ -22,7 +22,7 @@ from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import CheckpointError
 from jaxlab.runtime.preemption import exit_on_sigterm
-from jaxlab.trainers import distill, lm, loop, sft
+from jaxlab.trainers import distill, lm, loop, setup, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
 
@@ -82,7 +82,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
             note_config(config, workdir)
         try:
             loop.run(program, run.train, workdir, config_lib.to_json(run))
-        except (CheckpointError, loop.NonFiniteError) as error:
+        except (CheckpointError, loop.NonFiniteError, setup.LongPromptError) as error:
             doors.failed(error)
 
 

@@ -9,6 +9,7 @@ from jaxlab.data.tasks.gsm8k import Gsm8k
 from jaxlab.data.tasks.types import Example, Task
 from jaxlab.interop.tokenizer import Tokenizer
 from jaxlab.interop.tokenizer import load as load_tokenizer
+from jaxlab.rollouts.text import LongPromptError as LongPromptError
 from jaxlab.rollouts.text import TextTask
 from jaxlab.trainers.settings import Data
 

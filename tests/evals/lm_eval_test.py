@@ -67,13 +67,14 @@ def _logits(params, row):
     return Decoder(CONFIG).apply({"params": params}, row[None])[0]
 
 
-def _reference(params, context, continuation):
-    """One row by itself, of one width; log-softmax in float64."""
+def _reference(params, context, continuation, words=None):
+    """One row by itself, of one width; log-softmax over the words in float64."""
     tokens = [*context, *continuation][-CONFIG.max_position - 1 :]
     row = np.zeros(CONFIG.max_position, np.int32)
     row[: len(tokens) - 1] = tokens[:-1]
     begin = len(tokens) - 1 - len(continuation)
-    logits = np.asarray(_logits(params, row), np.float64)[begin : begin + len(continuation)]
+    logits = np.asarray(_logits(params, row), np.float64)[:, :words]
+    logits = logits[begin : begin + len(continuation)]
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     picked = logp[np.arange(len(continuation)), continuation]
     return picked.sum(), bool((logits.argmax(-1) == continuation).all())
@@ -127,7 +128,7 @@ def test_loglikelihood_of_texts(lm, params):
         (encode("and"), encode("and is 2")[len(encode("and")) :]),
     ]
     for (logprob, greedy), pair in zip(found, split, strict=True):
-        expected, best = _reference(params, *pair)
+        expected, best = _reference(params, *pair, lm.tokenizer.vocab_size)
         assert logprob == pytest.approx(expected, abs=TOLERANCE)
         assert greedy is best
 
@@ -162,7 +163,12 @@ def test_rolling_windows(directory, params, monkeypatch, overlap, windows):
     first, empty, second = lm.loglikelihood_rolling(asked, disable_tqdm=True)
     named = {-1: prefix} | dict(enumerate(tokens))
     expected = sum(
-        _reference(params, [named[i] for i in context], [named[i] for i in predicted])[0]
+        _reference(
+            params,
+            [named[i] for i in context],
+            [named[i] for i in predicted],
+            lm.tokenizer.vocab_size,
+        )[0]
         for context, predicted in windows
     )
     assert first == second == pytest.approx(expected, abs=TOLERANCE)
@@ -287,7 +293,8 @@ def _check(found, lm, params, count):
         for (context, continuation), ((logprob, _),) in zip(
             (arguments for arguments in sample["arguments"]), sample["resps"], strict=True
         ):
-            expected, _ = _reference(params, *lm._encode_pair(context, continuation))
+            pair = lm._encode_pair(context, continuation)
+            expected, _ = _reference(params, *pair, lm.tokenizer.vocab_size)
             assert float(logprob) == pytest.approx(expected, abs=TOLERANCE)
             scores.append(expected)
         assert sample["acc"] == float(scores[0] > scores[1])
