@@ -6,58 +6,39 @@
 
 Forms: "ours" is what `gated_delta` chooses, "scan" the recurrence and its autodiff, "torch" the
 chunk form of transformers (the torch extra; "not installed" otherwise), which has GDN and KDA.
-Nothing is timed before outputs and gradients agree at a small size. All forms and members of one
-size take turns in one process, pinned to one core; a time is the smallest processor time of the
-repeats. B = 1, H = 4, float32; "both" is forward and backward for random cotangents.
+Nothing is timed before outputs and gradients agree at a small size. PyTorch has a process of its
+own; all forms and members of one size take turns (`peers/turns.py`), pinned to one core; a time is
+the smallest processor time of the undisturbed turns. B = 1, H = 4, float32; "both" is forward and
+backward for random cotangents.
 """
 
 import argparse
 import contextlib
-import ctypes
-import dataclasses
 import functools
-import math
+import importlib.util
 import os
 import pathlib
-import platform
 import sys
-import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+import numpy as np
+from peers import turns
 
-def pin_to_one_thread() -> None:
-    """Before jax is imported: one core, one thread."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-def keep_freed_memory() -> None:
-    """As in a long run: else the first touch of every output is timed, several ms per 10 MB."""
-    never_map, never_trim = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
-    with contextlib.suppress(AttributeError, OSError):  # no glibc
-        for parameter, value in (never_map, never_trim):
-            ctypes.CDLL(None).mallopt(parameter, value)
-
-
-pin_to_one_thread()
-keep_freed_memory()
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jaxlab_kernels import gated_delta  # noqa: E402
-from jaxlab_kernels.delta_rule import cases  # noqa: E402
-from peers import transformers_delta as torch_form  # noqa: E402
-
+PEERS = pathlib.Path(__file__).resolve().parent / "peers"
 PASSES = ("forward", "both")
 MEMBERS = ("gdn", "kda", "fg2", "fg2_plus")
+OF_TORCH = ("gdn", "kda")
+ONE_THREAD = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+# Form -> the process that runs it.
+Workers = Mapping[str, turns.Contender]
 
 
 class Row(NamedTuple):
@@ -69,125 +50,121 @@ class Row(NamedTuple):
     member: str
     form: str
     milliseconds: float
-    temporary: float = math.nan
-    kept: float = math.nan
+    temporary: float | None = None
+    kept: float | None = None
 
 
-class Program(NamedTuple):
-    """A call without arguments, and its memory as in `Row`."""
+def start(stack: contextlib.ExitStack) -> Workers:
+    """Start the processes on one core; torch's only where it can run."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-    call: Callable[[], Any]
-    temporary: float = math.nan
-    kept: float = math.nan
+    def process(name: str, file: str) -> turns.Contender:
+        command = [sys.executable, str(PEERS / file)]
+        return stack.enter_context(turns.Contender(name, command, ONE_THREAD))
 
-
-def case_of(member: str, dim: int, length: int) -> cases.Case:
-    """B = 1, H = 4."""
-    sizes = {"batch": 1, "length": length, "heads": 4, "value_heads": 4}
-    return dataclasses.replace(cases.MEMBERS[member], **sizes, key_dim=dim, value_dim=dim)
-
-
-def arguments_of(case: cases.Case) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]:
-    """Float32 arguments of a symmetric case, and cotangents of out and state."""
-    arguments = cases.make(case, dtype=np.float32)
-    arguments.pop("form")
-    rng = np.random.default_rng(1)
-    shapes = [arguments[name].shape for name in ("v", "initial_state")]
-    return arguments, tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    jax = process("jax", "jaxlab_delta.py")
+    workers = {"ours": jax, "scan": jax, "chunked": jax}
+    if torch_is_missing() is None:
+        workers["torch"] = process("torch", "transformers_delta.py")
+    return workers
 
 
-def program(form: str, which: str, member: str, case: cases.Case) -> Program:
-    """Compiled: (out, state), or the gradients by name."""
-    arguments, weights = arguments_of(case)
-    if form == "torch":
-        return Program(torch_form.program(member, arguments, weights if which == "both" else None))
-    implementation = {"ours": None, "scan": "reference"}.get(form, form)
+def torch_is_missing() -> str | None:
+    """Why PyTorch's forms cannot run here, or None."""
+    for name in ("torch", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed (the torch extra)"
+    if importlib.util.find_spec("fla") is not None:
+        return "flash-linear-attention is installed: transformers would call its GPU kernels"
+    return None
 
-    def forward(arguments):
-        return gated_delta(**arguments, implementation=implementation)
 
-    def gradients(arguments, weights):
-        return jax.vjp(forward, arguments)[1](weights)[0]
-
-    arrays = jax.tree.map(jnp.asarray, (arguments, weights))
-    given = arrays if which == "both" else arrays[:1]
-    compiled = jax.jit(gradients if which == "both" else forward).lower(*given).compile()
-    memory = compiled.memory_analysis()
-    return Program(
-        lambda: jax.block_until_ready(compiled(*given)),
-        memory.temp_size_in_bytes / 1e6,
-        (memory.argument_size_in_bytes + memory.output_size_in_bytes) / 1e6,
+def forms_of(member: str, workers: Workers) -> tuple[str, ...]:
+    """What can run this member here."""
+    return (
+        ("ours", "scan", "torch") if "torch" in workers and member in OF_TORCH else ("ours", "scan")
     )
 
 
-def forms_of(member: str) -> tuple[str, ...]:
-    """What can run this member here."""
-    has_peer = member in torch_form.FUNCTIONS and torch_form.missing() is None
-    return ("ours", "scan", "torch") if has_peer else ("ours", "scan")
+def make(
+    workers: Workers,
+    form: str,
+    which: str,
+    member: str,
+    size: tuple[int, int] | None,
+    folder: pathlib.Path,
+) -> Mapping[str, float | None]:
+    """Build the program "FORM MEMBER" of this pass; returns its memory.
+
+    Ours is built before PyTorch's, which reads the arguments that ours has written to `folder`.
+    """
+    request = {"do": "make", "name": f"{form} {member}", "which": which, "member": member}
+    request["arguments"] = str(folder / f"{which}_{member}.npz")
+    if form != "torch":
+        request |= {"form": form, "size": size}
+    return workers[form].ask(**request).reply
 
 
-def check_parity(member: str) -> None:
+def check_parity(member: str, workers: Workers, folder: pathlib.Path) -> None:
     """Raises an AssertionError unless all forms agree, gradients included, at a small size."""
     for which in PASSES:
-        case = cases.MEMBERS[member]
-        expected = program("scan", which, member, case).call()
-        for form in ("chunked", *forms_of(member)):
-            result = program(form, which, member, case).call()
-            jax.tree.map(
-                functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-                result, type(result)(expected),
-            )  # fmt: skip
-
-
-def measure(programs: dict[Any, Program], repeats: int) -> dict[Any, float]:
-    """Smallest processor time in milliseconds of each, without its first call.
-
-    They take turns, each twice in a row; the second run counts, whose memory is back in the caches.
-    Short ones run as often as fills 5 ms, and the mean of that counts.
-    """
-    best = dict.fromkeys(programs, math.inf)
-    inner = {}
-    for name, each in programs.items():
-        each.call()
-        start = time.process_time()
-        each.call()
-        inner[name] = max(1, math.ceil(0.005 / max(time.process_time() - start, 1e-5)))
-    for _ in range(repeats):
-        for name, each in programs.items():
-            each.call()
-            start = time.process_time()
-            for _ in range(inner[name]):
-                each.call()
-            spent = 1e3 * (time.process_time() - start) / inner[name]
-            best[name] = min(best[name], spent)
-    return best
+        found = {}
+        for form in ("scan", "chunked", *forms_of(member, workers)):
+            make(workers, form, which, member, None, folder)
+            path = folder / "result.npz"
+            workers[form].ask(do="save", name=f"{form} {member}", path=str(path))
+            with np.load(path) as file:
+                found[form] = {name: file[name] for name in file.files}
+        for form, arrays in found.items():
+            for name, expected in found["scan"].items():
+                np.testing.assert_allclose(
+                    arrays[name], expected, rtol=1e-4, atol=1e-5, err_msg=f"{form} {which} {name}"
+                )
 
 
 def rows_of_size(
-    which: str, dim: int, length: int, wanted: Iterable[tuple[str, str]], args: argparse.Namespace
+    which: str,
+    dim: int,
+    length: int,
+    wanted: Iterable[tuple[str, str]],
+    workers: Workers,
+    args: argparse.Namespace,
 ) -> list[Row]:
     """Measures the (member, form) of one pass and size; prints a line for each."""
-    programs = {}
-    for member, form in wanted:
-        if form == "torch" and member == "kda" and length * dim > args.torch_kda_limit:
-            print(f"{which:<9}{dim:>4}{length:>7}  {member:<10}{form:<6}   not run: needs GBs")
-            continue
-        each = program(form, which, member, case_of(member, dim, length))
-        if each.temporary > args.memory_limit:
-            print(f"{which:<9}{dim:>4}{length:>7}  {member:<10}{form:<6}   "
-                  f"not run: needs {each.temporary / 1e3:.1f} GB")  # fmt: skip
-            continue
-        programs[member, form] = each
-    times = measure(programs, args.repeats)
+    calls, memory = {}, {}
+    head = f"{which:<9}{dim:>4}{length:>7}"
+    with tempfile.TemporaryDirectory() as folder:
+        for member, form in wanted:
+            if form == "torch" and member == "kda" and length * dim > args.torch_kda_limit:
+                print(f"{head}  {member:<10}{form:<6}   not run: needs GBs")
+                continue
+            known = make(workers, form, which, member, (dim, length), pathlib.Path(folder))
+            if (known["temporary"] or 0) > args.memory_limit:
+                needed = f"{known['temporary'] / 1e3:.1f} GB"
+                print(f"{head}  {member:<10}{form:<6}   not run: needs {needed}")
+                continue
+            memory[member, form] = known
+            calls[member, form] = functools.partial(
+                workers[form].ask, do="time", name=f"{form} {member}"
+            )
+        found = turns.alternate(calls, args.repeats, pause=0.0)
+    for worker in set(workers.values()):
+        worker.ask(do="drop")
     rows = []
-    for (member, form), milliseconds in times.items():
-        each = programs[member, form]
-        rows.append(Row(which, dim, length, member, form, milliseconds, *each[1:]))
-        memory = "" if math.isnan(each.kept) else (
-            f"{each.temporary:>10.1f}{each.temporary / each.kept:>10.2f}"
-        )  # fmt: skip
-        print(f"{which:<9}{dim:>4}{length:>7}  {member:<10}{form:<6}{milliseconds:>10.2f}{memory}",
-              flush=True)  # fmt: skip
+    for (member, form), each in found.items():
+        line = f"{head}  {member:<10}{form:<6}"
+        good = turns.undisturbed(each)
+        if not good:
+            print(f"{line}   {turns.summary(each)}", flush=True)
+            continue
+        milliseconds = min(turn.reply["milliseconds"] for turn in good)
+        temporary, kept = memory[member, form]["temporary"], memory[member, form]["kept"]
+        rows.append(Row(which, dim, length, member, form, milliseconds, temporary, kept))
+        line += f"{milliseconds:>10.2f}"
+        if temporary is not None and kept is not None:
+            line += f"{temporary:>10.1f}{temporary / kept:>10.2f}"
+        print(line, flush=True)
     return rows
 
 
@@ -221,7 +198,7 @@ def goals(rows: list[Row]) -> list[tuple[str, str, float, bool]]:
         compare("fg2_plus / kda <= 1.15", "both", size, plus, kda, 1.15, False)
         for member in MEMBERS:
             row = table.get(("both", *size, member, "ours"))
-            if row and length == 8192:
+            if row and row.kept and length == 8192:
                 ratio = row.temporary / row.kept
                 found.append((f"temporaries / inputs and outputs {member} <= 2",
                               f"both, D={dim}, T={length}", ratio, ratio <= 2))  # fmt: skip
@@ -288,25 +265,37 @@ def main() -> None:
             parser.error(f"--passes={which!r} is not one of {', '.join(PASSES)}")
     if unknown := set(names) - set(MEMBERS):
         parser.error(f"--members={', '.join(unknown)}: expected {', '.join(MEMBERS)}")
-    for member in names:
-        check_parity(member)
-    missing = torch_form.missing()
-    print(f"parity holds; jax {jax.__version__}, {missing or torch_form.versions()}; "
-          f"{platform.machine()}, load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    print(f"{'pass':<9}{'D':>4}{'T':>7}  {'member':<10}{'form':<6}{'ms':>10}{'temp MB':>10}"
-          f"{'temp/io':>10}")  # fmt: skip
-    rows = []
-    for which in ("forward",) if args.what == "sizes" else args.passes.split(","):
-        for dim, length in sizes:
-            forms = {"sizes": ("ours", "scan"), "linear": ("ours",)}.get(args.what)
-            wanted = [(member, form) for member in names for form in forms or forms_of(member)]
-            rows += rows_of_size(which, dim, length, wanted, args)
+    with contextlib.ExitStack() as stack:
+        rows = measure(names, sizes, start(stack), args)
     if args.what == "linear":
         draw(rows, args.plot)
         print(f"drawn to {args.plot}")
     else:
         print_goals(rows)
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def measure(
+    names: list[str], sizes: list[tuple[int, int]], workers: Workers, args: argparse.Namespace
+) -> list[Row]:
+    """Parity, then the rows of all passes and sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for member in names:
+            check_parity(member, workers, pathlib.Path(folder))
+    versions = {name: text for each in workers.values() for name, text in each.versions.items()}
+    print(f"parity holds; {versions}; {torch_is_missing() or 'PyTorch beside it'}")
+    print("  ".join(f"{key} {value}" for key, value in turns.machine().items()))
+    print(f"{'pass':<9}{'D':>4}{'T':>7}  {'member':<10}{'form':<6}{'ms':>10}{'temp MB':>10}"
+          f"{'temp/io':>10}")  # fmt: skip
+    rows = []
+    for which in ("forward",) if args.what == "sizes" else args.passes.split(","):
+        for dim, length in sizes:
+            forms = {"sizes": ("ours", "scan"), "linear": ("ours",)}.get(args.what)
+            wanted = [
+                (member, form) for member in names for form in forms or forms_of(member, workers)
+            ]
+            rows += rows_of_size(which, dim, length, wanted, workers, args)
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """The chunk forms of transformers in PyTorch, for `benchmarks/kernels.py`: GDN and KDA on a CPU.
 
 They are what a user of Qwen3-Next and Kimi Linear runs where flash-linear-attention is absent;
-where it is installed transformers calls its Triton kernels instead, which need a GPU. Run in the
-process of the benchmark, so that both see the same machine.
+where it is installed transformers calls its Triton kernels instead, which need a GPU. Imports
+nothing of jaxlab; one thread.
 """
 
-import importlib.util
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib
 
 import numpy as np
+import torch
+import transformers
+import turns
+from programs import Program, Programs
 
 FUNCTIONS = {
     "gdn": ("qwen3_next.modeling_qwen3_next", "torch_chunk_gated_delta_rule"),
@@ -17,43 +19,27 @@ FUNCTIONS = {
 }
 
 
-def missing() -> str | None:
-    """Why they cannot run here, or None."""
-    for name in ("torch", "transformers"):
-        if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed (the torch extra)"
-    if importlib.util.find_spec("fla") is not None:
-        return "flash-linear-attention is installed: transformers would call its GPU kernels"
-    return None
-
-
-def versions() -> str:
-    """Of PyTorch and transformers."""
-    import torch
-    import transformers
-
-    return f"torch {torch.__version__}, transformers {transformers.__version__}"
-
-
-def program(
-    member: str, arguments: Mapping[str, np.ndarray], weights: tuple[np.ndarray, np.ndarray] | None
-) -> Callable[[], Any]:
-    """A call without arguments on one thread: (out, state), or the gradients.
-
-    Args:
-        member: "gdn" or "kda".
-        arguments: float32 arguments of `gated_delta` for that member.
-        weights: of out and state; with them the call returns the gradients of the weighted sum,
-            by name, else out and state.
-    """
-    import torch
-    import transformers
-
+def main() -> None:
+    """Serve programs."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # else: that flash-linear-attention is absent
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    turns.serve(Programs(build), versions)
+
+
+def build(which: str, member: str, arguments: str) -> Program:
+    """A program of one member.
+
+    Args:
+        which: "forward" (out and state) or "both" (gradients of the weighted sum of them).
+        member: "gdn" or "kda".
+        arguments: .npz of the float32 arguments of `gated_delta`, out_weight and state_weight.
+    """
     module, name = FUNCTIONS[member]
     function = getattr(importlib.import_module(f"transformers.models.{module}"), name)
-    given = {key: torch.from_numpy(np.array(x)) for key, x in arguments.items()}
+    with np.load(arguments) as file:
+        given = {key: torch.from_numpy(file[key]) for key in file.files}
+    weights = [given.pop("out_weight"), given.pop("state_weight")]
 
     def forward() -> tuple[torch.Tensor, torch.Tensor]:
         return function(
@@ -61,18 +47,21 @@ def program(
             initial_state=given["initial_state"], output_final_state=True,
         )  # fmt: skip
 
-    def without_gradients() -> tuple[np.ndarray, ...]:
+    def without_gradients() -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return tuple(x.numpy() for x in forward())
+            return dict(zip(("out", "state"), forward(), strict=True))
 
-    if weights is None:
-        return without_gradients
-    of_result = [torch.from_numpy(np.array(w)) for w in weights]
+    if which == "forward":
+        return Program(without_gradients)
     for x in given.values():
         x.requires_grad_()
 
-    def gradients() -> dict[str, np.ndarray]:
-        found = torch.autograd.grad(forward(), list(given.values()), of_result)
-        return {key: x.numpy() for key, x in zip(given, found, strict=True)}
+    def gradients() -> dict[str, torch.Tensor]:
+        found = torch.autograd.grad(forward(), list(given.values()), weights)
+        return dict(zip(given, found, strict=True))
 
-    return gradients
+    return Program(gradients)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,14 @@
 """One side of `benchmarks/training.py`: on-policy distillation steps by TRL's DistillationTrainer.
 
-Runs in an environment that holds trl (1.16) and torch; imports nothing of jaxlab. Each line "go" on
-the standard input runs one step; the answer is one JSON line with its seconds and the process's
-peak memory. The first line, before any step, says which versions answer.
+Runs in an environment that holds trl (1.16) and torch; imports nothing of jaxlab. Its own loop runs
+one step for each request (`turns.Pipe`).
 """
 
 import argparse
+import contextlib
 import json
 import os
-import resource
-import sys
 import tempfile
-import time
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -20,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 import trl
+import turns
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 
@@ -52,25 +50,23 @@ def tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
 
 
 class Stepper(transformers.TrainerCallback):
-    """Waits for "go" before a step and reports its time after it."""
+    """Waits for a request before a step and answers it after the step."""
+
+    def __init__(self, pipe: turns.Pipe):
+        """Answer through this pipe."""
+        self.pipe, self.requests = pipe, pipe.requests()
+        self.clock, self.row = contextlib.ExitStack(), {}
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Wait."""
-        if sys.stdin.readline().strip() != "go":
+        """Wait, then start the clock."""
+        if next(self.requests, None) is None:
             os._exit(0)
-        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+        self.row = self.clock.enter_context(turns.measured())
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Report."""
-        seconds = time.perf_counter() - self.start
-        cpu = time.process_time() - self.cpu_start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer({"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak / 1024})
-
-
-def answer(row: dict) -> None:
-    """One JSON line on the pipe that the standard output was at the start."""
-    os.write(PIPE, (json.dumps(row) + "\n").encode())
+        """Stop the clock and answer."""
+        self.clock.close()
+        self.pipe.answer(self.row)
 
 
 def main() -> None:
@@ -115,15 +111,12 @@ def main() -> None:
             args=args,
             train_dataset=data,
             processing_class=tokenizer(vocab_size),
-            callbacks=[Stepper()],
         )
         versions = {"trl": trl.__version__, "torch": torch.__version__}
-        answer({"versions": versions | {"transformers": transformers.__version__}})
+        pipe = turns.Pipe(versions | {"transformers": transformers.__version__})
+        trainer.add_callback(Stepper(pipe))
         trainer.train()
 
 
 if __name__ == "__main__":
-    # The libraries print; answers go to the pipe, everything else to the standard error.
-    PIPE = os.dup(1)
-    os.dup2(2, 1)
     main()

@@ -1,18 +1,17 @@
 """One row of `benchmarks/loss.py`: TRL's chunked divergence, from hidden states, with gradients.
 
-Runs in an environment that holds trl (1.16) and torch; imports nothing of jaxlab. Prints one JSON
-line with the seconds of the fastest step and the peak memory that the steps added. The function is
-private in TRL; it is what its DistillationTrainer calls. It computes the reverse KL over the whole
-vocabulary (beta = 1) and the entropy.
+Runs in an environment that holds trl (1.16) and torch; imports nothing of jaxlab. One step for each
+request. The function is private in TRL; it is what its DistillationTrainer calls. It computes the
+reverse KL over the whole vocabulary (beta = 1) and the entropy.
 """
 
 import argparse
-import json
 import resource
-import time
+from typing import Any
 
 import torch
 import trl
+import turns
 from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
 
@@ -22,9 +21,9 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    """Measure."""
+    """Serve steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("vocab", "tokens", "hidden", "repeats"):
+    for name in ("vocab", "tokens", "hidden"):
         parser.add_argument(f"--{name}", type=int, required=True)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -35,29 +34,17 @@ def main() -> None:
     teacher_head = torch.randn(args.vocab, args.hidden)
     mask = torch.ones(shape[:2])
 
-    def step() -> torch.Tensor:
+    before = peak_mib()
+
+    def step() -> dict[str, Any]:
         hidden.grad = head.grad = None
         loss, _, _ = _chunked_divergence_loss(
             hidden, teacher_hidden, head, teacher_head, mask, beta=1.0
         )
         loss.backward()
-        return loss
+        return {"loss": float(loss), "added_mib": peak_mib() - before}
 
-    before = peak_mib()
-    loss = step()
-    seconds = []
-    for _ in range(args.repeats):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    row = {
-        "seconds": min(seconds),
-        "peak_mib": peak_mib(),
-        "added_mib": peak_mib() - before,
-        "loss": float(loss),
-        "versions": {"trl": trl.__version__, "torch": torch.__version__},
-    }
-    print(json.dumps(row))
+    turns.serve(step, {"trl": trl.__version__, "torch": torch.__version__})
 
 
 if __name__ == "__main__":
