@@ -26,7 +26,7 @@ from peers import turns
 
 PEERS = pathlib.Path(__file__).resolve().parent / "peers"
 PEER_PACKAGES = ("torch", "transformers")
-OURS, PEER = "jaxlab", "transformers"
+OURS, ONE_DEVICE, PEER = "jaxlab", "jaxlab, one device", "transformers"
 
 
 def main() -> int:
@@ -89,6 +89,7 @@ def compare(vocab: int, flags: argparse.Namespace, with_peer: bool) -> dict[str,
             if not result["parity"]:
                 result["greedy_tokens_equal"] = share_equal(*greedy)
                 return result
+        sides.insert(1, start(ONE_DEVICE, [*ours, "--decode-devices=1"]))
         request = {"samples": flags.samples, "temperature": 1.0, "tokens": False}
         calls = {side.name: functools.partial(side.ask, **request) for side in sides}
         found = turns.alternate(calls, flags.repeats)

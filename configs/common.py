@@ -80,6 +80,7 @@ def mesh() -> ConfigDict:
             "rules": REPLICATED,
             "decode_rules": REPLICATED,
             "multihost": "none",
+            "decode_devices": placeholder(int),
         }
     )
 

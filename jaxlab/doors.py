@@ -21,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxlab import config as config_lib
-from jaxlab.runtime import host_memory
+from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.checkpoint import CheckpointError
 
 # Defined once, so that one program can import several doors; a door declares those that it takes.
@@ -71,6 +71,7 @@ def run(
             stopped("the same command goes on, or begins again")
 
     host_memory.keep_freed()
+    decode_devices.automatically()
     parser = functools.partial(_parse, required=required, positional=positional)
     app.run(quietly, flags_parser=parser)
 

@@ -178,7 +178,7 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
 
 def _task(config: Evaluate, workdir: pathlib.Path) -> None:
     with doors.reading_input():
-        mesh_lib.start(config.mesh.multihost)
+        mesh_lib.start(config.mesh.multihost, config.mesh.decode_devices)
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(config, workdir / "config.json")
         mesh = mesh_lib.make_mesh(config.mesh.shape)

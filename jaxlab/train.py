@@ -54,7 +54,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as held:
         with doors.reading_input():
             stages = check(config, workdir.name)
-            mesh_lib.start(_multihost(config))
+            mesh_lib.start(_multihost(config), _decode_devices(stages))
             study = "stages" in config
             runs = {name: workdir / name if study else workdir for name in stages}
             if study:
@@ -198,6 +198,21 @@ def _stages_named(config: Any) -> list[str]:
 def _multihost(config: dict[str, Any]) -> str:
     first = next(iter(config["stages"].values())) if config.get("stages") else config
     return first.get("mesh", {}).get("multihost", "none")
+
+
+def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
+    """The number that the stages agree on: it belongs to the process.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    found = {name: stage.get("mesh", {}).get("decode_devices") for name, stage in stages.items()}
+    if len(set(found.values())) > 1:
+        raise config_lib.ConfigError(
+            "mesh.decode_devices must be the same in all stages, which share one process; it is "
+            + ", ".join(f"{number} in {name}" for name, number in found.items())
+        )
+    return next(iter(found.values()), None)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -21,8 +21,8 @@ import turns
 from jaxlab.interop import hf
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.rollouts.policy import Policy
-from jaxlab.runtime import host_memory
-from jaxlab.runtime.mesh import make_mesh
+from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime.mesh import make_mesh, start
 from jaxlab.sampling import SamplingConfig
 
 
@@ -32,7 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", help="JSON: model, prompts, new_tokens")
     parser.add_argument("--save", help="where to write the model")
+    parser.add_argument("--decode-devices", type=int, help="default: as the doors choose")
     arguments = parser.parse_args()
+    decode_devices.automatically()
+    start(decode_devices=arguments.decode_devices)
     work = json.loads(arguments.work)
     config = DecoderConfig(**work["model"], qk_norm=True)
     model = Decoder(config)

@@ -21,7 +21,8 @@ from jaxlab.data.batch import right_pad
 from jaxlab.interop import hf
 from jaxlab.interop.tokenizer import Tokenizer, train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
-from jaxlab.runtime import host_memory
+from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime.mesh import make_mesh, start
 from jaxlab.sampling import SamplingConfig, generate
 
 PROMPT_MULTIPLE = 32
@@ -34,7 +35,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--through", choices=("provider", "generate"), required=True)
     options = parser.parse_args()
+    # As the doors begin.
     host_memory.keep_freed()
+    decode_devices.automatically()
+    start()
     texts = [f"Question {i}: what is {i} and {i + 1}?" for i in range(options.requests)]
     tokenizer = train_bpe(texts, 512)
     config = DecoderConfig(
@@ -100,15 +104,15 @@ def direct(
         prompt_multiple=PROMPT_MULTIPLE,
         stop_ids=tuple(tokenizer.eos_ids),
     )
+    home = make_mesh({"data": -1})
     rows, lengths = right_pad(tokenizer.encode_batch(texts), PROMPT_MULTIPLE, 0)
 
     def run() -> dict[str, int]:
         count = 0
         for i in range(0, len(rows), options.batch):
-            part = slice(i, i + options.batch)
-            out = generate(
-                Decoder(config), params, rows[part], lengths[part], jax.random.key(0), sampling
-            )
+            given = rows[i : i + options.batch], lengths[i : i + options.batch]
+            split = decode_devices.mesh_for(home, params, len(given[0]), 1)
+            out = generate(Decoder(config), params, *given, jax.random.key(0), sampling, split)
             count += int(np.sum(out.lengths))
         return {"tokens": count}
 

@@ -19,7 +19,8 @@ from distillation_work import MICROBATCH, NEW_TOKENS, PROMPT, PROMPTS, SAMPLES, 
 
 from jaxlab import config as config_lib
 from jaxlab.losses import chunked_vocab, distillation
-from jaxlab.runtime import host_memory
+from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime.mesh import start
 from jaxlab.trainers import distill
 
 LOSSES = {"reverse_kl": {"name": "full_reverse_kl"}, "aopd": {"name": "aopd"}}
@@ -27,7 +28,10 @@ LOSSES = {"reverse_kl": {"name": "full_reverse_kl"}, "aopd": {"name": "aopd"}}
 
 def main() -> None:
     """Serve steps of one loss and vocabulary, or check the losses."""
+    # As the doors begin.
     host_memory.keep_freed()
+    decode_devices.automatically()
+    start()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=512)
     parser.add_argument("--loss", choices=LOSSES, default="reverse_kl")

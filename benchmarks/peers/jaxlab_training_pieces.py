@@ -25,15 +25,18 @@ from jaxlab.losses import chunked_vocab, distillation
 from jaxlab.losses.aggregate import per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden
-from jaxlab.runtime import host_memory
-from jaxlab.runtime.mesh import make_mesh
+from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime.mesh import make_mesh, start
 from jaxlab.sampling import SamplingConfig
 from jaxlab.trainers import microbatch, optim, state
 
 
 def main() -> None:
     """Serve the pieces at one vocabulary size; without a name the reply is all names and FLOPs."""
+    # As the doors begin.
     host_memory.keep_freed()
+    decode_devices.automatically()
+    start()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=512)
     timed = pieces(parser.parse_args().vocab)

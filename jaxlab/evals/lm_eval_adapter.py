@@ -30,6 +30,7 @@ from jaxlab.interop.models import Model
 from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models.decoder import Decoder
 from jaxlab.rollouts.batcher import Batcher
+from jaxlab.runtime import decode_devices
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.settings import Mesh
 from jaxlab.sampling import SamplingConfig
@@ -102,6 +103,7 @@ class JaxlabLM(TemplateLM):
                 f"{spec.path} has no tokenizer.json: name a directory that has one, tokenizer=DIR"
             )
         source = models.find(spec, "model", vocab_size=tokenizer.vocab_size, seed=0)
+        mesh_lib.start(decode_devices=settings.mesh.decode_devices)
         mesh = mesh_lib.make_mesh(settings.mesh.shape)
         params = source.load(mesh, settings.mesh.rules)
         self.settings, self.tokenizer = settings, tokenizer
@@ -280,4 +282,5 @@ class JaxlabLM(TemplateLM):
 model_registry.register("jaxlab", target="jaxlab.evals.lm_eval_adapter:JaxlabLM")
 
 if __name__ == "__main__":
+    decode_devices.automatically()
     cli_evaluate()

@@ -110,6 +110,7 @@ class JaxlabAPI(ModelAPI):
         spec = Model(path=model_name, sizes=sizes)
         self.tokenizer = _tokenizer(spec, self._settings)
         source = models.find(spec, "model", vocab_size=self.tokenizer.vocab_size, seed=0)
+        mesh_lib.start(decode_devices=self._settings.mesh.decode_devices)
         mesh = mesh_lib.make_mesh(self._settings.mesh.shape)
         self._context = source.config.max_position
         # Inspect_ai looks this up, and would make a second model to ask it for its name.

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.data.batch import right_pad
 from jaxlab.models.decoder import Decoder, Params, left_padded
+from jaxlab.runtime.decode_devices import mesh_for
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.sharding import Rules, ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
@@ -79,13 +80,18 @@ class Policy:
             A rollout with B = len(prompts) * num_samples rows, prompt-major.
         """
         width = self._sampling.prompt_width(max(len(prompt) for prompt in prompts))
-        rows, lengths = right_pad(prompts, width, self._pad_id)
-        mine = host_batch_slice(len(rows), self._mesh)
-        rows, lengths = put_global((rows[mine], lengths[mine]), self._mesh)
-        if self._rules is not None:
-            params = jax.device_put(params, infer(params, self._rules, self._mesh))
-        with ambient(self._mesh):
-            out = generate(self._decoder, params, rows, lengths, key, self._sampling)
+        given = right_pad(prompts, width, self._pad_id)
+        mine = host_batch_slice(len(prompts), self._mesh)
+        rows, lengths = put_global(tuple(x[mine] for x in given), self._mesh)
+        split = mesh_for(self._mesh, params, len(prompts), self._sampling.num_samples)
+        if split is not None:
+            out = generate(self._decoder, params, *given, key, self._sampling, split)
+            out = jax.device_put(out, NamedSharding(self._mesh, PartitionSpec()))
+        else:
+            if self._rules is not None:
+                params = jax.device_put(params, infer(params, self._rules, self._mesh))
+            with ambient(self._mesh):
+                out = generate(self._decoder, params, rows, lengths, key, self._sampling)
         return _assemble(
             rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id
         )

@@ -11,6 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxlab.runtime import decode_devices as decoding
+
 _ENV = {
     "coordinator": "JAXLAB_COORDINATOR",
     "num_processes": "JAXLAB_NUM_PROCESSES",
@@ -18,18 +20,24 @@ _ENV = {
 }
 
 
-def start(multihost: str | Mapping[str, Any] = "none") -> None:
+def start(multihost: str | Mapping[str, Any] = "none", decode_devices: int | None = None) -> None:
     """Joins the processes of one run; call it before anything touches a device.
 
     Args:
         multihost: "none": a single process (nothing happens). "auto": ask the cluster (TPU, SLURM,
             Kubernetes). "env": read JAXLAB_COORDINATOR (host:port), JAXLAB_NUM_PROCESSES and
             JAXLAB_PROCESS_ID. A mapping gives coordinator, num_processes and process_id directly.
+        decode_devices: CPU devices over which a single process splits decoding; see
+            `decode_devices.start`.
 
     Raises:
-        ValueError: an unknown mode, or a variable that is absent or not a number.
+        ValueError: an unknown mode, a variable that is absent or not a number, or a number of
+            devices that cannot be.
     """
-    if multihost == "none" or jax.distributed.is_initialized():
+    if jax.distributed.is_initialized():
+        return
+    if multihost == "none":
+        decoding.start(decode_devices)
         return
     if multihost == "auto":
         jax.distributed.initialize()
@@ -65,7 +73,7 @@ def make_mesh(
         shape: axis name -> size, in order, for example {"data": -1, "model": 4}. At most one size
             may be -1: it takes the devices that are left.
         axis_type: who propagates shardings: the compiler ("auto") or the types ("explicit").
-        devices: the devices to use; all of the run when None.
+        devices: the devices to use; when None all of the run but those for decoding alone.
 
     Raises:
         ValueError: the shape does not use exactly the devices there are.
@@ -73,7 +81,7 @@ def make_mesh(
     types = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
     if axis_type not in types:
         raise ValueError(f"axis_type must be auto or explicit; got {axis_type!r}")
-    devices = list(jax.devices() if devices is None else devices)
+    devices = decoding.others(jax.devices()) if devices is None else list(devices)
     sizes = _fill(dict(shape), len(devices), devices[0].platform)
     return jax.make_mesh(
         tuple(sizes.values()), tuple(sizes), (types[axis_type],) * len(sizes), devices=devices

@@ -1,11 +1,14 @@
 """Prompts to completions: one compiled program that reads the prompts and samples to the end."""
 
+import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxlab.models.decoder import Cache, Decoder, Params, unscan
@@ -45,6 +48,7 @@ def generate(
     prompt_lengths: ArrayLike,
     key: jax.Array,
     sampling: SamplingConfig,
+    mesh: Mesh | None = None,
 ) -> Completions:
     """Sample completions of token prompts.
 
@@ -62,6 +66,10 @@ def generate(
         key: one key, of which row b uses fold_in(key, b); or keys [B], one for each row, of which
             sample j uses fold_in(key, j); or keys [B, num_samples], used as they are.
         sampling: what to sample, and when to stop.
+        mesh: split the rows evenly over the devices of its axis "data", by prompts or, where
+            those do not divide, by samples too. Each device holds a copy of the params and goes
+            on until its own rows have stopped; the result lies on the mesh. None: decode where
+            the arguments are.
 
     Raises:
         ValueError: shapes disagree, a length or token id is out of range, or prompt and completion
@@ -77,11 +85,63 @@ def generate(
         xp = np if isinstance(tokens, np.ndarray) else jnp
         tokens = xp.pad(tokens, ((0, 0), (0, extra)))
     keys = _sample_keys(_typed(key), tokens.shape[0], sampling.num_samples)
-    return _generate(model, sampling, params, tokens, lengths, keys)
+    if mesh is None:
+        return _generate(model, sampling, params, tokens, lengths, keys)
+    # Repeated prompts with fewer samples each: the order of the rows stays.
+    times = (parts := mesh.shape["data"]) // math.gcd(parts, tokens.shape[0])
+    if sampling.num_samples % times:
+        raise ValueError(
+            f"{tokens.shape[0]} prompts x {sampling.num_samples} samples do not divide evenly by "
+            f"{parts} devices"
+        )
+    sampling = dataclasses.replace(sampling, num_samples=sampling.num_samples // times)
+    tokens, lengths = np.repeat(tokens, times, axis=0), np.repeat(lengths, times, axis=0)
+    keys = keys.reshape(tokens.shape[0], sampling.num_samples)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    tokens, lengths, keys = jax.device_put((tokens, lengths, keys), rows)
+    return _generate_split(model, sampling, mesh, params, tokens, lengths, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "mesh"))
+def _generate_split(
+    model: Decoder,
+    sampling: SamplingConfig,
+    mesh: Mesh,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+) -> Completions:
+    """`_generate` on each device's share of the rows, without a word between devices."""
+
+    def share(params: Params, *inputs: jax.Array) -> Completions:
+        out = _decode(model, sampling, params, *inputs)
+        return out._replace(steps=out.steps[None])
+
+    whole, rows = PartitionSpec(), PartitionSpec("data")
+    # Not checked: the loop's carry begins equal on all devices and does not stay so.
+    call = jax.shard_map(
+        share, mesh=mesh, in_specs=(whole, rows, rows, rows), out_specs=rows, check_vma=False
+    )
+    out = call(params, prompts, lengths, keys)
+    return out._replace(steps=jnp.max(out.steps))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling"))
 def _generate(
+    model: Decoder,
+    sampling: SamplingConfig,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+) -> Completions:
+    """`_decode`, compiled."""
+    return _decode(model, sampling, params, prompts, lengths, keys)
+
+
+def _decode(
     model: Decoder,
     sampling: SamplingConfig,
     params: Params,

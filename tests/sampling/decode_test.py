@@ -242,8 +242,12 @@ def test_a_batch_sharded_over_data_gives_the_same_tokens():
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from jaxlab.models.decoder import Decoder, DecoderConfig
+        from jaxlab.rollouts.policy import Policy
+        from jaxlab.runtime import decode_devices
+        from jaxlab.runtime.mesh import make_mesh
         from jaxlab.sampling import SamplingConfig, generate
 
+        decode_devices.start(8)
         model = Decoder(DecoderConfig(vocab_size=61, hidden_size=16, intermediate_size=24,
                                       num_layers=1, num_heads=4, num_kv_heads=2, max_position=64))
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
@@ -261,15 +265,36 @@ def test_a_batch_sharded_over_data_gives_the_same_tokens():
                 jax.random.key(1), sampling)
         assert len(split.tokens.sharding.device_set) == 8
         assert not split.tokens.sharding.is_fully_replicated
-        np.testing.assert_array_equal(one.tokens, split.tokens)
-        np.testing.assert_array_equal(one.stopped, split.stopped)
-        np.testing.assert_allclose(one.logprobs, split.logprobs, atol=1e-5)
+
+        def check(out, expected):
+            np.testing.assert_array_equal(out.tokens, expected.tokens)
+            np.testing.assert_array_equal(out.stopped, expected.stopped)
+            np.testing.assert_array_equal(out.lengths, expected.lengths)
+            np.testing.assert_allclose(out.logprobs, expected.logprobs, atol=1e-5)
+
+        check(split, one)
+        alone = generate(model, params, prompts, lengths, jax.random.key(1), sampling, mesh)
+        check(alone, one)
+        assert len(alone.tokens.sharding.device_set) == 8
+        assert alone.steps == one.steps
+
+        # Training stays on one device; a policy on it decodes on as many as its rows allow.
+        home = make_mesh({"data": -1})
+        assert home.size == 1
+        assert decode_devices.mesh_for(home, params, 3, 2).size == 6
+        assert decode_devices.mesh_for(home, params, 1, 3).size == 3
+        assert decode_devices.mesh_for(home, params, 1, 1) is None
+        texts = [row[:length].tolist() for row, length in zip(prompts, lengths)]
+        three = Policy(model, sampling, home, 0)(params, texts[:3], jax.random.key(1))
+        assert three.response.sharding.device_set == set(home.devices.flat)
+        np.testing.assert_array_equal(three.response, one.tokens[:6])
+        np.testing.assert_array_equal(three.stopped, one.stopped[:6])
+        np.testing.assert_array_equal(three.tokens[4], np.concatenate(
+            [np.zeros(13, int), texts[2], one.tokens[4]]))
     """
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": flags,
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
