@@ -71,6 +71,18 @@ def nearest(word: Any, names: Iterable[str]) -> str | None:
     return spelt[near[0]] if near else None
 
 
+def describe(cls: type) -> list[str]:
+    """Returns a line for each key that `build` takes for the dataclass: name, type and default."""
+    hints, lines = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        given = "" if default is dataclasses.MISSING else f" = {default!r}"
+        lines.append(f"{field.name}: {_name(hints[field.name])}{given}")
+    return lines
+
+
 def to_json(config: Any) -> Any:
     """Returns a dataclass, ConfigDict or plain value as JSON-able dicts, lists and scalars.
 

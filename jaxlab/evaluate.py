@@ -24,7 +24,7 @@ from absl import flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors, ranges
-from jaxlab.evals import compare, report
+from jaxlab.evals import compare, options, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
 from jaxlab.interop import models
@@ -111,6 +111,15 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
     return config_lib.build(Evaluate, config)
 
 
+def _options_help() -> str:
+    """The options of each benchmark, for --help."""
+    lines = []
+    for name, cls in options.OPTIONS.items():
+        lines += ["", f"benchmark.options of {name}:", ""]
+        lines += [f"    {line}" for line in config_lib.describe(cls)]
+    return "\n".join([*lines, ""])
+
+
 @contextlib.contextmanager
 def _naming_the_extra() -> Iterator[None]:
     try:
@@ -133,7 +142,10 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
             task = harness.prepare(config, workdir, regrade=REGRADE.value)
         held = workdir_lib.lock(workdir)
         model = None if REGRADE.value else harness.subject(config)
-        log = harness.regrade(config, workdir) if REGRADE.value else None
+        try:
+            log = harness.regrade(config, workdir) if REGRADE.value else None
+        except RuntimeError as error:
+            doors.failed(error)
         config_lib.save_json(config, workdir / "config.json")
     try:
         with held:
@@ -210,4 +222,4 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["workdir"], positional=True, configs="eval_")
+    doors.run(main, required=["workdir"], positional=True, configs="eval_", more_help=_options_help)

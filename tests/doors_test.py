@@ -292,7 +292,12 @@ def test_help_explains_the_flags(door, name):
         assert f"--{flag}: " in done.stdout
     configs = {
         "train": ["configs/sft_gsm8k.py  "],
-        "evaluate": ["configs/eval_math.py  MATH-500"],
+        "evaluate": [
+            "configs/eval_math.py  MATH-500",
+            "benchmark.options of general365:\n",
+            "    grader: one of 'cascade', 'rule', 'judge' = 'cascade'\n",
+            "    subdomains: tuple[one of 'Search-Wide', ",
+        ],
         "export": [],
     }[name]
     assert all(config in done.stdout for config in configs)

@@ -4,11 +4,12 @@ A run that was killed goes on where it was: finished samples are in the logs bel
 directory and are not generated again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,8 @@ import inspect_ai.model
 import pydantic
 from inspect_ai import Task, task_with
 from inspect_ai.log import EvalLog
-from inspect_ai.scorer import Scorer, value_to_float
+from inspect_ai.scorer import Score, Scorer, Target, value_to_float
+from inspect_ai.solver import TaskState
 
 from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, logs, progress, results, task_file, tasks
@@ -28,7 +30,7 @@ from jaxlab.evals.ajbench import options as ajbench_options
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.general365 import options as general365_options
-from jaxlab.evals.grader_errors import accounted, fault, kinds, text_of
+from jaxlab.evals.grader_errors import accounted, fault, is_setup, kinds, text_of
 from jaxlab.evals.graders import MathVerifier
 from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import metrics as math_metrics
@@ -163,6 +165,7 @@ def generate(
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was finished is in the log.
+        RuntimeError: the grader lacks something without which it can grade no answer.
     """
     if model is None:
         model = subject(run)
@@ -171,19 +174,23 @@ def generate(
         finally:
             if run.model.path is not None:
                 cast(Any, model.api).close()
-    model = _well_formed(model)
     sampling = run.eval
     # One batch is decoded while the harness works on the other's replies.
     under_way = sampling.batch if run.model.path is None else 2 * sampling.batch
-    total = len(task.dataset) * (task.epochs or 1)
-    before = progress.finished(logs.newest(workdir, header_only=True))
-    with progress.shown(progress.Remaining(total, before)):
+    counts, broken = _counts(run.benchmark), _Broken()
+    before = progress.finished(logs.newest(workdir, header_only=True), counts)
+    remaining = progress.Remaining(len(task.dataset) * (task.epochs or 1), before)
+    watched: Any = task.scorer
+    task = task_with(task, scorer=[broken.noticed(scoring) for scoring in watched])
+    with progress.shown(remaining, counts), _watched(model, broken):
         _, found = inspect_ai.eval_set(
             task,
             log_dir=str(workdir / "logs"),
             model=model,
             display="rich" if sys.stderr.isatty() else "plain",
             log_level="warning",
+            # Its figure is that of a while ago; `remaining` shows one.
+            score_display=False,
             max_samples=under_way,
             max_connections=under_way,
             max_tokens=sampling.max_new_tokens,
@@ -201,7 +208,11 @@ def generate(
         )
     if not found:  # how it says that it was interrupted
         raise KeyboardInterrupt
-    return logs.whole(found[0])
+    if broken.error is not None:
+        raise RuntimeError(f"the grader cannot work: {text_of(broken.error)}") from broken.error
+    log = logs.whole(found[0])
+    remaining.end(progress.answers(log, counts))
+    return log
 
 
 def subject(run: Run) -> inspect_ai.model.Model:
@@ -228,8 +239,30 @@ def _model(where: str, name: str) -> inspect_ai.model.Model:
         raise config_lib.ConfigError(f"{where}={name}: {text_of(error)}") from error
 
 
-def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
-    """The model with replies that can be written down, see `unicode`."""
+class _Broken:
+    """Whether the grader lacks something without which it can grade no answer."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def noticed(self, scoring: Scorer) -> Scorer:
+        """The scorer, whose errors of set-up are kept here."""
+
+        @functools.wraps(scoring)
+        async def score(state: TaskState, target: Target) -> Score | None:
+            try:
+                return await scoring(state, target)
+            except Exception as error:
+                if is_setup(error):
+                    self.error = self.error or error
+                raise
+
+        return score
+
+
+@contextlib.contextmanager
+def _watched(model: inspect_ai.model.Model, broken: _Broken) -> Iterator[None]:
+    """Replies can be written down (see `unicode`), and none is asked for that cannot be graded."""
     generate = model.api.generate
 
     def clean(value: Any) -> Any:
@@ -241,11 +274,22 @@ def _well_formed(model: inspect_ai.model.Model) -> inspect_ai.model.Model:
 
     @functools.wraps(generate)
     async def generate_clean(*args: Any, **kwargs: Any) -> Any:
+        if broken.error is not None:
+            raise RuntimeError("not asked: the grader cannot work")
         reply = await generate(*args, **kwargs)
         return tuple(map(clean, reply)) if isinstance(reply, tuple) else clean(reply)
 
     model.api.generate = generate_clean  # type: ignore[method-assign]
-    return model
+    try:
+        yield
+    finally:
+        model.api.generate = generate  # type: ignore[method-assign]
+
+
+def _counts(benchmark: Benchmark) -> progress.Counts:
+    """Whether a score counts towards the accuracy, as in the report."""
+    drops = benchmark.options.get("on_parse_fail") == "drop" and benchmark.name == "ajbench"
+    return lambda score: not drops or score.answer is not None
 
 
 def regrade(run: Run, workdir: Path) -> EvalLog:
@@ -263,15 +307,20 @@ def regrade(run: Run, workdir: Path) -> EvalLog:
         raise FileNotFoundError(f"{workdir} holds no finished answer to grade again")
     failed = [sample for sample in log.samples or [] if sample.error is not None]
     log.samples = answered
-    log = inspect_ai.score(
-        log,
-        _scorers(run, _task(run)),
-        # Else the model that answered would be loaded again.
-        model=None if run.benchmark.own else "none/none",
-        action="overwrite",
-        display="rich" if sys.stderr.isatty() else "plain",
-        copy=False,
-    )
+    try:
+        log = inspect_ai.score(
+            log,
+            _scorers(run, _task(run)),
+            # Else the model that answered would be loaded again.
+            model=None if run.benchmark.own else "none/none",
+            action="overwrite",
+            display="rich" if sys.stderr.isatty() else "plain",
+            copy=False,
+        )
+    except Exception as error:
+        if is_setup(error):
+            raise RuntimeError(f"the grader cannot work: {text_of(error)}") from error
+        raise
     log.samples = [*answered, *failed]
     log.eval.metadata = {**(log.eval.metadata or {}), "grading": logs.grading(run)}
     logs.replace(log, workdir)

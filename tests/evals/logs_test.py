@@ -224,10 +224,55 @@ def test_a_grader_that_fails_costs_no_answer(own, tmp_path, ids):
     assert [r.id for r in graded if r.reason == "grader_error" and not r.parsed] == ids
     text = (tmp_path / "run" / "report.md").read_text()
     assert f"| grader_error | {len(ids)} |" in text
+    assert text.splitlines()[2] == (
+        f"**The grader failed on {len(ids)} of 3 answers, which count as wrong: "
+        f"RuntimeError {len(ids)}.** Mend the grader, and grade again by `--regrade`."
+    )
+    content = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert list(content)[:2] == ["title", "grader_errors"]
+    assert content["grader_errors"] == outcome.grader_errors == {"RuntimeError": len(ids)}
+    assert outcome.scores["grader_errors"] == len(ids)
     assert f"- answers on which the grader failed: {ids[0]}: RuntimeError: a bug" in text
     assert _score(own()) == (pytest.approx(1 - len(ids) / 3), 0)  # still, and nothing asked
     outcome, _, asked = own(RIGHT, again=True)
     assert (outcome.scores["avg@1"], outcome.ungraded, asked) == (1.0, [], 0)
+
+
+def test_a_grader_that_lacks_something_ends_the_run(own, sums, tmp_path):
+    """Answers that could not be graded would only cost."""
+    _write(sums, [{"question": f"{i} plus 0", "answer": str(i)} for i in range(40)])
+    fails, asked = "if row.question[0] == '{}': raise ImportError('no sympy')\n    " + RIGHT, []
+    (tmp_path / "own.py").write_text(OWN.format(body=fails.format(1)))
+    run = _run(sums, name=tmp_path / "own.py")
+    with pytest.raises(RuntimeError, match=r"^the grader cannot work: no sympy$"):
+        _evaluate(run, tmp_path / "run", lambda prompt, seed: asked.append(prompt) or "x")
+    assert len(asked) < 20
+    # Of the finished answers, which keep their grades.
+    (tmp_path / "own.py").write_text(OWN.format(body=fails.format(0)))
+    with pytest.raises(RuntimeError, match=r"^the grader cannot work: no sympy$"):
+        harness.evaluate(run, tmp_path / "run", again=True)
+    (tmp_path / "own.py").write_text(OWN.format(body=RIGHT))
+    with pytest.raises(ConfigError, match="add --regrade"):
+        _evaluate(run, tmp_path / "run")
+    harness.evaluate(run, tmp_path / "run", again=True)
+    outcome = _evaluate(run, tmp_path / "run", lambda prompt, seed: asked.append(prompt) or "x")
+    assert (outcome.scores["avg@1"], outcome.failures, outcome.ended) == (1.0, [], None)
+
+
+def test_a_run_begun_from_python_goes_on_at_the_door(sums, tmp_path, config):
+    """Options that were left out are those that the door writes out."""
+    _evaluate(_run(sums, name="gsm8k"), tmp_path / "run")
+    written = config("eval_gsm8k")["benchmark"]["options"]
+    _evaluate(_run(sums, name="gsm8k", **written), tmp_path / "run")
+    for changed in ({"prompt": "bare"}, {"truncated": "graded"}):
+        with pytest.raises(ConfigError, match=r"options\.\w+ was '\w+', now is '\w+'"):
+            _evaluate(_run(sums, name="gsm8k", **written | changed), tmp_path / "run")
+    # As an earlier version wrote it, without an option that there is now.
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    del content["benchmark"]["options"]["bad_rows"]
+    path.write_text(json.dumps(content))
+    _evaluate(_run(sums, name="gsm8k"), tmp_path / "run")
 
 
 def test_the_answers_of_a_run_that_failed_are_graded_again(own, sums, tmp_path):

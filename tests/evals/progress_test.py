@@ -1,5 +1,6 @@
 """The line that says how long an evaluation will take."""
 
+import functools
 import io
 import json
 
@@ -14,15 +15,20 @@ from tests.evals import scripted
 
 def test_the_time_left_is_that_of_the_samples_of_this_process():
     now, out = [100.0], io.StringIO()
-    remaining = progress.Remaining(10, before=4, every=10, stream=out, clock=lambda: now[0])
-    for seconds in (105, 111, 112, 113, 125, 126):
+    before = [("a", True), ("a", True), ("b", False), ("b", None)]
+    remaining = progress.Remaining(10, before, every=10, stream=out, clock=lambda: now[0])
+    # Two samples after half a minute of compilation, then one every six seconds.
+    for seconds, right in ((130, True), (130.5, False), (136, False), (142, False), (148, True)):
         now[0] = float(seconds)
-        remaining.one()
+        remaining.one(("c", right))
+    now[0] = 154.0
+    remaining.end([*before, *(("c", right) for right in (True, False, False, False, True, None))])
     assert out.getvalue().splitlines() == [
-        # Two of the six in 11 s; then a line every ten seconds, and one at the end.
-        "6/10 samples | elapsed 0:00:11 | left 0:00:22",
-        "9/10 samples | elapsed 0:00:25 | left 0:00:05",
-        "10/10 samples | elapsed 0:00:26 | left 0:00:00",
+        # Nothing is known yet of how long a sample takes without compilation.
+        "5/10 samples | accuracy 0.667 | elapsed 0:00:30 | left 0:02:30",
+        "8/10 samples | accuracy 0.417 | elapsed 0:00:42 | left 0:00:12",
+        # Rows count alike, however many of their answers have a verdict.
+        "10/10 samples | accuracy 0.467 | elapsed 0:00:54",
     ]
 
 
@@ -36,15 +42,22 @@ def test_a_run_that_goes_on_has_less_to_do(tmp_path, capsys):
     def answer(prompt, seed):
         if any(name in prompt for name in broken):
             raise OSError("the network is down")
-        return f"#### {prompt.split()[1]}"
+        return f"#### {0 if '4 plus' in prompt else prompt.split()[1]}"
 
     outcome = harness.evaluate(run, workdir, model=scripted.model(answer))
     assert len(outcome.failures) == 4
-    assert "12/12 samples" in capsys.readouterr().err
-    assert progress.finished(logs.newest(workdir, header_only=True)) == 8
+    last = _last_line(capsys)
+    assert last.startswith(f"12/12 samples | accuracy {outcome.scores['avg@2']:.3f} | elapsed")
+    newest = functools.partial(logs.newest, workdir, header_only=True)
+    assert len(progress.finished(newest(), lambda score: True)) == 8
     broken.clear()
-    assert not harness.evaluate(run, workdir, model=scripted.model(answer)).failures
-    shown = [line for line in capsys.readouterr().err.splitlines() if "samples | el" in line]
-    assert shown[-1].startswith("12/12 samples")
-    assert progress.finished(logs.newest(workdir, header_only=True)) == 12
-    assert progress.finished(None) == 0
+    outcome = harness.evaluate(run, workdir, model=scripted.model(answer))
+    assert not outcome.failures
+    assert _last_line(capsys).startswith("12/12 samples | accuracy 0.833 | elapsed")
+    assert outcome.scores["avg@2"] == pytest.approx(5 / 6)
+    assert len(progress.finished(newest(), lambda score: True)) == 12
+    assert progress.finished(None, lambda score: True) == []
+
+
+def _last_line(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "samples | acc" in line][-1]

@@ -140,6 +140,16 @@ def test_bad_rows_files_and_names(benchmark, tmp_path):
         ConfigError, match=r"benchmark\.options\.promt is not a known key; valid keys: none"
     ):
         harness.prepare(_run(benchmark, promt="x"), tmp_path, regrade=False)
+    text = file.read_text()
+    file.write_text(text.replace("seed: int = 0)", "seed: int = 0, way: Way | None = None)"))
+    with file.open("a") as stream:
+        stream.write("\nfrom typing import Literal\nWay = Literal['up', 'down']\n")
+    file.write_text("from __future__ import annotations\n" + file.read_text())
+    harness.prepare(_run(benchmark, way="up"), tmp_path, regrade=False)
+    for options, near in [({"way": "donw"}, "'down'"), ({"wya": "up"}, "'way'")]:
+        with pytest.raises(ConfigError, match=rf"benchmark\.options\.w.*did you mean {near}\?"):
+            harness.prepare(_run(benchmark, **options), tmp_path, regrade=False)
+    file.write_text(text)
     with rows.open("a") as stream:
         stream.write('{"word": ""}\n')
     with pytest.raises(ValueError, match=r"words\.jsonl:7: field 'word' must be a string"):
