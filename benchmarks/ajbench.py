@@ -3,7 +3,7 @@
     python benchmarks/ajbench.py --tasks=200 --plot=docs/ajbench_turns.png
 
 Prints the tables of benchmarks/results/ and draws the turn curve. Nothing in it is a language
-model. PostgreSQL is the system's, or that of the package pgserver, or a server of yours (--dsn).
+model. PostgreSQL is the system's, or that of the package pgserver.
 """
 
 import argparse
@@ -37,13 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dsn", help="a PostgreSQL server; otherwise one is started")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     verdicts: list[Verdict] = []
     changed = 0
     with workspace.run_folder() as folder:
-        run = environment.Run(folder, dsn=arguments.dsn)
+        run = environment.Run(folder)
         for number in range(arguments.tasks):
             task = reproduction.task(number, arguments.seed)
             goal = _digest_of_goal(task, run)

@@ -6,10 +6,10 @@
 
 STATES holds what the recorded agents began with, and the pages for judges of search answers; of GUI
 units, the result files in their folders are judged (`states.py` and `gui.py` in
-`jaxlab/evals/ajbench/environments/`). PostgreSQL is a server of yours (benchmark.options.dsn), the
-system's programs, or those of the package pgserver. The password of a DSN is not written down: a
-run that goes on needs it again, as the option or in the environment's JAXLAB_AJBENCH_DSN. A state
-or server that is missing is named at the start.
+`jaxlab/evals/ajbench/environments/`). Every sample over PostgreSQL has a server of its own, without
+a network: of the system's programs or those of the package pgserver (benchmark.options.postgres),
+16 or newer. A dump that is not restored without errors fails its units, and the report says why. A
+state or a program that is missing is named at the start.
 Judges read, and their tools cannot write; the paper's could (benchmark.options.read_only=False).
 Three runs of each unit as in the paper. Its turn cap and sampling are not published: 100 turns and
 60 s of a tool call are MCPMark's, and the temperature is the provider's own there.

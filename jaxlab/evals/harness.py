@@ -360,6 +360,8 @@ def finish(run: Run, task: Task, log: EvalLog, workdir: Path) -> Outcome:
     if retried:
         # They are a choice among answers: those on which nothing failed.
         facts["answers that were asked for again after an error"] = retried
+    if failures:
+        facts["samples that failed, and why"] = failures
     if ungraded:
         facts["answers on which the grader failed"] = named
     asked, all_of_it = len(log.samples or []), len(task.dataset) * (task.epochs or 1)

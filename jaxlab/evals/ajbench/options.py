@@ -58,9 +58,8 @@ class Options(Grading):
             that state already, so nothing is run on them.
         states: folder of states; see `environments.states`.
         definitions: folder of MCPMark's task definitions, from which instructions come.
-        postgres: where a server comes from; see `postgres_server.start`.
-        dsn: the user's server, without a password; the whole DSN in the environment's variable
-            `postgres_server.DSN` does as well.
+        postgres: whose programs servers are made of; see `postgres_programs.server`.
+        dsn: refused; a server of the user's would have the roles of all samples in common.
         tools: only these of the tools; all by default.
         servers: sub-domain -> MCP server whose tools the judge gets instead of ours.
         web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from jaxlab.evals.ajbench.databases.postgres_databases import Server
+from jaxlab.evals.ajbench.databases.postgres_server import Cluster, Server
 from jaxlab.evals.ajbench.environments import environment
 from jaxlab.evals.ajbench.environments.environment import Environment
 from jaxlab.evals.ajbench.environments.stores import FileSystem, Postgres, SQLite
@@ -91,7 +91,7 @@ def trajectory(task: Task, kind: str) -> tuple[Step, ...]:
 def open_store(
     task: Task, folder: Path, values: tuple[int, ...], server: Server | None = None
 ) -> Environment:
-    """The store of a task with these values, in an empty folder or on the server."""
+    """The store of a task with these values, in an empty folder or on a server of its own."""
     if task.store == "DS-FileSystem":
         for i, value in enumerate(values):
             (folder / f"entry_{i}.txt").write_text(str(value))
@@ -106,7 +106,7 @@ def open_store(
         return SQLite(path)
     if server is None:
         raise ValueError("a task over PostgreSQL needs a server")
-    return Postgres(server, server.template(f"{task.id}/{values}", _filling(values)))
+    return Postgres(server.open(server.template(f"{task.id}/{values}", _filling(values))))
 
 
 def unit(task: Task, kind: str, store: Environment, goal: str) -> Unit:
@@ -133,9 +133,9 @@ def unit(task: Task, kind: str, store: Environment, goal: str) -> Unit:
     )
 
 
-def _filling(values: tuple[int, ...]) -> Callable[[Server, str], None]:
-    def fill(server: Server, name: str) -> None:
-        with psycopg.connect(server.conninfo(name, "owner")) as connection:
+def _filling(values: tuple[int, ...]) -> Callable[[Cluster], None]:
+    def fill(cluster: Cluster) -> None:
+        with psycopg.connect(cluster.conninfo("owner")) as connection:
             connection.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, value INTEGER)")
             for row in enumerate(values):
                 connection.execute("INSERT INTO entries VALUES (%s, %s)", row)

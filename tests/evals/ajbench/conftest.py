@@ -19,9 +19,9 @@ def base():
 
 @pytest.fixture(scope="session")
 def server(base):
-    """A PostgreSQL server; skips where none can be had at all."""
+    """What makes PostgreSQL servers; skips where none can be had at all."""
     from jaxlab.evals.ajbench.databases import postgres_server
-    from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
+    from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
     from jaxlab.evals.ajbench.environments import workspace
 
     with workspace.run_folder(base) as folder:
@@ -32,28 +32,49 @@ def server(base):
         yield found
 
 
-@pytest.fixture
-def database(server):
-    """Name of a private database with two tables, a view and a sequence."""
+def _fill(cluster):
     import psycopg
 
-    def fill(server, name):
-        with psycopg.connect(server.conninfo(name, "owner")) as connection:
-            connection.execute(
-                "CREATE TABLE t (a serial PRIMARY KEY, b text, c numeric);"
-                "INSERT INTO t (b, c) VALUES ('x', 1.5), ('y', NULL);"
-                "CREATE TABLE secret (s text); INSERT INTO secret VALUES ('s');"
-                "ALTER TABLE secret ENABLE ROW LEVEL SECURITY;"
-                "CREATE POLICY nobody ON secret USING (false);"
-                "CREATE VIEW v AS SELECT a FROM t;"
-                "CREATE FUNCTION writes() RETURNS int SECURITY DEFINER LANGUAGE plpgsql AS "
-                "$$ BEGIN INSERT INTO t (b) VALUES ('pwned'); RETURN 1; END $$;"
-                "CREATE FUNCTION endless() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP BEGIN "
-                "PERFORM pg_sleep(100); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; "
-                "END $$;"
-            )
+    with psycopg.connect(cluster.conninfo("owner")) as connection:
+        connection.execute(
+            "CREATE TABLE t (a serial PRIMARY KEY, b text, c numeric);"
+            "INSERT INTO t (b, c) VALUES ('x', 1.5), ('y', NULL);"
+            "CREATE TABLE secret (s text); INSERT INTO secret VALUES ('s');"
+            "ALTER TABLE secret ENABLE ROW LEVEL SECURITY;"
+            "CREATE POLICY nobody ON secret USING (false);"
+            "CREATE ROLE clerk; GRANT SELECT ON t TO clerk;"
+            "CREATE VIEW v AS SELECT a FROM t;"
+            "CREATE FUNCTION writes() RETURNS int SECURITY DEFINER LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO t (b) VALUES ('pwned'); RETURN 1; END $$;"
+            "CREATE FUNCTION endless() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP BEGIN "
+            "PERFORM pg_sleep(100); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; "
+            "END $$;"
+        )
 
-    name = server.create(server.template("tests", fill))
-    server.allow_reading(name)
-    yield name
-    server.drop(name)
+
+@pytest.fixture(scope="session")
+def make(server):
+    """Opens a private server with two tables, a view, a sequence and a role."""
+
+    def make():
+        cluster = server.open(server.template("tests", _fill))
+        cluster.let_read()
+        return cluster
+
+    return make
+
+
+@pytest.fixture
+def database(make):
+    """One of them, for a test that changes it."""
+    cluster = make()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def unchanged(make):
+    """One of them, for tests that only read."""
+    cluster = make()
+    yield cluster
+    cluster.close()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("psycopg")
 
 from jaxlab.evals.ajbench import rows
-from jaxlab.evals.ajbench.environments import environment, states, subdomains, workspace
+from jaxlab.evals.ajbench.environments import environment, states, stores, subdomains, workspace
 from jaxlab.evals.ajbench.sandbox import file_tools, files
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.sandbox.tools import (
@@ -22,7 +22,7 @@ from jaxlab.evals.ajbench.sandbox.tools import (
     Toolbox,
     fits,
 )
-from jaxlab.evals.ajbench.types import Call, Unit
+from jaxlab.evals.ajbench.types import Call, Step, Unit
 from tests.evals.ajbench import layout
 
 
@@ -68,7 +68,7 @@ def test_recorded_statements_are_replayed_on_postgres(run, server, tmp_path):
     run._server = server
     units = _units(tmp_path, "DS-Postgres")
     right, report = _replayed(run, units[True], "right")
-    assert (report.calls, len(report.failed), report.diverged) == (7, 1, 0)
+    assert (report.calls, len(report.failed), report.diverged) == (8, 1, 0)
     assert report.left_out == ("analyze_db_health",)
     wrong, report = _replayed(run, units[False], "wrong")
     assert report.diverged == 0
@@ -79,6 +79,29 @@ def test_recorded_statements_are_replayed_on_postgres(run, server, tmp_path):
     assert right.digest() != wrong.digest()
     right.close()
     wrong.close()
+
+
+def test_a_dump_that_is_not_restored_is_no_state(run, server, tmp_path):
+    run._server = server
+    dump = tmp_path / "states/postgres/shop.sql"
+    dump.write_text(dump.read_text() + "GRANT SELECT ON items TO clerk;\n")
+    for name, unit in _units(tmp_path, "DS-Postgres").items():
+        with pytest.raises(ValueError, match=r'shop\.sql is not restored.*role "clerk" does not'):
+            _replayed(run, unit, str(name))
+
+
+@pytest.mark.parametrize(
+    ("statements", "name"),
+    [
+        (["SELECT 1"], "state"),
+        (["GRANT CONNECT ON DATABASE shop TO x; GRANT TEMP on database shop TO y"], "shop"),
+        (['alter database "My Shop" SET a.b = 1', "COMMENT ON DATABASE other IS ''"], "My Shop"),
+    ],
+)
+def test_a_database_has_the_name_that_a_trajectory_knows(statements, name):
+    calls = tuple(Call("execute_sql", {"sql": statement}) for statement in statements)
+    unit = Unit("u", "DS-Postgres", "t", "i", True, steps=(Step("", calls),))
+    assert stores._database(unit) == name
 
 
 def test_recorded_statements_are_replayed_on_sqlite(run, tmp_path):

@@ -16,7 +16,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxlab.evals.ajbench.databases import sqlite
+from jaxlab.evals.ajbench.databases import postgres_server, sqlite
 from jaxlab.evals.ajbench.databases.sql_tools import querying_sqlite
 from jaxlab.evals.ajbench.environments import stores, workspace
 from jaxlab.evals.ajbench.office import soffice
@@ -445,21 +445,26 @@ def test_what_is_removed_does_not_lead_out(place, tmp_path):
     assert os.listdir(tmp_path / "out") == ["x"]
 
 
-def test_a_sweep_survives_what_it_finds(tmp_path, caplog):
+def test_a_sweep_survives_what_it_finds(tmp_path, caplog, monkeypatch):
     """A deep tree goes; what cannot be undone stays and is named; the next run begins."""
+
+    def endless(folder):
+        raise TimeoutError(folder)
+
+    monkeypatch.setattr(postgres_server, "_end_all", endless)
     for name in ("deep", "bad", "worse"):
         (tmp_path / f"run-{name}.lock").touch()
         (tmp_path / f"run-{name}").mkdir()
     _deep(tmp_path / "run-deep", 1050)
-    (tmp_path / "run-bad" / "postgres-1.json").write_text("[" * 100_000)
-    (tmp_path / "run-worse" / "postgres-1.json").write_text("{}")
+    for name in ("bad", "worse"):
+        (tmp_path / f"run-{name}" / "pg-1" / "data").mkdir(parents=True)
     (tmp_path / "run-folder.lock").mkdir()
     (tmp_path / "run-link.lock").symlink_to("/etc/passwd")
     with workspace.run_folder(tmp_path):
         pass
     left = {"run-bad", "run-bad.lock", "run-worse", "run-worse.lock"}
     assert set(os.listdir(tmp_path)) == left | {"run-folder.lock", "run-link.lock"}
-    assert "RecursionError" in caplog.text
+    assert "TimeoutError" in caplog.text
 
 
 def test_a_tool_that_is_under_way_does_not_reach_the_next_sample(tmp_path):

@@ -399,6 +399,18 @@ def test_only_the_tools_of_the_list(shared, tmp_path):
         _evaluate(run, tmp_path / "other", judging)
 
 
+def test_the_report_says_which_state_there_is_not(shared, tmp_path):
+    run = layout.run(tmp_path)
+    (tmp_path / "states/sqlite/books.sql").write_text("INSERT INTO nowhere VALUES (1);")
+    outcome, graded = _evaluate(run, tmp_path / "run", looking)
+    assert {result.meta["subdomain"] for result in graded} == {"DS-FileSystem"}
+    assert len(outcome.failures) == 2
+    report = (tmp_path / "run/report.md").read_text()
+    for label in ("success", "fail"):
+        assert f"DS-SQLite/books/add_entry/{label}/agent_run1: " in report
+    assert "books.sql: no such table: nowhere" in report
+
+
 def test_tools_of_a_server_of_the_user(shared, request, tmp_path):
     """Two MCP servers over stdio, which reach the sample's folder and database."""
     shared._server = request.getfixturevalue("server")

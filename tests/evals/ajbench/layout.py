@@ -57,6 +57,10 @@ def _postgres_calls(done):
         ("execute_sql", {"sql": "SELECT nothing FROM items"}, "Error: column does not exist"),
         _sql(raise_prices if done else raise_prices.replace("tea", "Tea")),
         _sql("CREATE VIEW dear AS SELECT name FROM items WHERE price > 5"),
+        _sql(
+            "CREATE ROLE clerk; GRANT CONNECT ON DATABASE shop_7 TO clerk;"
+            "GRANT SELECT ON items TO clerk; SET ROLE clerk; SELECT name FROM items; RESET ROLE"
+        ),
     ]
 
 

@@ -1,8 +1,7 @@
 """Attempts to write as a reader, and to leave the database as anybody, none of which succeeds."""
 
+import os
 import pathlib
-import threading
-import time
 
 import pytest
 
@@ -13,7 +12,8 @@ import psycopg
 from jaxlab.evals.ajbench.databases import postgres
 from jaxlab.evals.ajbench.databases.sql_tools import querying_postgres
 from jaxlab.evals.ajbench.environments import environment, stores
-from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
+from jaxlab.evals.ajbench.sandbox import programs
+from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 from jaxlab.evals.ajbench.types import Call
 
@@ -37,16 +37,12 @@ OUTSIDE = [
     f"SELECT lo_export(1, '{WITNESS}')",
     "SELECT * FROM pg_hba_file_rules",
     "SELECT * FROM pg_file_settings",
-    "SELECT rolpassword FROM pg_authid",
-    "SELECT * FROM pg_shadow",
     "SELECT setting::int / (name = 'x')::int FROM pg_settings WHERE name = 'data_directory'"
     " UNION ALL SELECT 1 / 0",
     "SHOW data_directory",
     "SHOW hba_file",
     "CREATE ROLE pwned SUPERUSER LOGIN",
-    "CREATE USER pwned",
-    "CREATE DATABASE pwned",
-    "DROP DATABASE postgres",
+    "CREATE ROLE pwned REPLICATION LOGIN",
     "DROP DATABASE template1",
     "ALTER DATABASE template1 RENAME TO pwned",
     "CREATE TABLESPACE pwned LOCATION '/tmp'",
@@ -57,15 +53,27 @@ OUTSIDE = [
     "SELECT pg_create_restore_point('pwned')",
     "SELECT pg_promote()",
     "CHECKPOINT",
-    "SET ROLE admin",
-    "SET ROLE postgres",
-    "SET SESSION AUTHORIZATION admin",
+    "SET ROLE jaxlab_admin",
+    "SET ROLE pg_read_server_files",
+    "SET SESSION AUTHORIZATION jaxlab_admin",
+    "CREATE ROLE pwned ROLE jaxlab_admin IN ROLE pg_execute_server_program",
+    "CREATE ROLE pwned IN ROLE pg_read_server_files",
+    "GRANT pg_read_server_files TO postgres",
     "ALTER ROLE CURRENT_USER SUPERUSER",
-    "ALTER ROLE CURRENT_USER CREATEDB",
-    "ALTER ROLE admin PASSWORD 'x'",
+    "ALTER ROLE CURRENT_USER REPLICATION",
+    "ALTER ROLE ALL SET search_path = pwned",
+    "ALTER ROLE jaxlab_admin PASSWORD 'x'",
+    "ALTER ROLE jaxlab_admin NOLOGIN",
+    "ALTER ROLE jaxlab_reader NOLOGIN",
+    "ALTER ROLE jaxlab_reader NOBYPASSRLS",
+    "ALTER ROLE jaxlab_reader SET role = postgres",
+    "DROP ROLE jaxlab_reader",
+    "DROP OWNED BY jaxlab_admin",
+    "REASSIGN OWNED BY jaxlab_admin TO CURRENT_USER",
+    "GRANT jaxlab_reader TO CURRENT_USER",
     "GRANT pg_execute_server_program TO CURRENT_USER",
     "GRANT pg_write_server_files TO CURRENT_USER",
-    "GRANT admin TO CURRENT_USER",
+    "GRANT jaxlab_admin TO CURRENT_USER",
     "SET session_preload_libraries = '/tmp/x.so'",
     "SET log_statement = 'all'",
     "SET temp_file_limit = -1",
@@ -76,6 +84,7 @@ OUTSIDE = [
     "CREATE EXTENSION file_fdw",
     "CREATE EXTENSION adminpack",
     "CREATE EXTENSION plpython3u",
+    "CREATE EXTENSION vector",
     "CREATE EXTENSION pageinspect",
     "SELECT dblink_connect('host=/tmp')",
     "CREATE FOREIGN DATA WRAPPER pwned",
@@ -86,40 +95,44 @@ OUTSIDE = [
     "CREATE SUBSCRIPTION pwned CONNECTION 'host=/tmp' PUBLICATION p",
     "SELECT pg_create_physical_replication_slot('pwned')",
     "SELECT pg_create_logical_replication_slot('pwned', 'pgoutput')",
-    "SELECT pg_terminate_backend(pid) / 0 FROM pg_stat_activity WHERE usename = 'admin'"
+    "SELECT pg_terminate_backend(pid) / 0 FROM pg_stat_activity WHERE usename = 'jaxlab_admin'"
     " UNION ALL SELECT 1 / 0",
     "UPDATE pg_catalog.pg_database SET datistemplate = true",
     "DELETE FROM pg_catalog.pg_class",
     "SET allow_system_table_mods = on",
-    # What is of other samples, or of all.
+    "ALTER DATABASE template1 OWNER TO CURRENT_USER",
     "ALTER DATABASE {own} RENAME TO pwned",
-    "ALTER DATABASE {own} SET search_path TO nowhere",
-    "ALTER DATABASE {own} CONNECTION LIMIT 0",
-    "DROP DATABASE {other}",
-    "DROP DATABASE {template}",
-    "ALTER DATABASE {other} SET statement_timeout = 1",
-    "ALTER ROLE {other}_owner PASSWORD 'x'",
-    "ALTER ROLE {other}_reader SET search_path TO nowhere",
-    "ALTER ROLE {other}_owner IN DATABASE {other} SET search_path TO nowhere",
-    "SET ROLE {other}_owner",
-    "SET ROLE {template}_owner",
-    "GRANT {other}_owner TO CURRENT_USER",
-    "REASSIGN OWNED BY {other}_owner TO CURRENT_USER",
-    "DROP OWNED BY {other}_owner",
-    "DROP ROLE {other}_reader",
+    "ALTER DATABASE {own} TABLESPACE pwned",
+    "SELECT pg_ls_archive_statusdir()",
+    "SELECT * FROM pg_ls_tmpdir()",
+    "SELECT pg_current_logfile()",
+    "SELECT pg_log_backend_memory_contexts(1)",
+    "SELECT pg_import_system_collations('pg_catalog')",
+    "SELECT lo_unlink(1) FROM pg_largeobject WHERE 1 / 0 = 1",
 ]
 
-# What a role may do to itself, and must not be felt by anybody else.
+# What a state may do to its own server, and must not be felt by anybody else.
 ITSELF = [
     "ALTER ROLE CURRENT_USER SET search_path TO nowhere",
     "ALTER ROLE CURRENT_USER IN DATABASE {own} SET search_path TO nowhere",
     "ALTER ROLE CURRENT_USER SET statement_timeout = 1",
     "ALTER ROLE CURRENT_USER SET default_transaction_read_only = on",
-    "ALTER ROLE CURRENT_USER SET role = {run}_writers",
-    "ALTER ROLE CURRENT_USER PASSWORD 'x'",
-    "SET ROLE {run}_writers; ALTER ROLE {run}_writers SET search_path TO nowhere",
-    "SET ROLE {run}_writers; ALTER ROLE {run}_writers PASSWORD 'x'",
-    "SET ROLE {run}_writers; DROP OWNED BY {run}_writers",
+    "ALTER ROLE CURRENT_USER PASSWORD 'x'; ALTER ROLE CURRENT_USER VALID UNTIL '2000-01-01'",
+    "ALTER ROLE CURRENT_USER NOLOGIN",
+    "ALTER ROLE CURRENT_USER CONNECTION LIMIT 0",
+    "CREATE ROLE boss CREATEROLE CREATEDB; SET ROLE boss; CREATE ROLE pwned IN ROLE postgres",
+    "CREATE DATABASE pwned",
+    "ALTER DATABASE {own} SET statement_timeout = 1",
+    "ALTER DATABASE {own} SET default_transaction_read_only = on",
+    "ALTER DATABASE {own} SET role = 'postgres'",
+    "ALTER DATABASE {own} SET bytea_output = 'escape'",
+    "ALTER DATABASE {own} SET idle_session_timeout = 1",
+    "ALTER DATABASE {own} CONNECTION LIMIT 0",
+    "REVOKE ALL ON DATABASE {own} FROM PUBLIC, jaxlab_reader",
+    "REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON t FROM PUBLIC, jaxlab_reader",
+    "REVOKE pg_read_all_data FROM jaxlab_reader",
+    "GRANT pg_read_all_data, pg_monitor, pg_write_all_data TO CURRENT_USER",
+    "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE",
     "COPY t TO STDOUT",  # the client gives the connection up, and needs another one
 ]
 
@@ -196,47 +209,24 @@ FORMS = {
 }
 
 
-@pytest.fixture
-def outside(server, database):
-    """What another database, the server and the machine know of."""
-
-    def state():
-        with psycopg.connect(server._admin_info) as admin:
-            found = [
-                admin.execute(query).fetchall()
-                for query in (
-                    "SELECT rolname, rolsuper, rolcreatedb, rolpassword FROM pg_authid ORDER BY 1",
-                    "SELECT datname, datistemplate, datacl FROM pg_database ORDER BY 1",
-                    "SELECT roleid, member FROM pg_auth_members ORDER BY 1, 2",
-                    "SELECT * FROM pg_db_role_setting ORDER BY 1, 2",
-                    "SELECT spcname FROM pg_tablespace ORDER BY 1",
-                    "SELECT slot_name FROM pg_replication_slots",
-                    "SELECT name, setting FROM pg_settings WHERE source = 'configuration file'",
-                )
-            ]
-        return found, WITNESS.exists()
-
-    return state
+ROLES = (
+    "SELECT rolname, rolsuper, rolreplication, rolpassword FROM pg_authid "
+    "WHERE rolname ~ '^jaxlab_' OR rolsuper OR rolreplication ORDER BY 1",
+    "SELECT roleid, member FROM pg_auth_members WHERE roleid IN ('pg_read_server_files'::regrole, "
+    "'pg_write_server_files'::regrole, 'pg_execute_server_program'::regrole, "
+    "'jaxlab_admin'::regrole) OR member = 'jaxlab_reader'::regrole ORDER BY 1, 2",
+    "SELECT * FROM pg_db_role_setting WHERE setrole <> 'postgres'::regrole ORDER BY 1, 2",
+    "SELECT spcname FROM pg_tablespace ORDER BY 1",
+    "SELECT slot_name FROM pg_replication_slots",
+    "SELECT name, setting FROM pg_settings WHERE source = 'configuration file'",
+)
 
 
-@pytest.fixture
-def named(server, database):
-    """Puts the names of a sample, of another one and of their template into a statement."""
-    template = server.template("tests", None)
-    other = server.create(template)
-
-    def fill(text):
-        for name, value in (
-            ("{own}", database),
-            ("{other}", other),
-            ("{template}", template),
-            ("{run}", server.prefix),
-        ):
-            text = text.replace(name, value)
-        return text
-
-    yield fill
-    server.drop(other)
+def outside(cluster):
+    """What the machine knows of, and who has rights beyond the state in its server."""
+    with cluster.admin() as admin:
+        found = [admin.execute(query).fetchall() for query in ROLES]
+    return found, WITNESS.exists()
 
 
 def _attempt(box, sql):
@@ -245,83 +235,115 @@ def _attempt(box, sql):
         # EXPLAIN of what has no plan only says so.
         assert reply.failed or "utility statement" in reply.text.lower(), (sql, reply.text)
         assert "root:x:0" not in reply.text
-        assert "SCRAM-SHA" not in reply.text
+
+
+@pytest.fixture(scope="module")
+def attacked(make):
+    cluster = make()
+    yield cluster
+    cluster.close()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_reader_neither_writes_nor_leaves(server, database, named, outside, form):
-    """133 attempts in six forms, each by two tools."""
-    owner = server.conninfo(database, "owner")
-    before = postgres.digest(owner), outside()
-    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=2))
+def test_a_reader_neither_writes_nor_leaves(attacked, form):
+    """Each attempt in six forms, by two tools."""
+    before = postgres.digest(attacked.conninfo("reader")), outside(attacked)
+    reader = postgres.Database(attacked.conninfo("reader"), limits=Limits(seconds=2))
     box = Toolbox(querying_postgres(reader))
     for sql in (*OUTSIDE, *WRITING):
-        _attempt(box, FORMS[form](named(sql)))
+        _attempt(box, FORMS[form](sql.replace("{own}", attacked.database)))
     reader.close()
-    assert (postgres.digest(owner), outside()) == before
+    assert (postgres.digest(attacked.conninfo("reader")), outside(attacked)) == before
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_replay_does_not_leave_either(server, database, named, outside, form):
-    """83 attempts in six forms with the rights of the owner, which replays hostile calls."""
-    before = outside()
-    writer = postgres.Database(server.conninfo(database, "owner"), False, Limits(seconds=2))
+def test_a_replay_does_not_leave_either(attacked, form):
+    """The same with the rights of the owner, who may make roles; it replays hostile calls."""
+    before = outside(attacked)
+    writer = postgres.Database(attacked.conninfo("owner"), False, Limits(seconds=2))
     box = Toolbox(querying_postgres(writer))
     for sql in OUTSIDE:
-        _attempt(box, FORMS[form](named(sql)))
+        _attempt(box, FORMS[form](sql.replace("{own}", attacked.database)))
     writer.close()
-    assert outside() == before
+    assert outside(attacked) == before
 
 
-def _honest(server, calls=()):
-    """Digest and failures of a sample after an honest trajectory, with something before it."""
-    store = stores.Postgres(server, server.template("tests", None))
-    try:
-        update = Call("execute_sql", {"sql": "UPDATE t SET b = 'z'"})
-        report = environment.replay(store, [*calls, update])
-        judge = Toolbox(store.tools(read_only=True))
-        rows = judge.call("execute_sql", {"sql": "SELECT b FROM t"})
-        return report.failed, store.digest(), rows
-    finally:
-        store.close()
+@pytest.mark.parametrize(
+    "before",
+    [
+        "GRANT pg_read_all_data, pg_monitor, pg_write_all_data TO CURRENT_USER WITH INHERIT TRUE",
+        "CREATE ROLE boss CREATEROLE CREATEDB BYPASSRLS; SET ROLE boss",
+    ],
+)
+def test_no_role_that_can_be_had_leads_out(make, before):
+    """Whatever a replay may give to itself first."""
+    seen = {
+        "SHOW data_directory",  # its own
+        "SHOW hba_file",
+        "SELECT * FROM pg_ls_logdir()",
+        "SELECT * FROM pg_ls_waldir()",
+        "SELECT * FROM pg_ls_tmpdir()",
+        "SELECT pg_ls_archive_statusdir()",
+        "SELECT pg_current_logfile()",
+    }
+    cluster = make()
+    known = outside(cluster)
+    writer = postgres.Database(cluster.conninfo("owner"), False, Limits(seconds=2))
+    writer.query(before)
+    box = Toolbox(querying_postgres(writer))
+    for sql in OUTSIDE:
+        if sql not in seen and "data_directory" not in sql:
+            _attempt(box, sql.replace("{own}", cluster.database))
+    writer.close()
+    assert outside(cluster) == known
+    cluster.close()
 
 
-def test_what_a_trajectory_does_to_its_role_stays_with_it(server, database, named):
-    before = _honest(server)
-    assert before[0] == ()
+def test_a_server_has_no_rights_on_the_machine(unchanged):
+    """Even its superuser, whom nobody here can become, is nobody outside."""
+    process = pathlib.Path("/proc") / str(unchanged._process.pid)
+    status = dict(
+        line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
+    )
+    if os.getuid() == 0:
+        assert "0" not in status["Uid"].split()
+        assert status["Groups"].strip() in ("", "65534")
+        assert int(status["CapEff"], 16) == 0
+    if programs.confinement().offline:
+        assert os.readlink(process / "ns/net") != os.readlink("/proc/self/ns/net")
+    with unchanged.admin() as admin:
+        (found,) = admin.execute("SELECT setting FROM pg_settings WHERE name = 'listen_addresses'")
+        assert found == ("",)
+        with pytest.raises(psycopg.Error):
+            admin.execute("COPY (SELECT 'x') TO '/root/ajb-witness'")
+    assert unchanged.home.stat().st_mode & 0o077 == 0
+
+
+def test_what_a_trajectory_does_to_its_role_stays_with_it(server, make):
+    """And its own state can be hashed and judged whatever it did."""
+    cluster = make()
+    template = server.template("tests")
+    store = stores.Postgres(cluster)
+    judge = Toolbox(store.tools(read_only=True))
+    bytes_of = {"sql": "SELECT b, 'x'::bytea AS x FROM t ORDER BY a"}
+    wanted = judge.call("execute_sql", bytes_of).text
     for text in ITSELF:
-        hostile = [Call("execute_sql", {"sql": named(text)})]
-        # Its own state can be hashed and judged whatever it did.
-        assert _honest(server, hostile)[2].failed is False, text
-        assert _honest(server) == before, text
+        hostile = [Call("execute_sql", {"sql": text.replace("{own}", cluster.database)})]
+        environment.replay(store, hostile)
+        store._open.pop(True).close()
+        found = Toolbox(store.tools(read_only=True)).call("execute_sql", bytes_of)
+        assert (found.failed, found.text) == (False, wanted), text
+        assert store.digest(), text
+    store.close()
+    other = stores.Postgres(server.open(template))
+    update = Call("execute_sql", {"sql": "UPDATE t SET b = 'z'"})
+    assert environment.replay(other, [update]).failed == ()
+    other.close()
 
 
-def test_a_judge_does_not_change_its_role(server, database, named):
-    reader = postgres.Database(server.conninfo(database, "reader"))
+def test_a_judge_does_not_change_its_server(unchanged):
+    reader = postgres.Database(unchanged.conninfo("reader"))
     box = Toolbox(querying_postgres(reader))
     for sql in ITSELF:
-        _attempt(box, named(sql))
+        _attempt(box, sql.replace("{own}", unchanged.database))
     reader.close()
-
-
-@pytest.mark.parametrize("read_only", [True, False])
-def test_samples_neither_see_nor_end_each_others_statements(server, database, named, read_only):
-    other = postgres.Database(server.conninfo(named("{other}"), "reader"))
-    said = []
-    query = "SELECT pg_sleep(1.5), 'of the other' AS secret"
-    thread = threading.Thread(target=lambda: said.append(other.query(query)))
-    thread.start()
-    time.sleep(0.5)
-    which = "reader" if read_only else "owner"
-    mine = postgres.Database(server.conninfo(database, which), read_only)
-    # Names are seen, which are random; statements are not.
-    where = named("FROM pg_stat_activity WHERE usename = '{other}_reader'")
-    seen = mine.rows(f"SELECT query {where}")
-    assert seen == [{"query": "<insufficient privilege>"}]
-    for function in ("pg_terminate_backend", "pg_cancel_backend"):
-        with pytest.raises(ToolError, match=r"must be a member|permission denied"):
-            mine.query(f"SELECT {function}(pid) {where}")
-    thread.join()
-    assert said == ['[{"pg_sleep": "", "secret": "of the other"}]']
-    other.close()
-    mine.close()

@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -15,35 +14,42 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from jaxlab.evals.ajbench.databases import postgres, postgres_databases, postgres_server, sql_tools
-from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
-from jaxlab.evals.ajbench.environments import states, workspace
+from jaxlab.evals.ajbench.databases import (
+    postgres,
+    postgres_programs,
+    postgres_restore,
+    postgres_server,
+    sql_tools,
+)
+from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
+from jaxlab.evals.ajbench.environments import workspace
 from jaxlab.evals.ajbench.sandbox.limits import Limits, ToolError
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
 
 
 @pytest.fixture
-def reader(server, database):
-    connection = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=0.5))
+def reader(unchanged):
+    connection = postgres.Database(unchanged.conninfo("reader"), limits=Limits(seconds=0.5))
+    before = postgres.digest(unchanged.conninfo("reader"))
     yield connection
     connection.close()
+    assert postgres.digest(unchanged.conninfo("reader")) == before
 
 
 @pytest.fixture
-def writer(server, database):
+def writer(database):
     limits = Limits(seconds=0.5)
-    connection = postgres.Database(server.conninfo(database, "owner"), False, limits)
+    connection = postgres.Database(database.conninfo("owner"), False, limits)
     yield connection
     connection.close()
 
 
 @pytest.fixture
-def digest(server, database):
-    return lambda: postgres.digest(server.conninfo(database, "owner"))
+def digest(database):
+    return lambda: postgres.digest(database.conninfo("reader"))
 
 
-def test_a_reader_reads_everything_and_writes_nothing(reader, digest):
-    before = digest()
+def test_a_reader_reads_everything_and_writes_nothing(reader):
     assert json.loads(reader.query("SELECT * FROM t ORDER BY a")) == [
         {"a": 1, "b": "x", "c": 1.5},
         {"a": 2, "b": "y", "c": None},
@@ -53,11 +59,9 @@ def test_a_reader_reads_everything_and_writes_nothing(reader, digest):
     for sql in ("UPDATE t SET b = ''", "SELECT writes()", "CREATE TABLE u (a int)"):
         with pytest.raises(ToolError, match="read-only"):
             reader.query(sql)
-    assert digest() == before
 
 
-def test_a_mode_cannot_be_changed_for_the_next_statement(reader, digest):
-    before = digest()
+def test_a_mode_cannot_be_changed_for_the_next_statement(reader):
     for sql in (
         "SET default_transaction_read_only = off",
         "COMMIT",
@@ -71,7 +75,6 @@ def test_a_mode_cannot_be_changed_for_the_next_statement(reader, digest):
         with pytest.raises(ToolError, match="must be set before any query"):
             reader.query(sql)
     assert json.loads(reader.query("SHOW statement_timeout")) == [{"statement_timeout": "500ms"}]
-    assert digest() == before
 
 
 @pytest.mark.parametrize("mode", ["reader", "writer"])
@@ -89,17 +92,17 @@ def test_statements_without_end_are_ended(request, mode):
         assert database.query("SELECT 1 AS one") == '[{"one": 1}]'
 
 
-def test_results_are_cut_while_they_come(server, database):
-    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(entries=3))
+def test_results_are_cut_while_they_come(unchanged):
+    reader = postgres.Database(unchanged.conninfo("reader"), limits=Limits(entries=3))
     text = reader.query("SELECT g FROM generate_series(1, 50000) g")
     assert text == '[{"g": 1}, {"g": 2}, {"g": 3}, "more rows were left out"]'
     reader.close()
 
 
-def test_a_huge_value_does_not_get_through(server, database):
-    reader = postgres.Database(server.conninfo(database, "reader"), limits=Limits(seconds=20))
+def test_a_huge_value_does_not_get_through(unchanged):
+    reader = postgres.Database(unchanged.conninfo("reader"), limits=Limits(seconds=20))
     with pytest.raises(ToolError, match="out of memory"):
-        reader.query("SELECT repeat('x', 1000000000)")
+        reader.query("SELECT repeat(repeat('x', 1000), 1000000)")
     assert reader.query("SELECT 1 AS one") == '[{"one": 1}]'
     reader.close()
 
@@ -119,9 +122,9 @@ def test_a_writer_works_as_the_recorded_server(writer):
     assert writer.query(count) == '[{"n": 2}]'
 
 
-def test_a_trajectory_does_not_fill_the_disk(server, database):
+def test_a_trajectory_does_not_fill_the_disk(database):
     limits = Limits(seconds=60, database_bytes=16 << 20)
-    writer = postgres.Database(server.conninfo(database, "owner"), False, limits)
+    writer = postgres.Database(database.conninfo("owner"), False, limits)
     size = writer.rows(f"SELECT {postgres._SIZE} AS size")[0]["size"]
     wide = "string_agg(md5((g * i)::text), '') AS x FROM generate_series(1, 60) i"
     with pytest.raises(ToolError, match="grown by more than 16777216 bytes"):
@@ -172,35 +175,49 @@ def test_values_are_json(reader):
     )
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "UPDATE t SET c = 2 WHERE a = 1",
-        "INSERT INTO t (b) VALUES ('x')",
-        "CREATE INDEX i ON t (b)",
-        "ALTER TABLE t ALTER b SET NOT NULL",
-        "ALTER TABLE t ALTER b SET DEFAULT 'd'",
-        "CREATE OR REPLACE VIEW v AS SELECT a + 0 AS a FROM t",
-        "CREATE MATERIALIZED VIEW m AS SELECT 1 AS a",
-        "DROP FUNCTION writes()",
-        "SELECT nextval('t_a_seq')",
-        "DROP POLICY nobody ON secret",
-        "ALTER TABLE secret DISABLE ROW LEVEL SECURITY",
-        "GRANT SELECT ON t TO PUBLIC",
-        "CREATE TYPE mood AS ENUM ('ok')",
-        "CREATE SCHEMA other",
-        "COMMENT ON COLUMN t.b IS 'text'",
-        "SELECT lo_from_bytea(0, 'x')",
-        "CREATE TRIGGER r BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION "
-        "suppress_redundant_updates_trigger()",
-        "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER TABLE t ADD CHECK (a > 0)",
-    ],
-)
-def test_the_digest_sees_every_change(writer, digest, sql):
-    before = digest()
-    assert digest() == before
-    writer.query(sql)
-    assert digest() != before
+CHANGES = [
+    "UPDATE t SET c = 2 WHERE a = 1",
+    "INSERT INTO t (b) VALUES ('x')",
+    "CREATE INDEX i ON t (b)",
+    "ALTER TABLE t ALTER b SET NOT NULL",
+    "ALTER TABLE t ALTER b SET DEFAULT 'd'",
+    "CREATE OR REPLACE VIEW v AS SELECT a + 0 AS a FROM t",
+    "CREATE MATERIALIZED VIEW m AS SELECT 1 AS a",
+    "DROP FUNCTION writes()",
+    "SELECT nextval('t_a_seq')",
+    "DROP POLICY nobody ON secret",
+    "ALTER TABLE secret DISABLE ROW LEVEL SECURITY",
+    "GRANT SELECT ON t TO PUBLIC",
+    "CREATE TYPE mood AS ENUM ('ok')",
+    "CREATE SCHEMA other",
+    "COMMENT ON COLUMN t.b IS 'text'",
+    "SELECT lo_from_bytea(0, 'x')",
+    "CREATE TRIGGER r BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION "
+    "suppress_redundant_updates_trigger()",
+    "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER TABLE t ADD CHECK (a > 0)",
+    "CREATE ROLE another",
+    "DROP OWNED BY clerk",
+    "ALTER ROLE clerk CREATEDB",
+    "ALTER ROLE clerk PASSWORD 'x'",
+    "ALTER ROLE clerk SET search_path = x",
+    "CREATE ROLE a ROLE clerk",
+    "GRANT INSERT (b) ON t TO clerk",
+    "GRANT CREATE ON SCHEMA public TO clerk; ALTER TABLE t OWNER TO clerk",
+    "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO clerk",
+    "CREATE POLICY clerks ON secret TO clerk",
+    "ALTER POLICY clerks ON secret TO PUBLIC",
+    "REVOKE CONNECT ON DATABASE state FROM PUBLIC",
+]
+
+
+def test_the_digest_sees_every_change(writer, digest):
+    """One after the other, and nothing between them."""
+    seen = [digest()]
+    assert digest() == seen[0]
+    for statement in CHANGES:
+        writer.query(statement)
+        seen.append(digest())
+        assert seen[-1] not in seen[:-1], statement
 
 
 def test_the_digest_does_not_depend_on_the_order_of_rows(writer, digest):
@@ -211,7 +228,7 @@ def test_the_digest_does_not_depend_on_the_order_of_rows(writer, digest):
     assert digest() == before
 
 
-def test_the_digest_runs_with_the_rights_of_the_owner_alone(writer, digest, tmp_path):
+def test_the_digest_runs_with_the_rights_of_a_reader_alone(writer, digest):
     """A cast of the trajectory's own runs in it; it must not get an administrator's rights."""
     writer.query(
         "CREATE TABLE trap (a int); INSERT INTO trap VALUES (1);"
@@ -219,12 +236,12 @@ def test_the_digest_runs_with_the_rights_of_the_owner_alone(writer, digest, tmp_
         "EXECUTE 'COPY t TO PROGRAM ''touch /tmp/ajb-pwned'''; RETURN 'x'; END $$;"
         "CREATE CAST (trap AS text) WITH FUNCTION sprung(trap)"
     )
-    with pytest.raises(ToolError, match="superuser"):
+    with pytest.raises(ToolError, match="permission denied to COPY"):
         digest()
     assert not pathlib.Path("/tmp/ajb-pwned").exists()
 
 
-def test_tools_under_their_names(reader, writer):
+def test_tools_under_their_names(reader):
     box = Toolbox(sql_tools.querying_postgres(reader))
 
     def ask(name, **arguments):
@@ -250,10 +267,10 @@ def test_tools_under_their_names(reader, writer):
     assert box.call("list_objects", {"schema_name": "a' OR '1'='1"}).text == "[]"
 
 
-def test_a_row_that_is_too_large_is_held_once(server, database):
+def test_a_row_that_is_too_large_is_held_once(unchanged):
     """And not as a text and as JSON as well."""
     size = 20_000_000
-    info = server.conninfo(database, "reader")
+    info = unchanged.conninfo("reader")
     reader = postgres.Database(info, limits=Limits(seconds=60.0))
     tracemalloc.start()
     try:
@@ -266,189 +283,294 @@ def test_a_row_that_is_too_large_is_held_once(server, database):
     assert size < peak < 1.5 * size
 
 
-def test_samples_do_not_see_each_other(server, database, writer):
-    other = server.create(server.template("tests", None))
-    server.allow_reading(other)
-    connection = postgres.Database(server.conninfo(other, "reader"))
-    writer.query("DELETE FROM t")
-    assert connection.query("SELECT count(*) AS n FROM t") == '[{"n": 2}]'
-    connection.close()
-    server.drop(other)
-
-
-def _dump(server, database, path, *arguments):
-    owner = server.conninfo(database, "owner")
-    program = server.programs / "pg_dump"
-    subprocess.run([program, f"--file={path}", *arguments, owner], check=True)
-
-
-@pytest.mark.parametrize(("end", "form"), [("backup", "--format=c"), ("sql", "--format=p")])
-def test_dumps_are_restored(server, database, digest, tmp_path, end, form):
-    # Roles are no part of a dump, and those of one sample are not there for another.
-    _dump(server, database, tmp_path / f"d.{end}", form, "--no-owner", "--no-privileges")
-    name = server.create()
-    assert states.restore(server, name, tmp_path / f"d.{end}") == []
-    server.allow_reading(name)
-    assert postgres.digest(server.conninfo(name, "owner")) == digest()
-    server.drop(name)
-
-
-def test_a_script_of_sql_cannot_run_programs(server, tmp_path):
-    witness = tmp_path / "witness"
-    script = tmp_path / "s.sql"
-    script.write_text(
-        "CREATE TABLE before (a int);\n"
-        f"\\! touch {witness}\n"
-        f"SELECT 1 \\g |touch {witness}\n"
-        f"\\o {witness}\n\\unrestrict abc\n"
-        f"COPY before TO PROGRAM 'touch {witness}';\n"
-        "COPY before FROM stdin;\n1\n\\.\n"
+def test_what_a_security_task_does(writer, database):
+    """Roles, rights and policies, which the agent tries out and the judge looks up."""
+    made = (
+        "CREATE ROLE analyst LOGIN; GRANT USAGE ON SCHEMA public TO analyst;"
+        "GRANT SELECT ON t TO analyst; ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY own ON t TO analyst USING (b = current_setting('app.me', true));"
+        "GRANT CONNECT ON DATABASE state TO analyst; GRANT pg_read_all_data TO clerk;"
+        "CREATE POLICY all_rows ON t TO postgres USING (true);"
+        "REVOKE CONNECT ON DATABASE state FROM PUBLIC;"
+        "SET ROLE analyst; SET app.me = 'x'"
     )
-    name = server.create()
-    errors = states.restore(server, name, script)
-    assert sum("restricted" in error for error in errors) >= 2
-    assert not witness.exists()
-    reader = postgres.Database(server.conninfo(name, "owner"))
-    assert reader.query("SELECT a FROM before") == '[{"a": 1}]'
+    writer.query(made)
+    assert writer.query("SELECT b FROM t") == '[{"b": "x"}]'
+    with pytest.raises(ToolError, match="permission denied for table secret"):
+        writer.query("SELECT * FROM secret")
+    with pytest.raises(ToolError, match="permission denied"):
+        writer.query("INSERT INTO t (b) VALUES ('z')")
+    writer.query(
+        "RESET ROLE; ALTER ROLE analyst BYPASSRLS CREATEDB; REASSIGN OWNED BY analyst TO clerk"
+    )
+    database.let_read()
+    reader = postgres.Database(database.conninfo("reader"))
+    assert reader.query("SELECT count(*) AS n FROM t") == '[{"n": 2}]'
+    found = "SELECT policyname, roles FROM pg_policies WHERE tablename = 't' ORDER BY 1"
+    assert reader.rows(found) == [
+        {"policyname": "all_rows", "roles": "{postgres}"},
+        {"policyname": "own", "roles": "{analyst}"},
+    ]
+    (found,) = reader.rows(
+        "SELECT has_table_privilege('analyst', 't', 'SELECT') AS can, rolbypassrls, relacl::text "
+        "FROM pg_roles, pg_class WHERE rolname = 'analyst' AND relname = 't'"
+    )
+    # Judging has left no right among those of the table.
+    acl = "{postgres=arwdDxt/postgres,clerk=r/postgres,analyst=r/postgres}"
+    assert found == {"can": True, "rolbypassrls": True, "relacl": acl}
     reader.close()
-    server.drop(name)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        "CREATE TABLE a (v no_such_type);\nCREATE TABLE b (i int);\nINSERT INTO a VALUES ('1');\n",
-        "CREATE TABLE b (i int);\nCOPY b FROM stdin;\n1\nx\n\\.\n",
-        "SELECT 1/0;\n",
-    ],
-)
-def test_a_dump_that_loses_rows_is_refused(server, tmp_path, script):
+def test_samples_do_not_see_each_other(make, writer):
+    other = make()
+    writer.query("DELETE FROM t; CREATE ROLE mine; DROP OWNED BY clerk; DROP ROLE clerk")
+    reader = postgres.Database(other.conninfo("reader"))
+    assert reader.query("SELECT count(*) AS n FROM t") == '[{"n": 2}]'
+    roles = "SELECT rolname FROM pg_roles WHERE rolname !~ '^(pg|jaxlab)_' ORDER BY 1"
+    assert [row["rolname"] for row in reader.rows(roles)] == ["clerk", "postgres"]
+    reader.close()
+    other.close()
+
+
+def test_a_server_of_ones_own_ends_with_its_sample(make):
+    cluster = make()
+    assert cluster.home.exists()
+    assert postgres_server._working_in(cluster.home / "data")
+    cluster.close()
+    assert postgres_server._working_in(cluster.home / "data") == []
+    assert not cluster.home.exists()
+    cluster.close()
+
+
+def test_the_environment_does_not_reach_a_connection(unchanged, monkeypatch):
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=nowhere")
+    monkeypatch.setenv("PGDATABASE", "elsewhere")
+    writer = postgres.Database(unchanged.conninfo("owner"), False)
+    assert writer.query("SELECT a FROM t ORDER BY a LIMIT 1") == '[{"a": 1}]'
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def empty(server):
+    cluster = server.open()
+    cluster.let_read()
+    yield cluster
+    cluster.close()
+
+
+CLEAR = """
+DO $$ DECLARE one name; BEGIN
+    FOR one IN SELECT nspname FROM pg_namespace WHERE nspowner >= 16384 LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', one);
+    END LOOP;
+    FOR one IN SELECT rolname FROM pg_roles WHERE pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+            AND oid >= 16384 AND rolname <> current_user LOOP
+        EXECUTE format('DROP OWNED BY %I CASCADE', one);
+        EXECUTE format('DROP ROLE %I', one);
+    END LOOP;
+END $$;
+DROP SCHEMA IF EXISTS public CASCADE;
+CREATE SCHEMA public;
+"""
+
+
+@pytest.fixture
+def restored(empty, tmp_path):
+    """Restores a script, or a file; what is asked of it then, and what was passed over."""
+
+    def restore(content, query=None, name="d.sql"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with psycopg.connect(empty.conninfo("owner")) as connection:
+            connection.execute(CLEAR)
+        passed = postgres_restore.restore(empty, path)
+        reader = postgres.Database(empty.conninfo("reader"))
+        try:
+            return reader.query(query) if query else None, passed
+        finally:
+            reader.close()
+
+    return restore
+
+
+def test_dumps_are_restored(server, writer, database, digest, tmp_path):
+    """With rights and comments; a dump has no roles, which have to be there."""
+    writer.query(
+        "COMMENT ON TABLE t IS 'x'; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO clerk;"
+        "SELECT lo_from_bytea(0, 'x')"
+    )
+    program, wanted = postgres_programs.client("pg_dump"), digest()
+    for end, form in (("backup", "c"), ("tar", "t"), ("sql", "p")):
+        path = tmp_path / f"d.{end}"
+        command = [program, f"--format={form}", f"--file={path}", database.conninfo("owner")]
+        subprocess.run(command, check=True)
+        cluster = server.open()
+        cluster.let_read()
+        with psycopg.connect(cluster.conninfo("owner")) as connection:
+            connection.execute("CREATE ROLE clerk")
+        assert postgres_restore.restore(cluster, path) == []
+        assert postgres.digest(cluster.conninfo("reader")) == wanted
+        cluster.close()
+
+
+def test_a_script_with_roles_is_restored(restored):
+    script = (
+        "CREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER LOGIN;\n"
+        "CREATE ROLE clerk LOGIN PASSWORD 'x';\nCREATE ROLE staff;\nGRANT staff TO clerk;\n"
+        "CREATE TABLE t (a int);\nGRANT SELECT ON t TO staff;\n"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY;\n"
+        "CREATE POLICY p ON t TO clerk USING (a = 1);\n"
+    )
+    query = (
+        "SELECT rolname, has_table_privilege(rolname, 't', 'SELECT') AS can, "
+        "(SELECT roles::text FROM pg_policies) AS roles FROM pg_roles WHERE rolname = 'clerk'"
+    )
+    text, passed = restored(script, query)
+    assert json.loads(text) == [{"rolname": "clerk", "can": True, "roles": "{clerk}"}]
+    assert len(passed) == 2
+
+
+def test_a_script_of_sql_cannot_run_programs(restored, tmp_path):
+    witness = tmp_path / "witness"
+    for line in (
+        f"\\! touch {witness}",
+        f"SELECT 1 \\g |touch {witness}",
+        f"\\o {witness}\n\\unrestrict abc",
+        f"COPY before TO PROGRAM 'touch {witness}';",
+        f"COPY before TO '{witness}';",
+        "\\connect postgres",
+    ):
+        with pytest.raises(ValueError, match=r"restricted|permission denied to COPY"):
+            restored(f"CREATE TABLE before (a int);\n{line}\n")
+    assert not witness.exists()
+
+
+LOSING = {
+    "CREATE TABLE a (v no_such_type);": 'type "no_such_type" does not exist .CREATE TABLE a',
+    "CREATE TABLE b (i int);\nCOPY b FROM stdin;\n1\nx\n\\.": "invalid input syntax",
+    "SELECT 1/0;": "division by zero",
+    "CREATE EXTENSION no_such;": '"no_such" is not available .*: install it',
+    'CREATE TABLE a (t text COLLATE "xx_XX.utf8");': "collation .* does not exist",
+    "CREATE TABLE a (i int);\nGRANT SELECT ON a TO nobody_there;": "begins with CREATE ROLE",
+    "CREATE TABLE a (i int);\nCREATE POLICY p ON a TO nobody_there;": "begins with CREATE ROLE",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE gone GRANT SELECT ON TABLES TO PUBLIC;": "gone",
+    "CREATE ROLE boss SUPERUSER;": "permission denied to create role",
+    "GRANT pg_execute_server_program TO postgres;": "permission denied to grant",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS 'x';": "plpython3u",
+    "CREATE TABLE a (i int UNIQUE);\nINSERT INTO a VALUES (1), (1);": "duplicate key",
+    "GRANT SELECT ON pg_authid TO PUBLIC;": "permission denied",
+    "SET client_encoding = 'LATIN1';\nSET no_such = 1;\nSET TIME ZONE 'x/y';": "x/y",
+    "CREATE TABLE a (i int);\nBEGIN;\nINSERT INTO a VALUES (1);": "it ends within a statement",
+    "CREATE TABLE a (t text);\nCOPY a FROM stdin;\nx": "it ends within .* the rows of a COPY",
+    "CREATE TABLE a (t text);\nINSERT INTO a VALUES ('": "unterminated|it ends within",
+    "CREATE TABLE a (t text);\n/* INSERT": "unterminated",
+    "CREATE TABLE a (t text": "syntax error|it ends within",
+    "--\n-- PostgreSQL database dump\n--\n\nCREATE TABLE a (i int);": "dump complete",
+    "CREATE TABLE a (i int);\nSELECT 'x\xff';": "invalid byte sequence",
+}
+
+
+@pytest.mark.parametrize("script", LOSING)
+def test_a_dump_that_loses_anything_is_refused(restored, script):
     """The database would be another one than the trajectory's, and nobody would know."""
-    (tmp_path / "d.sql").write_text(script)
-    name = server.create()
-    with pytest.raises(ValueError, match=r"d\.sql: .*ERROR"):
-        states.restore(server, name, tmp_path / "d.sql")
-    server.drop(name)
+    with pytest.raises(ValueError, match=rf"d\.sql is not restored.*{LOSING[script]}"):
+        restored(script.encode("latin-1"))
 
 
-def test_errors_that_lose_nothing_are_passed_over(server, tmp_path, caplog):
-    """What pg_dump --clean writes first, and what a newer one sets; a mark at the beginning too."""
-    (tmp_path / "d.sql").write_text(
+def test_errors_that_lose_nothing_are_passed_over(restored):
+    """What pg_dump --clean writes first, what a newer one sets, whose things are; and a mark."""
+    script = (
         "\ufeffCREATE SCHEMA s;\nSET no_such_setting = 0;\n"
         "ALTER TABLE ONLY s.t DROP CONSTRAINT k;\n"
         "DROP TABLE s.t;\nCREATE TABLE s.t (i int);\nINSERT INTO s.t VALUES (1);\n"
+        "ALTER TABLE s.t OWNER TO somebody;\nCREATE SCHEMA public;\n"
+        "COMMENT ON EXTENSION plpgsql IS 'x';\nCREATE EXTENSION plpgsql;\n"
     )
-    name = server.create()
-    assert len(states.restore(server, name, tmp_path / "d.sql")) == 3
-    assert "3 errors, such as" in caplog.text
-    reader = postgres.Database(server.conninfo(name, "owner"))
-    assert reader.query("SELECT i FROM s.t") == '[{"i": 1}]'
-    reader.close()
-    server.drop(name)
+    text, passed = restored(script, "SELECT i FROM s.t")
+    assert text == '[{"i": 1}]'
+    assert len(passed) == 7
 
 
-def test_a_dump_that_is_none(server, tmp_path):
-    path = tmp_path / "d.backup"
-    path.write_text("no dump")
-    name = server.create()
-    with pytest.raises(ValueError, match=r"d.backup: .*error"):
-        states.restore(server, name, path)
-    server.drop(name)
+def test_a_dump_that_is_none_or_cut_off(restored, database, tmp_path):
+    with pytest.raises(ValueError, match=r"d\.backup is not restored.*"):
+        restored("no dump", name="d.backup")
+    path = tmp_path / "x.backup"
+    command = [postgres_programs.client("pg_dump"), "-Fc", f"--file={path}"]
+    subprocess.run([*command, database.conninfo("owner")], check=True)
+    with pytest.raises(ValueError, match=r"d\.backup is not restored.*end of file"):
+        restored(path.read_bytes()[:-2000], name="d.backup")
+    # Its roles are not in it, and what they may do would be lost.
+    with pytest.raises(ValueError, match=r'role "clerk" does not exist .GRANT.*CREATE ROLE'):
+        restored(path.read_bytes(), name="d.backup")
+
+
+def test_an_extension_that_only_computes_is_made_for_the_owner(restored):
+    script = (
+        "CREATE EXTENSION vector;\nCREATE TABLE a (v vector(2));\nINSERT INTO a VALUES ('[1,2]');"
+    )
+    try:
+        text, _ = restored(script, "SELECT v FROM a")
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert text == '[{"v": "[1,2]"}]'
+
+
+def test_a_state_that_is_not_restored_is_tried_once(server):
+    tried = []
+
+    def fill(cluster):
+        tried.append(cluster)
+        raise ValueError("no state")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no state"):
+            server.template("failing", fill)
+    assert len(tried) == 1
+    assert not tried[0].home.exists()
 
 
 def test_why_there_is_no_server(tmp_path, monkeypatch):
-    monkeypatch.setattr(postgres_server, "PROGRAMS", ("no-such-program",))
-    with pytest.raises(NoServer, match=r"dsn: none was given; system: .*install.*; wheel: "):
+    monkeypatch.setattr(postgres_programs, "SERVER", ("no-such-program",))
+    with pytest.raises(NoServer, match=r"system: no no-such-program .*install.*; wheel: "):
         postgres_server.start(tmp_path)
-    # A server that is named and does not answer is not replaced by another one.
-    with pytest.raises(NoServer, match=r"\(dsn: [^;]*\)"):
-        postgres_server.start(tmp_path, dsn=f"host={tmp_path} user=x")
+    monkeypatch.undo()
+    monkeypatch.setattr(postgres_programs, "version", lambda path: 15)
+    with pytest.raises(NoServer, match="PostgreSQL 15 is too old: 16 or newer is needed"):
+        postgres_server.start(tmp_path, "system")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "dsn", "held"), [("auto", "host=x", ""), ("dsn", None, ""), ("auto", None, "host=x")]
+)
+def test_a_server_of_the_user_is_refused(tmp_path, monkeypatch, source, dsn, held):
+    """Roles are common to all databases of a server."""
+    monkeypatch.setenv(postgres_server.DSN, held)
+    for ask in (postgres_server.look, lambda *args: postgres_server.start(tmp_path, *args)):
+        with pytest.raises(NoServer, match=f"leave {'JAXLAB_AJBENCH_DSN' if held else 'dsn'} out"):
+            ask(source, dsn)
 
 
 @pytest.mark.parametrize(
     ("lines", "cause"),
     [
         ("echo 'initdb: error: No space left'; echo 'initdb: removing data directory'", "No space"),
-        ("echo 'FATAL:  no shared memory' > log; echo 'Examine the log output.'", "no shared mem"),
+        ("echo 'FATAL:  no shared memory' >&2; echo 'Examine the log output.'", "no shared mem"),
         ("echo 'out of luck'", "out of luck"),
         (":", "3"),
     ],
 )
-def test_why_a_program_of_the_server_fails(tmp_path, lines, cause):
-    program = tmp_path / "initdb"
+def test_why_a_program_of_the_server_fails(base, lines, cause):
+    home = base / "failing"
+    home.mkdir(mode=0o755)
+    program = home / "initdb"
     program.write_text(f"#!/bin/sh\n{lines}\nexit 3\n")
     program.chmod(0o755)
-    with pytest.raises(NoServer, match=f"initdb failed: .*{cause}"):
-        postgres_server._program(program, [], tmp_path, None)
-
-
-def test_programs_of_the_wheel(base):
-    pytest.importorskip("pgserver")
-    with workspace.run_folder(base) as folder:
-        server = postgres_server.start(folder, "wheel")
-        name = server.create()
-        writer = postgres.Database(server.conninfo(name, "owner"), read_only=False)
-        writer.query("CREATE TABLE t (a int); INSERT INTO t VALUES (7)")
-        server.allow_reading(name)
-        reader = postgres.Database(server.conninfo(name, "reader"))
-        assert reader.query("SELECT a FROM t") == '[{"a": 7}]'
-
-
-def _admin(server, **more):
-    return psycopg.conninfo.make_conninfo(server._admin_info, **more)
-
-
-@pytest.fixture
-def user_dsn(server):
-    """A user's server, where the user is no superuser."""
-    with psycopg.connect(_admin(server), autocommit=True) as admin:
-        admin.execute("CREATE ROLE someone LOGIN CREATEDB CREATEROLE PASSWORD 'p'")
-        admin.execute("GRANT CONNECT ON DATABASE postgres TO someone")
-    yield _admin(server, user="someone", password="p")
-    with psycopg.connect(_admin(server), autocommit=True) as admin:
-        admin.execute("REVOKE ALL ON DATABASE postgres FROM someone; DROP ROLE someone")
-
-
-def _names(server):
-    with psycopg.connect(_admin(server)) as admin:
-        found = admin.execute(
-            "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
-        )
-        return sorted(name for (name,) in found.fetchall())
-
-
-def test_a_server_of_the_user(base, server, user_dsn):
-    before = _names(server)
-    with workspace.run_folder(base) as folder:
-        mine = postgres_server.start(folder, "auto", user_dsn)
-        name = mine.create(mine.create())
-        # A role for all of them, and two of each database.
-        assert len(_names(server)) == len(before) + 1 + 2 * 3
-        writer = postgres.Database(mine.conninfo(name, "owner"), read_only=False)
-        writer.query("CREATE SCHEMA s; CREATE TABLE s.t (a int); INSERT INTO s.t VALUES (7)")
-        mine.allow_reading(name)
-        reader = postgres.Database(mine.conninfo(name, "reader"))
-        assert reader.query("SELECT a FROM s.t") == '[{"a": 7}]'
-        with pytest.raises(ToolError):
-            reader.query("DELETE FROM s.t")
-        writer.query("ALTER ROLE CURRENT_USER PASSWORD 'x'")
-        mine.allow_reading(name)
-        assert postgres.digest(mine.conninfo(name, "owner"))
-        mine.drop(name)
-        assert len(_names(server)) == len(before) + 1 + 3
-    assert _names(server) == before
-
-
-@pytest.mark.parametrize("right", ["CREATEROLE", "CREATEDB"])
-def test_a_role_without_rights_is_named(tmp_path, server, user_dsn, right):
-    before = _names(server)
-    with psycopg.connect(_admin(server), autocommit=True) as admin:
-        admin.execute(f"ALTER ROLE someone NO{right}")
-    cause = f"the role someone lacks {right}, and .*: ALTER ROLE someone {right}, or"
-    with pytest.raises(NoServer, match=cause):
-        postgres_server.start(tmp_path, "dsn", user_dsn)
-    assert _names(server) == before
+    try:
+        with pytest.raises(NoServer, match=f"initdb failed: .*{cause}"):
+            postgres_server.run(program, [], home)
+    finally:
+        shutil.rmtree(home)
 
 
 PROGRAM = """
@@ -456,96 +578,24 @@ import pathlib, sys, time
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments import workspace
 with workspace.run_folder(pathlib.Path(sys.argv[1])) as folder:
-    server = postgres_server.start(folder, dsn=sys.argv[2] or None)
-    server.create(server.create())
+    postgres_server.start(folder).open()
     print(folder, flush=True)
     time.sleep(60)
 """
-
-
-def _killed(base, dsn=""):
-    command = [sys.executable, "-c", PROGRAM, str(base), dsn]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    folder = pathlib.Path(child.stdout.readline().strip())
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    return folder
-
-
-def _servers_in(folder):
-    found = []
-    for place in pathlib.Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if folder in pathlib.Path(os.readlink(place)).parents:
-                found.append(place)
-        except OSError:
-            pass
-    return found
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/cwd").exists(), reason="needs /proc")
 def test_a_killed_run_leaves_no_server_after_the_next(server):
     base = pathlib.Path(tempfile.mkdtemp(prefix="ajb-"))
     base.chmod(0o711)
-    folder = _killed(base)
-    assert _servers_in(folder)
+    command = [sys.executable, "-c", PROGRAM, str(base)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    folder = pathlib.Path(child.stdout.readline().strip())
+    assert any(map(postgres_server._working_in, folder.glob("pg-*/data")))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
     with workspace.run_folder(base):
         assert not folder.exists()
-    end = time.monotonic() + 10
-    while _servers_in(folder) and time.monotonic() < end:
-        time.sleep(0.05)  # its own children follow the server
-    assert _servers_in(folder) == []
+    assert not any(map(postgres_server._working_in, folder.glob("pg-*/data")))
     assert list(base.iterdir()) == []
     shutil.rmtree(base)
-
-
-def test_a_killed_run_leaves_nothing_on_the_users_server(tmp_path, server, user_dsn):
-    before = _names(server)
-    _killed(tmp_path, user_dsn)
-    assert len(_names(server)) == len(before) + 1 + 2 * 3
-    with workspace.run_folder(tmp_path):
-        assert _names(server) == before
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_prepared_transaction_holds_nobody_up(base, monkeypatch):
-    """Where a server permits them, they outlive their session and keep locks and the database."""
-    settings = postgres_server._SETTINGS | {"max_prepared_transactions": "5"}
-    monkeypatch.setattr(postgres_server, "_SETTINGS", settings)
-    begun = "BEGIN; INSERT INTO t VALUES (1); LOCK TABLE t; PREPARE TRANSACTION"
-    with workspace.run_folder(base) as folder:
-        server = postgres_server.start(folder)
-        before = _names(server)
-
-        def opened():
-            name = server.create()
-            writer = postgres.Database(server.conninfo(name, "owner"), read_only=False)
-            writer.query("CREATE TABLE t (a int)")
-            writer.query(f"{begun} '{name}'")
-            return name, writer
-
-        name, writer = opened()
-        server.allow_reading(name)
-        reader = postgres.Database(server.conninfo(name, "reader"))
-        assert reader.query("SELECT a FROM t") == "[]"
-        writer.query(f"{begun} 'again'")
-        server.drop(name)
-        assert _names(server) == before
-        # After a kill nobody knows the roles' passwords.
-        name, _ = opened()
-        postgres_databases.drop_all(server._admin_info, server.prefix)
-        assert not [found for found in _names(server) if found.startswith(name)]
-
-
-def test_what_cannot_be_cleaned_now_is_kept_for_later(tmp_path, server, user_dsn):
-    folder = _killed(tmp_path, user_dsn)
-    before = len(_names(server))
-    with psycopg.connect(_admin(server), autocommit=True) as admin:
-        admin.execute("ALTER ROLE someone NOLOGIN")
-        with workspace.run_folder(tmp_path):
-            assert folder.exists()
-        assert len(_names(server)) == before
-        admin.execute("ALTER ROLE someone LOGIN")
-    with workspace.run_folder(tmp_path):
-        assert len(_names(server)) == before - 1 - 2 * 3
-    assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,7 @@ def opened(kind, folder, request):
         found = stores.SQLite(place / "x.sqlite", LIMITS)
     elif kind == "postgres":
         server = request.getfixturevalue("server")
-        found = stores.Postgres(server, "template0", LIMITS)
+        found = stores.Postgres(server.open(), LIMITS)
     elif kind == "office":
         for name, file in gui_trees.KINDS.items():
             gui_trees.MAKERS[name](place / file, True)

@@ -91,9 +91,8 @@ def test_sqlite(tmp_path):
     assert sqlite.digest(path) == before
 
 
-def test_postgres(server, database):
-    owner = server.conninfo(database, "owner")
-    before = postgres.digest(owner)
+def test_postgres(unchanged):
+    before = postgres.digest(unchanged.conninfo("reader"))
 
     async def talk(session):
         return [
@@ -101,18 +100,18 @@ def test_postgres(server, database):
             for sql in ("SELECT count(*) AS n FROM t", "SELECT writes()", "COPY t TO PROGRAM 'id'")
         ]
 
-    count, *refused = _session(["--postgres", server.url(database, "reader")], talk)
+    count, *refused = _session(["--postgres", unchanged.url("reader")], talk)
     assert count == (False, '[{"n": 2}]')
     assert all(failed for failed, _ in refused)
-    assert postgres.digest(owner) == before
+    assert postgres.digest(unchanged.conninfo("reader")) == before
 
 
-def test_a_superuser_is_refused(server):
+def test_a_superuser_is_refused(unchanged):
     import subprocess
 
     command = [sys.executable, "-m", "jaxlab.evals.ajbench.server", "--postgres"]
     done = subprocess.run(
-        [*command, server._admin_info],
+        [*command, f"host={unchanged.home} user=jaxlab_admin dbname={unchanged.database}"],
         env={"PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,

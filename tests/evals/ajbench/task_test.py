@@ -91,11 +91,13 @@ def test_missing_states_are_named_before_the_first_sample(tmp_path):
 
 
 def test_a_missing_server_is_named_before_the_first_sample(tmp_path, monkeypatch):
-    """Looked for once, and not for every unit: a host that does not answer takes seconds."""
+    """Looked for once, and not for every unit."""
     monkeypatch.setenv(postgres_server.DSN, "")
     looked = []
-    reach = postgres_server._reach
-    monkeypatch.setattr(postgres_server, "_reach", lambda dsn: looked.append(dsn) or reach(dsn))
+    look = postgres_server.look
+    monkeypatch.setattr(
+        postgres_server, "look", lambda *which: looked.append(which) or look(*which)
+    )
     dsn = f"host={tmp_path} user=u"
     run = layout.run(tmp_path, ("DS-Postgres",), dsn=dsn)
     with pytest.raises(

@@ -23,7 +23,11 @@ from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits, ToolError
 _GRACE = 1.0
 # How often a writing statement is looked after.
 _LOOK = 0.5
-_SIZE = "pg_catalog.pg_database_size(pg_catalog.current_database())"
+# Of all databases that stand where this one does: its owner may make more of them.
+_SIZE = (
+    "(SELECT pg_catalog.pg_tablespace_size(dattablespace) FROM pg_catalog.pg_database "
+    "WHERE datname = pg_catalog.current_database())"
+)
 _INTEGERS = {20, 21, 23, 26}
 _NUMBERS = {700, 701, 1700}
 _BOOL, _JSON, _JSONB = 16, 114, 3802
@@ -249,36 +253,29 @@ class Database:
 
 
 def digest(conninfo: str) -> str:
-    """SHA-256 over definitions, rights and rows of a database, whatever the order of the rows.
+    """SHA-256 over definitions, roles, rights and rows, whatever the order of the rows.
 
     Args:
-        conninfo: of the owner. What a trajectory has put into the database may run here (a cast
-            to text), so that it must not be a superuser's.
+        conninfo: of a reader of everything. What a trajectory has put into the database may run
+            here (a cast to text), so that it must not be a superuser's.
 
     Raises:
         ToolError: it takes too long, or what is in there cannot be read.
     """
     database = Database(conninfo, read_only=True, limits=_DIGEST_LIMITS)
     try:
-        (prefix,) = (
-            row["owner"].removesuffix("owner")
-            for row in database.rows("SELECT current_user AS owner")
-        )
         lines = [json.dumps(row) for row in database.rows(_DEFINITIONS)]
         parts = [_sum_of(row) for row in database.rows(_STORES)]
-        if parts:
-            lines += [json.dumps(row) for row in database.rows("\nUNION ALL ".join(parts))]
-        text = "\n".join(sorted(line.replace(prefix, "") for line in lines))
+        lines += [json.dumps(row) for row in database.rows("\nUNION ALL ".join([_OBJECTS, *parts]))]
+        text = "\n".join(sorted(lines))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     finally:
         database.close()
 
 
 def _sum_of(store: dict[str, Any]) -> str:
-    """A query for the name and the content of a table, sequence or large object."""
+    """A query for the name and the content of a table or sequence."""
     name = sql.Literal(f"{store['schema']}.{store['name']}").as_string(None)
-    if store["kind"] == "L":
-        return f"SELECT {name} AS name, pg_catalog.md5(pg_catalog.lo_get({store['name']})) AS sum"
     table = sql.Identifier(store["schema"], store["name"]).as_string(None)
     if store["kind"] == "S":
         return f"SELECT {name} AS name, last_value::text || is_called::text AS sum FROM {table}"
@@ -316,20 +313,24 @@ _USER_SCHEMAS = (
     "WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
 )
 
-# Tables and materialised views with rows, sequences, and large objects.
+# Tables and materialised views with rows, and sequences.
 _STORES = f"""
 SELECT relkind AS kind, nspname AS schema, relname AS name
 FROM pg_catalog.pg_class c JOIN ({_USER_SCHEMAS}) n ON n.oid = c.relnamespace
 WHERE relkind IN ('r', 'S') OR relkind = 'm' AND relispopulated
-UNION ALL SELECT 'L', 'large object', oid::text FROM pg_catalog.pg_largeobject_metadata
+"""
+_OBJECTS = """
+SELECT pg_catalog.concat('large object ', loid, ' ', pageno) AS name, pg_catalog.md5(data) AS sum
+FROM pg_catalog.pg_largeobject
 """
 
 _DEFINITIONS = f"""
 WITH n AS ({_USER_SCHEMAS})
-SELECT 'schema' AS kind, nspname AS name, nspacl::text AS a, NULL AS b, NULL AS c
+SELECT 'schema' AS kind, nspname AS name, nspacl::text AS a, nspowner::regrole::text AS b,
+    NULL AS c
 FROM pg_catalog.pg_namespace WHERE oid IN (SELECT oid FROM n)
 UNION ALL SELECT 'relation', nspname || '.' || relname, relkind::text,
-    pg_catalog.concat(relacl, relrowsecurity, relforcerowsecurity, reloptions),
+    pg_catalog.concat(relacl, relrowsecurity, relforcerowsecurity, reloptions, relowner::regrole),
     CASE WHEN relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(r.oid) END
 FROM pg_catalog.pg_class r JOIN n ON n.oid = relnamespace
 UNION ALL SELECT 'column', nspname || '.' || relname || '.' || attname,
@@ -359,7 +360,7 @@ UNION ALL SELECT 'policy', polrelid::regclass::text || '.' || polname,
 FROM pg_catalog.pg_policy
 UNION ALL SELECT 'function', p.oid::regprocedure::text,
     CASE WHEN prokind IN ('f', 'p') THEN pg_catalog.pg_get_functiondef(p.oid) END,
-    proacl::text, prosecdef::text
+    proacl::text, proowner::regrole::text
 FROM pg_catalog.pg_proc p JOIN n ON n.oid = pronamespace
 UNION ALL SELECT 'enum', enumtypid::regtype::text || '.' || enumlabel, enumsortorder::text,
     NULL, NULL
@@ -371,6 +372,23 @@ UNION ALL SELECT 'extension', extname, extversion, NULL, NULL FROM pg_catalog.pg
 UNION ALL SELECT 'comment', objoid::regclass::text || '.' || objsubid, description, NULL, NULL
 FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.pg_class'::regclass
     AND objoid IN (SELECT r.oid FROM pg_catalog.pg_class r JOIN n ON n.oid = relnamespace)
-UNION ALL SELECT 'large object', oid::text, lomacl::text, NULL, NULL
+UNION ALL SELECT 'type', t.oid::regtype::text, typacl::text, typowner::regrole::text, NULL
+FROM pg_catalog.pg_type t JOIN n ON n.oid = typnamespace
+UNION ALL SELECT 'large object', oid::text, lomacl::text, lomowner::regrole::text, NULL
 FROM pg_catalog.pg_largeobject_metadata
+UNION ALL SELECT 'role', rolname, pg_catalog.concat_ws(' ', rolsuper, rolinherit, rolcreaterole,
+    rolcreatedb, rolcanlogin, rolreplication, rolbypassrls), pg_catalog.concat_ws(' ', rolconnlimit,
+    rolvaliduntil, rolpassword IS NULL), NULL
+FROM pg_catalog.pg_authid
+UNION ALL SELECT 'member', roleid::regrole::text, member::regrole::text, grantor::regrole::text,
+    pg_catalog.concat_ws(' ', admin_option, inherit_option, set_option)
+FROM pg_catalog.pg_auth_members
+UNION ALL SELECT 'setting', CASE setrole WHEN 0 THEN '' ELSE setrole::regrole::text END,
+    datname, setconfig::text, NULL
+FROM pg_catalog.pg_db_role_setting LEFT JOIN pg_catalog.pg_database d ON d.oid = setdatabase
+UNION ALL SELECT 'default right', defaclrole::regrole::text, nspname, defaclobjtype::text,
+    defaclacl::text
+FROM pg_catalog.pg_default_acl LEFT JOIN pg_catalog.pg_namespace s ON s.oid = defaclnamespace
+UNION ALL SELECT 'database', datname, datacl::text, datdba::regrole::text, datconnlimit::text
+FROM pg_catalog.pg_database
 """

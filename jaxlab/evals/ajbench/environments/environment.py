@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from jaxlab.evals.ajbench.databases import postgres_server, sql_tools
-from jaxlab.evals.ajbench.databases.postgres_databases import NoServer, Server
-from jaxlab.evals.ajbench.databases.postgres_server import Source
+from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
+from jaxlab.evals.ajbench.databases.postgres_server import Server
 from jaxlab.evals.ajbench.environments import states
 from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits
 from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
-from jaxlab.evals.ajbench.types import Call, Replay, Unit, Web
+from jaxlab.evals.ajbench.types import Call, Replay, Source, Unit, Web
 from jaxlab.evals.ajbench.web import snapshot
 
 
@@ -40,7 +40,7 @@ class Environment(Protocol):
 
 
 class Run:
-    """What the samples of a run share: where states come from, one database server, and pages.
+    """What the samples of a run share: where states come from, restored databases, and pages.
 
     Attributes:
         folder: of the run.
@@ -61,7 +61,7 @@ class Run:
         replay: Replay = "true",
         web: Web = "snapshot",
     ):
-        """Starts nothing: the server comes with the first sample that needs it."""
+        """Starts nothing: databases come with the first sample that needs one."""
         self.folder, self.states, self.limits, self.replay = folder, states, limits, replay
         self.web = web
         self._source, self._dsn = postgres, dsn
@@ -70,7 +70,7 @@ class Run:
         self._lock = threading.Lock()
 
     def server(self) -> Server:
-        """The server.
+        """What makes database servers for samples.
 
         Raises:
             NoServer: none can be had.
@@ -105,7 +105,7 @@ class Run:
             return self._snapshots[folder]
 
     def close(self) -> None:
-        """Gives the pages back; a server ends with the run's folder."""
+        """Gives the pages back; servers end with their samples or with the run's folder."""
         for found in self._snapshots.values():
             found.close()
         self._snapshots.clear()

@@ -13,10 +13,7 @@ state of the category. For states that are ready to be judged KEY is the unit's 
 """
 
 import datetime
-import logging
 import os
-import re
-import secrets
 import shutil
 import sqlite3
 import struct
@@ -25,7 +22,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from jaxlab.evals.ajbench.databases.postgres_databases import Server
 from jaxlab.evals.ajbench.sandbox import files
 
 ENDS: dict[str, tuple[str, ...]] = {
@@ -39,9 +35,6 @@ ENDS: dict[str, tuple[str, ...]] = {
 WEB_INDEX = "index.jsonl"
 # What an archive may unpack to.
 LARGEST_BYTES = 4 << 30
-_OWN_RESTRICTION = re.compile(rb"\\(un)?restrict [A-Za-z0-9]+\s*")
-
-logger = logging.getLogger(__name__)
 
 
 def find(states: Path | None, kind: str, *keys: str) -> Path:
@@ -172,71 +165,6 @@ def sqlite_file(source: Path, target: Path) -> None:
         raise ValueError(f"{source}: {error}") from None
     finally:
         connection.close()
-
-
-def restore(server: Server, name: str, source: Path) -> list[str]:
-    """Fill a database from a dump, as its owner; returns what could not be restored.
-
-    A dump of a superuser holds a few things that another role cannot do (comments on extensions,
-    owners); they are left out.
-
-    Raises:
-        ValueError: a table or its rows could not be restored, as where an extension of the server
-            is missing: what is judged would be another state.
-        NoServer: the client programs are missing or too old.
-    """
-    if source.suffix == ".sql":
-        said = _psql(server, name, source)
-    else:
-        arguments = ["--no-owner", "--no-privileges", "--no-comments", str(source)]
-        said = server.run("pg_restore", arguments, name)
-    errors = [line for line in said.splitlines() if re.search(r"(?i)\berror:", line)]
-    # Rows that a table did not take, and rows of a table that was not made.
-    lost = re.search(r"^CONTEXT: +COPY ", said, re.MULTILINE) is not None
-    absent = set(re.findall(r'error: +relation "(.+)" does not exist', said, re.IGNORECASE))
-    there = _tables(server, name) if errors else {""}
-    if lost or absent - there or not there:
-        raise ValueError(f"{source}: {'; '.join(errors[:3])}")
-    if errors:
-        logger.warning("%s: %d errors, such as %s", source, len(errors), errors[0])
-    return errors
-
-
-def _psql(server: Server, name: str, source: Path) -> str:
-    r"""Run a script in psql's restricted mode, in which it has no \! and no files."""
-    key = secrets.token_hex(8)
-    options = ["--no-psqlrc", "--quiet", "--file=-"]
-    with tempfile.TemporaryFile() as script:
-        script.write(f"\\restrict {key}\n".encode())
-        script.seek(0)
-        # An older psql would only complain, and go on.
-        if server.run("psql", options, name, stdin=script):
-            raise ValueError(
-                f"{source}: this psql cannot be kept from running programs that a script names; "
-                "install PostgreSQL 15.14, 16.10, 17.6 or newer, or give a .backup of pg_dump -Fc"
-            )
-        with source.open("rb") as content:
-            # A mark that psql passes over at the beginning alone.
-            content.seek(3 if content.read(3) == b"\xef\xbb\xbf" else 0)
-            for line in content:
-                # pg_dump's own; inside another restriction they would be errors.
-                if not _OWN_RESTRICTION.fullmatch(line):
-                    script.write(line)
-        script.seek(0)
-        return server.run("psql", options, name, stdin=script)
-
-
-def _tables(server: Server, name: str) -> set[str]:
-    """Names of tables and the like, with their schemas and without."""
-    import psycopg
-
-    with psycopg.connect(server.conninfo(name, "owner")) as connection:
-        found = connection.execute(
-            "SELECT nspname, relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
-            "ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') "
-            "AND nspname !~ '^pg_' AND nspname <> 'information_schema'"
-        ).fetchall()
-    return {text for schema, table in found for text in (table, f"{schema}.{table}")}
 
 
 def _wanted(info: zipfile.ZipInfo) -> bool:

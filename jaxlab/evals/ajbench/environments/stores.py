@@ -1,15 +1,23 @@
 """File trees and databases as environments."""
 
+import logging
+import re
+from collections import Counter
 from pathlib import Path
 
-from jaxlab.evals.ajbench.databases import postgres, sql_tools, sqlite
-from jaxlab.evals.ajbench.databases.postgres_databases import Server
+from jaxlab.evals.ajbench.databases import postgres, postgres_restore, sql_tools, sqlite
+from jaxlab.evals.ajbench.databases.postgres_server import DATABASE, Cluster
 from jaxlab.evals.ajbench.environments import states
 from jaxlab.evals.ajbench.environments.environment import Place
 from jaxlab.evals.ajbench.sandbox import file_tools, files
 from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits
 from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.ajbench.types import Call, Unit
+
+# As in GRANT CONNECT ON DATABASE shop, or ALTER DATABASE "shop".
+_DATABASE = re.compile(r'(?i)\b(?:ON|ALTER)\s+DATABASE\s+(?:"([^"\0]{1,63})"|([a-z_]\w{0,62}))')
+
+logger = logging.getLogger(__name__)
 
 
 class FileSystem:
@@ -84,39 +92,39 @@ class SQLite:
 
 
 class Postgres:
-    """A private database on the run's server."""
+    """A private database server."""
 
-    def __init__(self, server: Server, template: str, limits: Limits = DEFAULT):
-        """Makes a copy of the database `template`."""
-        self._server, self._limits = server, limits
-        self._name = server.create(template)
+    def __init__(self, cluster: Cluster, limits: Limits = DEFAULT):
+        """Takes the cluster over, and ends it with itself."""
+        self._cluster, self._limits = cluster, limits
         self._open: dict[bool, postgres.Database] = {}
 
     def tools(self, read_only: bool) -> list[Tool]:
         """Those of postgres-mcp, with the rights of a reader or of the owner."""
-        if read_only:
-            self._server.allow_reading(self._name)
         if read_only not in self._open:
-            info = self._server.conninfo(self._name, "reader" if read_only else "owner")
+            info = self._conninfo(read_only)
             self._open[read_only] = postgres.Database(info, read_only, self._limits)
         return sql_tools.querying_postgres(self._open[read_only])
 
     def digest(self) -> str:
-        """Over definitions, rights (also those to read that judges get) and rows."""
-        self._server.allow_reading(self._name)
-        return postgres.digest(self._server.conninfo(self._name, "owner"))
+        """Over definitions, roles, rights and rows."""
+        return postgres.digest(self._conninfo(read_only=True))
 
     def address(self, read_only: bool) -> dict[str, str]:
         """What a tool server of the user's needs: a URL with the rights of the role."""
-        if read_only:
-            self._server.allow_reading(self._name)
-        return {"dsn": self._server.url(self._name, "reader" if read_only else "owner")}
+        self._conninfo(read_only)
+        return {"dsn": self._cluster.url("reader" if read_only else "owner")}
 
     def close(self) -> None:
-        """Drops the database."""
+        """Ends the server, and with it all that was in it."""
         for database in self._open.values():
             database.close()
-        self._server.drop(self._name)
+        self._cluster.close()
+
+    def _conninfo(self, read_only: bool) -> str:
+        if read_only:
+            self._cluster.let_read()
+        return self._cluster.conninfo("reader" if read_only else "owner")
 
 
 def open_files(place: Place) -> FileSystem:
@@ -138,14 +146,35 @@ def open_sqlite(place: Place) -> SQLite:
 
 
 def open_postgres(place: Place) -> Postgres:
-    """A copy of the database of the unit's category, which is restored once in a run."""
+    """A server with the state of the unit's task, which is restored once in a run.
+
+    Raises:
+        ValueError: it could not be restored.
+        NoServer: no server can be started.
+    """
     source = place.state("postgres")
     server = place.run.server()
+    template = server.template(str(source), lambda cluster: _fill(cluster, source))
+    cluster = server.open(template)
+    try:
+        cluster.rename(_database(place.unit))
+        return Postgres(cluster, place.run.limits)
+    except BaseException:
+        cluster.close()
+        raise
 
-    def fill(server: Server, name: str) -> None:
-        states.restore(server, name, source)
 
-    return Postgres(server, server.template(str(source), fill), place.run.limits)
+def _fill(cluster: Cluster, source: Path) -> None:
+    passed = postgres_restore.restore(cluster, source)
+    if passed:
+        logger.warning("%s: %d errors passed over, such as: %s", source, len(passed), passed[0])
+
+
+def _database(unit: Unit) -> str:
+    """The name by which the trajectory's statements call their database."""
+    texts = "\n".join(text for call in unit.calls for text in _texts(call))
+    found = Counter(a or b for a, b in _DATABASE.findall(texts))
+    return found.most_common(1)[0][0] if found else DATABASE
 
 
 def needs_postgres(place: Place) -> Path:

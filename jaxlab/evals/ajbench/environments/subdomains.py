@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jaxlab.evals.ajbench.databases.postgres_databases import NoServer
+from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
 from jaxlab.evals.ajbench.environments import screens, stores
 from jaxlab.evals.ajbench.environments.environment import Environment, Place, Run
 from jaxlab.evals.ajbench.office import soffice
