@@ -201,18 +201,19 @@ def _multihost(config: dict[str, Any]) -> str:
 
 
 def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
-    """The number that the stages agree on: it belongs to the process.
+    """The number in the stages that give one: devices belong to the process that they share.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: two stages give different numbers.
     """
     found = {name: stage.get("mesh", {}).get("decode_devices") for name, stage in stages.items()}
-    if len(set(found.values())) > 1:
+    given = {name: number for name, number in found.items() if number is not None}
+    if len(set(given.values())) > 1:
         raise config_lib.ConfigError(
-            "mesh.decode_devices must be the same in all stages, which share one process; it is "
-            + ", ".join(f"{number} in {name}" for name, number in found.items())
+            "mesh.decode_devices: the stages run in one process and must agree on a number, not "
+            + ", ".join(f"{number} ({name})" for name, number in given.items())
         )
-    return next(iter(found.values()), None)
+    return next(iter(given.values()), None)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

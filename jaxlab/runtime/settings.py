@@ -21,7 +21,8 @@ class Mesh:
             JAXLAB_NUM_PROCESSES, JAXLAB_PROCESS_ID).
         decode_devices: CPU devices over which a single process splits the rows that it decodes,
             while it trains on one. None: one per core, up to 4, for models that gain (0.5 to
-            100 million parameters). Runs agree bit for bit if they use the same number.
+            100 million parameters). Runs agree bit for bit only if they use the same number. It
+            belongs to the process, so that stages of one config cannot give different ones.
     """
 
     shape: dict[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})

@@ -2,6 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab import train
+from jaxlab.config import ConfigError
 from jaxlab.runtime import decode_devices, settings
 from jaxlab.runtime.mesh import make_mesh
 
@@ -55,3 +57,11 @@ def test_small_models_are_split_only_when_asked(monkeypatch, always, size, split
     assert decode_devices.mesh_for(home, gains, 4, 1) == ((2,), ("data",))
     huge = {"kernel": np.broadcast_to(0.0, 200_000_000)}
     assert decode_devices.mesh_for(home, huge, 4, 1) == expected
+
+
+def test_stages_agree_on_the_devices_of_their_process():
+    stages = {name: {"mesh": {"decode_devices": n}} for name, n in (("a", None), ("b", 2))}
+    assert train._decode_devices(stages | {"c": {}}) == 2
+    assert train._decode_devices({"c": {}}) is None
+    with pytest.raises(ConfigError, match=r"decode_devices: .* not 2 \(b\), 1 \(d\)"):
+        train._decode_devices(stages | {"d": {"mesh": {"decode_devices": 1}}})
