@@ -94,7 +94,8 @@ def test_a_dump_that_is_not_restored_is_no_state(run, server, tmp_path):
     ("statements", "name"),
     [
         (["SELECT 1"], "state"),
-        (["GRANT CONNECT ON DATABASE shop TO x; GRANT TEMP on database shop TO y"], "shop"),
+        (["GRANT CONNECT ON DATABASE shop TO x; GRANT TEMP on database Shop TO y"], "shop"),
+        (["ALTER ROLE x IN DATABASE shop SET a.b = 1"], "shop"),
         (['alter database "My Shop" SET a.b = 1', "COMMENT ON DATABASE other IS ''"], "My Shop"),
     ],
 )

@@ -206,6 +206,7 @@ FORMS = {
     ),
     "xml": lambda sql: f"SELECT query_to_xml('{_quoted(sql)}', true, true, '')",
     "explain": lambda sql: f"EXPLAIN ANALYZE {sql}",
+    "role": lambda sql: f"SET ROLE clerk; {sql}",
 }
 
 
@@ -246,7 +247,7 @@ def attacked(make):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_reader_neither_writes_nor_leaves(attacked, form):
-    """Each attempt in six forms, by two tools."""
+    """Each attempt in seven forms, by two tools."""
     before = postgres.digest(attacked.conninfo("reader")), outside(attacked)
     reader = postgres.Database(attacked.conninfo("reader"), limits=Limits(seconds=2))
     box = Toolbox(querying_postgres(reader))

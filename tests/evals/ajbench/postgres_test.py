@@ -315,6 +315,17 @@ def test_what_a_security_task_does(writer, database):
         "SELECT has_table_privilege('analyst', 't', 'SELECT') AS can, rolbypassrls, relacl::text "
         "FROM pg_roles, pg_class WHERE rolname = 'analyst' AND relname = 't'"
     )
+    # What the role sees, and no more than one statement long.
+    as_analyst = "set role analyst; SELECT b FROM t"
+    assert reader.query(as_analyst) == '[{"b": "x"}, {"b": "y"}]'
+    with pytest.raises(ToolError, match="permission denied for table secret"):
+        reader.query("SET LOCAL ROLE analyst;\nSELECT * FROM secret")
+    with pytest.raises(ToolError, match="read-only"):
+        reader.query('SET ROLE "analyst"; CREATE TABLE u (a int)')
+    for role in ("postgres", "jaxlab_admin", "pg_read_server_files", "nobody_there"):
+        with pytest.raises(ToolError, match=r"permission denied to set role|does not exist"):
+            reader.query(f"SET ROLE {role}; SELECT 1")
+    assert reader.query("SELECT current_user AS u") == '[{"u": "jaxlab_reader"}]'
     # Judging has left no right among those of the table.
     acl = "{postgres=arwdDxt/postgres,clerk=r/postgres,analyst=r/postgres}"
     assert found == {"can": True, "rolbypassrls": True, "relacl": acl}
@@ -405,10 +416,10 @@ def test_dumps_are_restored(server, writer, database, digest, tmp_path):
         command = [program, f"--format={form}", f"--file={path}", database.conninfo("owner")]
         subprocess.run(command, check=True)
         cluster = server.open()
-        cluster.let_read()
         with psycopg.connect(cluster.conninfo("owner")) as connection:
             connection.execute("CREATE ROLE clerk")
         assert postgres_restore.restore(cluster, path) == []
+        cluster.let_read()
         assert postgres.digest(cluster.conninfo("reader")) == wanted
         cluster.close()
 

@@ -8,6 +8,7 @@ so that a function with its owner's rights cannot write either.
 import contextlib
 import hashlib
 import json
+import re
 import select
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,11 @@ _LOOK = 0.5
 _SIZE = (
     "(SELECT pg_catalog.pg_tablespace_size(dattablespace) FROM pg_catalog.pg_database "
     "WHERE datname = pg_catalog.current_database())"
+)
+# In front of a reader's statement, which then runs with the rights of this role; nothing of it is
+# left for the next one, and the transaction is read-only all the same.
+_ROLE = re.compile(
+    rb'\s*SET\s+(?:LOCAL\s+)?ROLE\s+("(?:[^"]|"")+"|\w+)\s*;\s*(?=\S)', re.IGNORECASE
 )
 _INTEGERS = {20, 21, 23, 26}
 _NUMBERS = {700, 701, 1700}
@@ -123,6 +129,9 @@ class Database:
         begin = f"BEGIN READ ONLY; SELECT set_config('statement_timeout', '{milliseconds}', true)"
         self._send(begin.encode(), None, deadline)
         try:
+            if found := _ROLE.match(command):
+                self._send(b"SET LOCAL ROLE " + found[1], None, deadline)
+                command = command[found.end() :]
             return self._send(command, parameters or [], deadline)
         finally:
             if self._alive():

@@ -84,6 +84,10 @@ GRANT pg_read_all_data, pg_write_all_data, pg_monitor TO {owner}
 CREATE ROLE {reader} LOGIN BYPASSRLS;
 GRANT pg_read_all_data TO {reader};
 """
+_STATE_ROLES = """
+SELECT rolname FROM pg_catalog.pg_roles WHERE oid >= 16384
+AND rolname NOT IN ('postgres', 'jaxlab_reader')
+"""
 _DATABASES_MADE = (
     "CREATE DATABASE {database} OWNER {owner}",
     "ALTER DATABASE template0 IS_TEMPLATE false",
@@ -155,7 +159,11 @@ class Cluster:
         return f"postgresql://{user}@/{database}?{query}"
 
     def let_read(self) -> None:
-        """Undo what keeps a reader from connecting; a state may have closed its database."""
+        """Let a reader connect, to a state that has closed its database too, and try its roles out.
+
+        He may take on each role of the state, one statement long and in order to read, and has
+        none of their rights otherwise.
+        """
         database, reader = sql.Identifier(self.database), sql.Identifier(ROLES["reader"])
         with self.admin() as admin:
             for statement in (
@@ -163,6 +171,9 @@ class Cluster:
                 "GRANT CONNECT ON DATABASE {0} TO {1}",
             ):
                 admin.execute(sql.SQL(statement).format(database, reader))
+            for (role,) in admin.execute(_STATE_ROLES).fetchall():
+                statement = "GRANT {} TO {} WITH ADMIN FALSE, INHERIT FALSE, SET TRUE"
+                admin.execute(sql.SQL(statement).format(sql.Identifier(role), reader))
 
     def rename(self, database: str) -> None:
         """Give the database another name, while nobody is connected to it."""

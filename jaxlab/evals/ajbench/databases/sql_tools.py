@@ -129,7 +129,12 @@ def querying_postgres(database: postgres.Database) -> list[Tool]:
             },
             ("analyze", "hypothetical_indexes"),
         ),
-        Tool("execute_sql", "Run SQL.", {"sql": "the SQL"}, lambda sql: database.query(sql)),
+        Tool(
+            "execute_sql",
+            'Run SQL; "SET ROLE name; SELECT ..." is what this role sees.',
+            {"sql": "the SQL"},
+            lambda sql: database.query(sql),
+        ),
     ]
 
 

@@ -15,7 +15,7 @@ from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.ajbench.types import Call, Unit
 
 # As in GRANT CONNECT ON DATABASE shop, or ALTER DATABASE "shop".
-_DATABASE = re.compile(r'(?i)\b(?:ON|ALTER)\s+DATABASE\s+(?:"([^"\0]{1,63})"|([a-z_]\w{0,62}))')
+_DATABASE = re.compile(r'(?i)\b(?:ON|IN|ALTER)\s+DATABASE\s+(?:"([^"\0]{1,63})"|([a-z_]\w{0,62}))')
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ def _fill(cluster: Cluster, source: Path) -> None:
 def _database(unit: Unit) -> str:
     """The name by which the trajectory's statements call their database."""
     texts = "\n".join(text for call in unit.calls for text in _texts(call))
-    found = Counter(a or b for a, b in _DATABASE.findall(texts))
+    # Names without quotes are lower case.
+    found = Counter(a or b.lower() for a, b in _DATABASE.findall(texts))
     return found.most_common(1)[0][0] if found else DATABASE
 
 
