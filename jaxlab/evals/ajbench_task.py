@@ -4,6 +4,7 @@ inspect eval jaxlab/ajbench -T path=AJ-Bench/src/data -T states=STATES --model o
 inspect eval jaxlab/ajbench -T path=AJ-Bench/src/data -T arm=text --model jaxlab/MODEL
 """
 
+from pathlib import Path
 from typing import Any
 
 from inspect_ai import Task
@@ -42,6 +43,8 @@ def trajectories(asked: Asked, options: Options) -> Task:
             "a DSN with a password would stand in every log: give it in the environment as "
             f"{postgres_server.DSN}"
         )
+    if options.definitions is not None and not Path(options.definitions).is_dir():
+        raise FileNotFoundError(f"definitions: there is no folder {options.definitions}")
     found = rows.read(
         asked.path,
         options.chosen_subdomains,

@@ -6,6 +6,7 @@ and in the report. Errors of set-up, which would meet every answer, end the run 
 """
 
 import functools
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ def is_setup(error: BaseException) -> bool:
     """Whether an error is of the set-up: a package, a model, a key or an option is missing."""
     if isinstance(error, PrerequisiteError | config_lib.ConfigError | ImportError):
         return True
-    return getattr(error, "status_code", None) in _STATUS_OF_SETUP
+    # inspect_ai has no type of its own for a model that there is not.
+    raised_in = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    unknown_model = isinstance(error, ValueError) and raised_in[-1:] == ["get_model"]
+    return unknown_model or getattr(error, "status_code", None) in _STATUS_OF_SETUP
 
 
 def accounted(scoring: Scorer) -> Scorer:

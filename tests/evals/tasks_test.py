@@ -177,6 +177,8 @@ def test_without_a_judge_the_rule_grades(rows, tmp_path):
 
 def _fails_on(name, error):
     def grade(row, text):
+        if row.id == name and callable(error):
+            error()
         if row.id == name:
             raise error
         return tasks.Verdict(True, text, "match")
@@ -205,6 +207,7 @@ class _Unauthorised(Exception):
         ConfigError("no option"),
         ModuleNotFoundError("no package"),
         _Unauthorised("no key"),
+        lambda: tasks.get_model("nowhere/no model"),
     ],
 )
 def test_errors_of_the_set_up_end_the_run(tmp_path, error):

@@ -23,12 +23,13 @@ from tests.evals.ajbench import layout, web_trees
         ),
         ({"scaffold": "plan"}, "options.scaffold: expected one of 'loop', 'react', got 'plan'"),
         ({"replay": "maybe"}, "options.replay: expected one of 'true', 'false', 'prebuilt_state'"),
+        ({"definitions": "nowhere"}, "definitions: there is no folder nowhere"),
         ({"max_turns": 0}, "max_turns must be at least 1"),
         ({"servers": {"DS-SQLite": {"args": []}}}, "options.servers.DS-SQLite.command is missing"),
     ],
 )
 def test_bad_options_are_named_at_once(tmp_path, options, cause):
-    with pytest.raises(ValueError, match=cause):
+    with pytest.raises((ValueError, FileNotFoundError), match=cause):
         harness.prepare(layout.run(tmp_path, **options), tmp_path, regrade=False)
 
 
