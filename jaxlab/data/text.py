@@ -1,7 +1,8 @@
 """Rows of tokens cut from local text files, for pre-training. No jax.
 
 A .jsonl file holds a document per line in one of its fields; any other file is one document. Every
-document is followed by the tokenizer's end of sequence, where it has one.
+document is followed by the tokenizer's end of sequence, where it has one, and begins as its
+post-processor begins a text.
 
 B: rows, T: time.
 """

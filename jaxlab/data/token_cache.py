@@ -53,6 +53,7 @@ class Tokenised:
 def tokenise(documents: Sequence[str], tokenizer: Tokenizer, cache: Path, name: str) -> Tokenised:
     """The ids of documents, each followed by the end of sequence where the tokenizer has one.
 
+    Each also begins as the tokenizer's post-processor begins a text: with BOS, or with nothing.
     Special tokens that are written out in a text are encoded as the text they are: a document
     cannot end itself. Documents of more than `PIECE` characters are encoded in pieces that end with
     a line, where one does.
@@ -65,13 +66,15 @@ def tokenise(documents: Sequence[str], tokenizer: Tokenizer, cache: Path, name: 
     """
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
     backend.encode_special_tokens = True
-    end = list(tokenizer.eos_ids[:1])
+    start, end = list(tokenizer.prefix), list(tokenizer.eos_ids[:1])
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
 
     def write(folder: Path) -> None:
         ends, count = [], 0
         with (folder / "ids.bin").open("wb") as file:
             for document in documents:
+                np.array(start, dtype).tofile(file)
+                count += len(start)
                 for piece in pieces(document):
                     ids = backend.encode(piece, add_special_tokens=False).ids
                     np.array(ids, dtype).tofile(file)
@@ -83,7 +86,9 @@ def tokenise(documents: Sequence[str], tokenizer: Tokenizer, cache: Path, name: 
         num_bytes = sum(len(document.encode()) for document in documents)
         (folder / "about.json").write_text(json.dumps({"num_bytes": num_bytes, "ids": count}))
 
-    key = _key(documents, "ids", backend.to_str(), json.dumps(end))
+    # Without a beginning the name is as it was before there were any.
+    around = [start, end] if start else end
+    key = _key(documents, "ids", backend.to_str(), json.dumps(around))
     folder = _entry(cache / f"tokens-{key}", write)
     about = json.loads((folder / "about.json").read_text())
     # An empty file cannot be mapped.

@@ -53,7 +53,8 @@ class Settings:
         max_gen_toks: longest completion where a task does not say.
         context_len: tokens of each window of loglikelihood_rolling that are read again from the
             window before, at least 1: the harness' own definition.
-        add_bos_token: encode texts with the tokenizer's special tokens; None: as its files say.
+        add_bos_token: false leaves out what the tokenizer's post-processor puts in front of a
+            text, mostly a beginning of sequence; otherwise it is there once, as in training.
         prefix_token_id: stands before a text without context; None: beginning of sequence, else
             end of sequence.
         multiple: rows are padded to a multiple of this many tokens.
@@ -143,6 +144,8 @@ class JaxlabLM(TemplateLM):
         """What a text without context is conditioned on."""
         if self.settings.prefix_token_id is not None:
             return self.settings.prefix_token_id
+        if self.tokenizer.prefix:
+            return self.tokenizer.prefix[-1]
         return self.eot_token_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
 
     @property
@@ -159,14 +162,13 @@ class JaxlabLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids; a text that begins with the prefix token gets no special tokens."""
+        """Token ids, with what the tokenizer puts in front once; see `Tokenizer.encode_prompt`."""
         del kwargs
         if add_special_tokens is None:
             add_special_tokens = self.settings.add_bos_token
-            prefix = self.tokenizer.decode([self.prefix_token_id], skip_special_tokens=False)
-            if prefix and string.startswith(prefix):
-                add_special_tokens = False
-        return self.tokenizer.encode(string, add_special_tokens is not False)
+        if add_special_tokens is False:
+            return self.tokenizer.encode(string)
+        return self.tokenizer.encode_prompt(string)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Instance], disable_tqdm: bool = False
@@ -175,7 +177,8 @@ class JaxlabLM(TemplateLM):
         pairs, owners = [], []
         for i, request in enumerate(requests):
             windows = get_rolling_token_windows(
-                self.tok_encode(request.args[0]),
+                # The prefix token takes the place of what the tokenizer puts in front.
+                self.tok_encode(request.args[0], add_special_tokens=False),
                 self.prefix_token_id,
                 self.max_length,
                 self.settings.context_len,

@@ -143,7 +143,7 @@ class JaxlabAPI(ModelAPI):
         """
         del tool_choice
         _refuse(input, tools, config)
-        prompt = self.tokenizer.encode(self._render(input))
+        prompt = self.tokenizer.encode_prompt(self._render(input))
         wanted = self._settings.max_tokens if config.max_tokens is None else config.max_tokens
         budget = _budget(wanted, self._context - len(prompt))
         if budget < 1:

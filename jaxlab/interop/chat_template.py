@@ -1,6 +1,8 @@
 """Renders chat templates as transformers does: the same Jinja settings, filters and globals."""
 
+import itertools
 import json
+import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -14,7 +16,12 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["TemplateError", "named_templates", "read_templates", "render", "write_templates"]
+__all__ = ["TemplateError", "named_templates", "render", "template_files", "write_templates"]
+
+# Turns of loops and calls of macros in one rendering, which take some seconds. A conversation of a
+# thousand messages takes thousands.
+_MOST_STEPS = 5_000_000
+_STEP = "_count_step"
 
 _MORE_TEMPLATES = "additional_chat_templates"
 
@@ -36,15 +43,15 @@ def named_templates(
     return {entry["name"]: entry["template"] for entry in source}
 
 
-def read_templates(directory: Path) -> dict[str, str]:
-    """{name: template} from the .jinja files of a HuggingFace directory; {} if it has none."""
+def template_files(directory: Path) -> dict[str, Path]:
+    """{name: file} of the .jinja files of a HuggingFace directory; {} if it has none."""
     files = {"default": directory / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((directory / _MORE_TEMPLATES).glob("*.jinja"))}
-    return {n: file.read_text(encoding="utf-8") for n, file in files.items() if file.is_file()}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def write_templates(directory: Path, templates: dict[str, str]) -> None:
-    """Writes what `read_templates` reads."""
+    """Writes the files that `template_files` finds."""
     for name, source in templates.items():
         file = directory / _MORE_TEMPLATES / f"{name}.jinja"
         if name == "default":
@@ -57,12 +64,51 @@ def render(template: str, messages: Sequence[dict[str, Any]], **variables: Any) 
     """Renders `messages` through `template`, which is untrusted code and runs in a sandbox.
 
     Raises:
-        ValueError: there are no messages.
-        TemplateError: the template is malformed or refuses the messages.
+        ValueError: there are no messages, or a part of one is no text.
+        TemplateError: the template is malformed, fails, does not end, or refuses the messages; one
+            line.
     """
     if not messages:
         raise ValueError("a chat template needs at least one message")
-    return _compile(template).render(messages=[_message(m) for m in messages], **variables)
+    for message in messages:
+        _check_parts(message)
+    steps = itertools.count(1)
+
+    def count_step() -> None:
+        if next(steps) > _MOST_STEPS:
+            raise TemplateError(f"it does not end after {_MOST_STEPS} turns of its loops")
+
+    variables = {"messages": [_message(m) for m in messages], **variables, _STEP: count_step}
+    try:
+        return _compile(template).render(**variables)
+    except Exception as error:  # a template can do anything that Python can
+        raise TemplateError(_one_line(error)) from error
+
+
+def _check_parts(message: dict[str, Any]) -> None:
+    """Check that a message is text, as all of the models are for text."""
+    content = message.get("content")
+    for part in content if isinstance(content, list | tuple) else ():
+        kind = part.get("type") if isinstance(part, dict) else part
+        if kind != "text":
+            raise ValueError(
+                f"a message of the {message.get('role')} has a part of type {kind!r:.40}, and a "
+                "text model reads text alone: leave such parts out"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    """The cause and its line in the template."""
+    lines = [getattr(error, "lineno", None)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines += [frame.lineno for frame in frames[::-1] if frame.filename == "<template>"]
+    line = next((line for line in lines if line is not None), None)
+    known = type(error) is TemplateError
+    cause = getattr(error, "message", None) or str(error)
+    cause = " ".join(cause.split()) or "it fails without a reason"
+    return f"{'' if known else f'{type(error).__name__}: '}{cause}" + (
+        "" if line is None else f" (line {line})"
+    )
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +143,13 @@ def _compile(template: str) -> jinja2.Template:
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment.from_string(template)
+    tree = environment.parse(template)
+    repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For)]
+    repeated += tree.find_all(nodes.Macro)
+    for node in repeated:
+        step = nodes.Call(nodes.Name(_STEP, "load"), [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))
+    return environment.from_string(tree)
 
 
 def _to_json(

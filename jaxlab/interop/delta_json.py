@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jaxlab.interop import rope_json
-from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.config import build
+from jaxlab.interop import json_file, rope_json
+from jaxlab.interop.json_file import BOOL, NULL, SIZE, CheckpointFormatError, Kind
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
@@ -42,6 +43,25 @@ _OPTIONAL = {
     "norm_eps": "norm_eps",
     "tie_word_embeddings": "tie_embeddings",
 }
+# A missing key has an error of its own.
+_KINDS: dict[str, Kind] = {
+    "vocab_size": SIZE | NULL,
+    "hidden_size": SIZE | NULL,
+    "intermediate_size": json_file.COUNT | NULL,
+    "num_hidden_layers": json_file.LAYERS | NULL,
+    "max_position_embeddings": SIZE | NULL,
+    "num_attention_heads": json_file.COUNT,
+    "num_key_value_heads": json_file.COUNT,
+    "head_dim": SIZE | NULL,
+    "attention_bias": BOOL,
+    "attention_output_bias": BOOL,
+    "mlp_bias": BOOL,
+    "qk_norm": BOOL,
+    "norm_eps": json_file.POSITIVE,
+    "tie_word_embeddings": BOOL,
+    "use_rope": BOOL,
+    "layer_types": json_file.list_of(json_file.TEXT) | NULL,
+}
 KEYS = frozenset(
     {*_REQUIRED, *_OPTIONAL, *rope_json.KEYS, "auto_map", "delta", "layer_types", "use_rope"}
 )
@@ -71,6 +91,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     Raises:
         CheckpointFormatError: naming the key: a missing one, or one whose value is of no use.
     """
+    json_file.check(data, _KINDS, "config.json")
     missing = [key for key in (*_REQUIRED, "layer_types", "delta") if data.get(key) is None]
     if missing:
         raise CheckpointFormatError(f"config.json: missing {', '.join(missing)}")
@@ -119,7 +140,7 @@ def _read_delta(data: Any, hidden_size: int) -> DeltaConfig:
             f"config.json: delta {', '.join(map(repr, unknown))} is not supported; supported: "
             f"{', '.join(known)}"
         )
-    config = DeltaConfig(**data)
+    config = build(DeltaConfig, data, "delta")
     for name, field in known.items():
         if field.default is None and _is_implied(config, name, hidden_size):
             config = _without(config, name)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxlab.interop import safetensors_io
-from jaxlab.interop.safetensors_io import CheckpointFormatError, Stored
+from jaxlab.interop import json_file, safetensors_io
+from jaxlab.interop.json_file import CheckpointFormatError, Kind
+from jaxlab.interop.safetensors_io import Stored
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -28,24 +29,16 @@ TOKENIZER_FILES = (
     GENERATION_CONFIG,
 )
 CODE_FILES = tuple(sorted((Path(__file__).parent / "remote_code").glob("*.py")))
+# Of an index: tensor name -> file of the same directory.
+_WEIGHT_MAP = Kind(
+    "an object of files in this directory by tensor",
+    lambda value: (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and Path(name).name == name for name in value.values())
+    ),
+)
 _OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES, *(file.name for file in CODE_FILES)}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object.
-
-    Raises:
-        CheckpointFormatError: no such file, or no JSON object in it.
-    """
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointFormatError(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointFormatError(f"{file}: unreadable JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointFormatError(f"{file}: a JSON object is expected, not {type(data).__name__}")
-    return data
 
 
 @contextlib.contextmanager
@@ -76,9 +69,11 @@ def tensors(path: Path) -> dict[str, Stored]:
             f"{path}: neither {SINGLE} nor {INDEX}; pickled weights (*.bin) are not read: "
             "save them again with transformers' save_pretrained"
         )
-    weight_map = read_json(path / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
+    index = json_file.read(path / INDEX)
+    if "weight_map" not in index:
         raise CheckpointFormatError(f"{path / INDEX}: no weight_map")
+    json_file.check(index, {"weight_map": _WEIGHT_MAP}, str(path / INDEX))
+    weight_map = index["weight_map"]
     files = sorted(set(weight_map.values()))
     absent = [name for name in files if not (path / name).is_file()]
     if absent:

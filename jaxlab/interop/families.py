@@ -14,9 +14,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
-from jaxlab.interop import delta_json, fla_json, rope_json
+from jaxlab.interop import delta_json, fla_json, json_file, rope_json
 from jaxlab.interop.fla_json import FlaFamily
-from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.interop.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.rope import Rope
 
@@ -40,6 +40,23 @@ _SIZES = {
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
     "max_position_embeddings": "max_position",
+}
+_OF_ALL = {
+    "model_type": TEXT | NULL,
+    "architectures": json_file.list_of(TEXT) | NULL,
+    "hidden_act": TEXT,
+    "layer_types": json_file.list_of(TEXT) | NULL,
+    "use_sliding_window": BOOL | NULL,
+    "quantization_config": OBJECT | NULL,
+    "is_encoder_decoder": BOOL | NULL,
+}
+# Of the families without delta layers. A missing size has an error of its own.
+_OF_ATTENTION = dict.fromkeys((*_SIZES, "num_key_value_heads", "head_dim"), SIZE | NULL) | {
+    "num_hidden_layers": json_file.LAYERS | NULL,
+    "rms_norm_eps": json_file.POSITIVE,
+    "attention_bias": BOOL,
+    "mlp_bias": BOOL,
+    "tie_word_embeddings": BOOL,
 }
 # Keys that `to_json` writes, or leaves out on purpose: a config.json carried over loses them first.
 OWNED = frozenset(
@@ -66,6 +83,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         return delta_json.from_json(data)
     if family in fla_json.ARCHITECTURES:
         return fla_json.from_json(data, cast(FlaFamily, family))
+    json_file.check(data, _OF_ATTENTION, "config.json")
     missing = [key for key in _SIZES if data.get(key) is None]
     # Llama's readers take a missing key for the number of heads, Qwen's for 32.
     if family != "llama" and "num_key_value_heads" not in data:
@@ -75,7 +93,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     sizes: dict[str, Any] = {field: data[key] for key, field in _SIZES.items()}
     # Qwen3's readers take a missing key for 128; null means hidden_size / num_attention_heads.
     head_dim = data.get("head_dim", 128 if family == "qwen3" else None)
-    bias = bool(data.get("attention_bias", False))
+    bias = data.get("attention_bias", False)
     try:
         return DecoderConfig(
             **sizes,
@@ -85,9 +103,9 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
             norm_eps=float(data.get("rms_norm_eps", 1e-6)),
             qkv_bias=family == "qwen2" or bias,
             output_bias=family != "qwen2" and bias,
-            mlp_bias=family == "llama" and bool(data.get("mlp_bias", False)),
+            mlp_bias=family == "llama" and data.get("mlp_bias", False),
             qk_norm=family == "qwen3",
-            tie_embeddings=bool(data.get("tie_word_embeddings", False)),
+            tie_embeddings=data.get("tie_word_embeddings", False),
         )
     except CheckpointFormatError:
         raise
@@ -152,6 +170,7 @@ def family_of_json(data: Mapping[str, Any]) -> Family:
     Raises:
         CheckpointFormatError: neither names a supported one.
     """
+    json_file.check(data, _OF_ALL, "config.json")
     architectures = data.get("architectures") or []
     by_architecture = {name: family for family, name in ARCHITECTURES.items()}
     known = [by_architecture[name] for name in architectures if name in by_architecture]

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from jaxlab.interop import rope_json
+from jaxlab.interop import json_file, rope_json
 from jaxlab.interop.delta_json import shortest_period
-from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.interop.json_file import BOOL, NULL, POSITIVE, SIZE, TEXT, CheckpointFormatError, Kind
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
@@ -57,6 +57,35 @@ DEFAULTS: dict[FlaFamily, dict[str, Any]] = {
         "output_gate_activation": "swish",
     },
 }
+# A null where there is a default has an error of its own.
+_KINDS: dict[str, Kind] = {
+    "vocab_size": SIZE | NULL,
+    "hidden_size": SIZE | NULL,
+    "hidden_ratio": POSITIVE | NULL,
+    "intermediate_size": SIZE | NULL,
+    "num_v_heads": SIZE | NULL,
+    "use_short_conv": BOOL | NULL,
+    "conv_size": SIZE | NULL,
+    "allow_neg_eigval": BOOL | NULL,
+    "norm_eps": POSITIVE | NULL,
+    "max_position_embeddings": SIZE | NULL,
+    "tie_word_embeddings": BOOL | NULL,
+    "num_hidden_layers": json_file.LAYERS | NULL,
+    "head_dim": SIZE | NULL,
+    "num_heads": SIZE | NULL,
+    "expand_v": POSITIVE | NULL,
+    "safe_gate": BOOL | NULL,
+    "lower_bound": json_file.number(-json_file.LARGEST_FLOAT) | NULL,
+    "use_gate": BOOL | NULL,
+    "output_gate_activation": TEXT | NULL,
+}
+_ATTENTION_KINDS: dict[str, Kind] = {
+    "layers": json_file.list_of(json_file.COUNT) | NULL,
+    "num_heads": SIZE | NULL,
+    "num_kv_heads": SIZE | NULL,
+    "qkv_bias": BOOL,
+    "rope_theta": POSITIVE,
+}
 # What to_json writes. Of the others one has no say beside intermediate_size, and one is null.
 KEYS = frozenset({key for defaults in DEFAULTS.values() for key in defaults}) - {
     "hidden_ratio",
@@ -79,6 +108,7 @@ def from_json(data: Mapping[str, Any], family: FlaFamily) -> DecoderConfig:
         CheckpointFormatError: naming the key whose value asks for what the decoder does not
             compute, or is of no use.
     """
+    json_file.check(data, _KINDS, "config.json")
     values = DEFAULTS[family] | {key: data[key] for key in DEFAULTS[family] if key in data}
     hidden_size, num_layers = values["hidden_size"], values["num_hidden_layers"]
     try:
@@ -92,7 +122,7 @@ def from_json(data: Mapping[str, Any], family: FlaFamily) -> DecoderConfig:
             pattern=shortest_period(kinds),
             delta=_read_delta(values, family),
             norm_eps=float(values["norm_eps"]),
-            tie_embeddings=bool(values["tie_word_embeddings"]),
+            tie_embeddings=values["tie_word_embeddings"],
             max_position=values["max_position_embeddings"],
             **attention,
         )
@@ -156,7 +186,7 @@ def _read_delta(values: Mapping[str, Any], family: FlaFamily) -> DeltaConfig:
         num_value_heads=values["num_v_heads"],
         expand_value=float(values["expand_v"]),
         conv_size=values["conv_size"] if values["use_short_conv"] else 0,
-        negative_eigenvalues=bool(values["allow_neg_eigval"]),
+        negative_eigenvalues=values["allow_neg_eigval"],
         **options,
     )
 
@@ -169,6 +199,7 @@ def _read_attention(
     if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
         raise _unsupported("attn", attn, "null, {layers, num_heads, ...}, or a list of such")
     for spec in specs:
+        json_file.check(spec, _ATTENTION_KINDS, "config.json: attn")
         missing = [key for key in ("layers", "num_heads") if spec.get(key) is None]
         if missing:
             raise CheckpointFormatError(f"config.json: missing attn.{', attn.'.join(missing)}")
@@ -194,7 +225,7 @@ def _read_attention(
     return kinds, {
         "num_heads": one["num_heads"],
         "num_kv_heads": one["num_kv_heads"],
-        "qkv_bias": bool(one["qkv_bias"]),
+        "qkv_bias": one["qkv_bias"],
         "rope": Rope(theta=float(one["rope_theta"])),
     }
 

@@ -21,10 +21,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlab.interop import delta_json, directory, families, safetensors_io
+from jaxlab.interop import delta_json, directory, families, json_file, safetensors_io
 from jaxlab.interop.families import DELTA_FAMILIES, DeltaFamily
+from jaxlab.interop.json_file import CheckpointFormatError
 from jaxlab.interop.names import UNEMBEDDING, Leaf, flatten, leaves, nest, table_of
-from jaxlab.interop.safetensors_io import DTYPES, CheckpointFormatError, Stored
+from jaxlab.interop.safetensors_io import DTYPES, Stored
 from jaxlab.models.decoder import DecoderConfig, Params
 
 __all__ = ["CheckpointFormatError", "load", "read_config", "save"]
@@ -47,7 +48,7 @@ def read_config(path: str | Path) -> DecoderConfig:
         raise CheckpointFormatError(
             f"{path}: no such directory; download the model first: hf download NAME --local-dir DIR"
         )
-    data = directory.read_json(path / directory.CONFIG)
+    data = json_file.read(path / directory.CONFIG)
     with directory.naming(path):
         return families.from_json(data)
 
@@ -264,8 +265,9 @@ def _config_json(
 ) -> dict[str, Any]:
     if like is None:
         return families.to_json(config, family)
-    other = directory.read_json(Path(like) / directory.CONFIG)
-    likes = families.family_of_json(other)
+    other = json_file.read(Path(like) / directory.CONFIG)
+    with directory.naming(Path(like)):
+        likes = families.family_of_json(other)
     both_delta = config.delta is not None and likes in DELTA_FAMILIES
     if both_delta and family is None:
         family = cast(DeltaFamily, likes)

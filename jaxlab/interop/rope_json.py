@@ -7,10 +7,36 @@ transformers 5 writes one object, `rope_parameters`, with `rope_theta` inside. O
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlab.interop.safetensors_io import CheckpointFormatError
+from jaxlab.interop import json_file
+from jaxlab.interop.json_file import NULL, OBJECT, POSITIVE, TEXT, CheckpointFormatError, Kind
 from jaxlab.nn.rope import Rope
 
 KEYS = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")
+
+# Of config.json, where partial_rotary_factor may stand on either level.
+_TOP = {
+    "rope_parameters": OBJECT | NULL,
+    "rope_scaling": OBJECT | NULL,
+    "rope_theta": POSITIVE,
+    "original_max_position_embeddings": json_file.SIZE | NULL,
+    "partial_rotary_factor": POSITIVE | NULL,
+}
+_INSIDE: dict[str, Kind] = {
+    "rope_type": TEXT,
+    "type": TEXT,
+    "rope_theta": POSITIVE,
+    "partial_rotary_factor": POSITIVE | NULL,
+    "original_max_position_embeddings": json_file.SIZE | NULL,
+    "factor": POSITIVE | NULL,
+    "low_freq_factor": POSITIVE,
+    "high_freq_factor": POSITIVE,
+    "beta_fast": POSITIVE,
+    "beta_slow": POSITIVE,
+    "attention_factor": POSITIVE | NULL,
+    "mscale": json_file.number(-1) | NULL,
+    "mscale_all_dim": json_file.number(-1) | NULL,
+    "truncate": json_file.BOOL,
+}
 
 # config.json key -> Rope field, for the keys that a rule reads beside rope_theta.
 _ORIGINAL = {"original_max_position_embeddings": "original_max_position"}
@@ -49,7 +75,14 @@ def read(data: Mapping[str, Any]) -> Rope:
         CheckpointFormatError: a rule other than default, linear, llama3 and yarn; a key that the
             rule needs is missing; or frequencies on a part of the head only.
     """
-    values = dict(data.get("rope_scaling") or data.get("rope_parameters") or {})
+    json_file.check(data, _TOP, "config.json")
+    spelling = "rope_scaling" if data.get("rope_scaling") else "rope_parameters"
+    values = dict(data.get(spelling) or {})
+    json_file.check(values, _INSIDE, f"config.json: {spelling}")
+    if "rope_parameters" in data and data["rope_parameters"] is None and "rope_theta" not in data:
+        raise CheckpointFormatError(
+            "config.json: rope_parameters is null, and there is no rope_theta: give one of them"
+        )
     rule = values.get("rope_type", values.get("type", "default"))
     if rule not in _RULES:
         raise CheckpointFormatError(

@@ -9,13 +9,17 @@ Source: https://github.com/huggingface/safetensors, section "Format".
 """
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from jaxlab.interop import json_file
+from jaxlab.interop.json_file import CheckpointFormatError
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -24,10 +28,11 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH_BYTES = 8
-
-
-class CheckpointFormatError(ValueError):
-    """A checkpoint directory that is damaged, incomplete, or of a kind that is not supported."""
+_ENTRY = {
+    "dtype": json_file.TEXT,
+    "shape": json_file.list_of(json_file.COUNT),
+    "data_offsets": json_file.list_of(json_file.whole(0, 2**62)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,24 +80,59 @@ def read_header(file: Path) -> dict[str, Stored]:
                 f"{file}: truncated or no safetensors file: {size} bytes do not hold its header"
             )
         text = stream.read(length)
-    start = _LENGTH_BYTES + length
     try:
-        header = json.loads(text)
+        header = json_file.parse(text)
+        if not isinstance(header, dict):
+            raise ValueError(f"expected a JSON object, not {json_file.show(header)}")
         header.pop("__metadata__", None)
-        stored, end = {}, start
         for name, entry in header.items():
-            shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
-            stored[name] = Stored(file, entry["dtype"], shape, start + first)
-            end = max(end, start + last)
-            if entry["dtype"] in DTYPES and last - first != _bytes(entry["dtype"], shape):
-                raise ValueError(f"{name} has {last - first} bytes for shape {list(shape)}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointFormatError(f"{file}: no valid safetensors header: {error!r}") from error
-    if size < end:
+            _check_entry(name, entry)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointFormatError(f"{file}: no valid safetensors header: {error}") from error
+    start = _LENGTH_BYTES + length
+    _check_ranges(file, {name: entry["data_offsets"] for name, entry in header.items()}, start)
+    return {
+        name: Stored(file, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _check_entry(name: str, entry: object) -> None:
+    """Check a tensor of a header by itself.
+
+    Raises:
+        ValueError: naming the tensor and its key.
+    """
+    if not isinstance(entry, dict) or not _ENTRY.keys() <= entry.keys():
+        raise ValueError(f"{name}: expected an object with {', '.join(_ENTRY)}")
+    json_file.check(entry, _ENTRY, name)
+    if len(entry["data_offsets"]) != 2 or entry["data_offsets"][0] > entry["data_offsets"][1]:
+        raise ValueError(f"{name}: data_offsets {entry['data_offsets']} are no range")
+    first, last = entry["data_offsets"]
+    if entry["dtype"] in DTYPES and last - first != _bytes(entry["dtype"], entry["shape"]):
+        raise ValueError(f"{name} has {last - first} bytes for shape {entry['shape']}")
+
+
+def _check_ranges(file: Path, offsets: Mapping[str, Sequence[int]], start: int) -> None:
+    """Check that tensors fill the file behind the header, byte `start`, without gap or overlap.
+
+    Raises:
+        CheckpointFormatError: naming the file.
+    """
+    size = file.stat().st_size
+    places = sorted((first, last, name) for name, (first, last) in offsets.items())
+    end = start + max((last for _, last, _ in places), default=0)
+    if size != end:
+        cause = "truncated" if size < end else "too long"
         raise CheckpointFormatError(
-            f"{file}: truncated: {size} bytes where its header promises {end}; fetch it again"
+            f"{file}: {cause}: {size} bytes where its header promises {end}; fetch it again"
         )
-    return stored
+    for (_, before, name), (first, _, other) in itertools.pairwise([(0, 0, "header"), *places]):
+        if first != before:
+            cause = "overlaps with" if first < before else "leaves a gap behind"
+            raise CheckpointFormatError(
+                f"{file}: no valid safetensors header: {other} {cause} {name}"
+            )
 
 
 def write(
@@ -125,5 +165,5 @@ def write(
             stream.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
-def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+def _bytes(dtype: str, shape: Sequence[int]) -> int:
     return DTYPES[dtype].itemsize * math.prod(shape)

@@ -5,8 +5,11 @@ special tokens, the ids that stop generation, and the chat template, all read fr
 the files that transformers' AutoTokenizer uses.
 """
 
+import functools
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxlab.interop import chat_template as chat
+from jaxlab.interop import json_file
+from jaxlab.interop import tokenizer_files as files
+from jaxlab.interop.json_file import TEXT, CheckpointFormatError, Kind
 
-_SPECIAL_TOKENS = tuple(
-    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-)
 # A tokenizer that never pads still needs some id for the cells that no mask lets through.
 _NO_PAD_ID = 0
 
@@ -44,6 +47,7 @@ class Tokenizer:
         generation_config: dict[str, Any] | None = None,
         model_config: dict[str, Any] | None = None,
         name: str = "tokenizer",
+        template_files: Mapping[str, str] | None = None,
     ):
         """Wraps a `tokenizers.Tokenizer`; `load` and `train_bpe` are the usual ways to get one.
 
@@ -52,10 +56,12 @@ class Tokenizer:
             config: as in tokenizer_config.json.
             generation_config: as in generation_config.json.
             model_config: as in config.json.
-            name: where it came from, for errors.
+            name: where it came from, for errors; as are the next.
+            template_files: by name of a chat template.
 
         Raises:
-            ValueError: a special token or an end of sequence that the vocabulary does not hold.
+            CheckpointFormatError: a value of another type than its key has, or a special token that
+                the vocabulary does not hold.
         """
         backend.no_padding()
         backend.no_truncation()
@@ -63,19 +69,27 @@ class Tokenizer:
         self.name = name
         self._config = dict(config or {})
         self._generation_config = dict(generation_config or {})
+        self._template_files = dict(template_files or {})
+        json_file.check(self._config, files.CONFIG, f"{name}/tokenizer_config.json")
         self._templates = chat.named_templates(self._config.pop("chat_template", None))
         self.special_tokens = {
-            key: _content(self._config[key]) for key in _SPECIAL_TOKENS if self._config.get(key)
+            key: files.content(self._config[key])
+            for key in files.SPECIAL_TOKENS
+            if self._config.get(key)
         }
-        model_config = model_config or {}
-        ids = [
-            self._special_id("eos_token"),
-            self._generation_config.get("eos_token_id"),
-            model_config.get("eos_token_id"),
-            model_config.get("text_config", {}).get("eos_token_id"),
-        ]
-        flat = [i for entry in ids for i in (entry if isinstance(entry, list) else [entry])]
-        self.eos_ids = tuple(dict.fromkeys(i for i in flat if i is not None))
+        ids = backend.get_vocab(with_added_tokens=True).values()
+        if not ids:
+            raise CheckpointFormatError(f"{name}/tokenizer.json: model.vocab is empty")
+        self.vocab_size = max(ids) + 1
+        eos = self._special_id("eos_token")
+        found = [] if eos is None else [eos]
+        found += self._ids(
+            "generation_config.json", self._generation_config, files.GENERATION_CONFIG
+        )
+        found += self._ids("config.json", model_config or {}, files.MODEL_CONFIG)
+        inner = (model_config or {}).get("text_config") or {}
+        found += self._ids("config.json: text_config", inner, files.EOS)
+        self.eos_ids = tuple(dict.fromkeys(found))
         self.bos_id = self._special_id("bos_token")
         pads = (
             self._special_id("pad_token"),
@@ -84,14 +98,6 @@ class Tokenizer:
             _NO_PAD_ID,
         )
         self.pad_id: int = next(i for i in pads if i is not None)
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        for i in self.eos_ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(
-                    f"{name}: the end-of-sequence id {i} (eos_token_id in generation_config.json "
-                    f"or config.json) is beyond the tokenizer's {self.vocab_size} ids, so no text "
-                    "could end: mend the id, or add its token to tokenizer.json"
-                )
 
     @property
     def eos_id(self) -> int:
@@ -112,16 +118,54 @@ class Tokenizer:
         """The default chat template, or None."""
         return self._templates.get("default")
 
+    @functools.cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that tokenizer.json's post-processor puts in front of a text: BOS, or none."""
+        if not self.backend.num_special_tokens_to_add(False):
+            return ()
+        for word in self.backend.get_vocab(with_added_tokens=True):
+            encoding = self.backend.encode(word, add_special_tokens=True)
+            # 1 on what the post-processor has put there.
+            before = list(itertools.takewhile(bool, encoding.special_tokens_mask))
+            if len(before) < len(encoding.ids):
+                return tuple(encoding.ids[: len(before)])
+        return ()
+
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Ids of `text`. Special tokens written out in `text` become their ids."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Ids of `text`. Special tokens written out in `text` become their ids.
+
+        Args:
+            text: to encode.
+            add_special_tokens: put there what the post-processor does, at the beginning and at the
+                end. What a model is to continue is `encode_prompt`'s.
+
+        Raises:
+            ValueError: the text has half of a surrogate pair, or the tokenizer has no token for it.
+        """
+        with self._encoding(text):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = False
     ) -> list[list[int]]:
         """`encode` of each text, in parallel."""
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        with self._encoding(*texts):
+            encodings = self.backend.encode_batch(
+                list(texts), add_special_tokens=add_special_tokens
+            )
         return [encoding.ids for encoding in encodings]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text that a model reads from its beginning, with `prefix` in front exactly once.
+
+        A text that begins with it already, as chat templates write it, gets no second one. Training
+        and every kind of evaluation encode their prompts by this.
+        """
+        return self._with_prefix(self.encode(text))
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_prompt` of each text, in parallel."""
+        return [self._with_prefix(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`; ids outside the vocabulary are left out."""
@@ -143,7 +187,7 @@ class Tokenizer:
     ) -> str:
         """The conversation as the text the model was trained on, as transformers renders it.
 
-        Encode the result with `add_special_tokens=False`: the template writes them.
+        Encode the result with `encode_prompt`, which adds no second BOS to one that is written.
 
         Args:
             messages: {"role": ..., "content": ..., ...}.
@@ -152,15 +196,16 @@ class Tokenizer:
             **kwargs: variables of the template, such as `enable_thinking=False`.
 
         Raises:
-            ValueError: there is no template or no message, or the template refuses the messages.
+            ValueError: there is no template or no message, a part of a message is no text, or the
+                template fails or refuses the messages; names its file.
         """
         if not self._templates:
             raise ValueError(
                 f"{self.name} has no chat template (chat_template.jinja, or chat_template in "
                 "tokenizer_config.json); use a chat model's tokenizer or a plain prompt"
             )
-        template = self._templates.get("tool_use" if tools is not None else "default")
-        template = template or self.chat_template
+        kind = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
+        template = self._templates.get(kind)
         if template is None:
             raise ValueError(
                 f"{self.name} has chat templates {', '.join(self._templates)} but no 'default'"
@@ -175,7 +220,8 @@ class Tokenizer:
                 **variables,
             )
         except chat.TemplateError as error:
-            raise ValueError(f"chat template of {self.name}: {error}") from error
+            where = self._template_files.get(kind, self.name)
+            raise ValueError(f"chat template of {where}: {error}") from error
 
     def save(self, directory: str | Path) -> None:
         """Writes the files from which `load` and transformers' AutoTokenizer rebuild this.
@@ -192,13 +238,47 @@ class Tokenizer:
         if self._generation_config:
             _write_json(directory / "generation_config.json", self._generation_config)
 
+    def _with_prefix(self, ids: list[int]) -> list[int]:
+        prefix = list(self.prefix)
+        return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+    @contextmanager
+    def _encoding(self, *texts: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the library raises bare Exception, and TypeError for halves
+            bad = next((text for text in texts if not TEXT.accepts(text)), None)
+            if bad is not None:
+                raise ValueError(
+                    f"{self.name}: a lone surrogate is no text that could be encoded: {bad!r:.80}"
+                ) from error
+            raise ValueError(
+                f"{self.name}: tokenizer.json cannot encode a text: {error}"
+            ) from error
+
+    def _ids(self, file: str, data: Mapping[str, Any], kinds: Mapping[str, Kind]) -> list[int]:
+        """The ids of the end of sequence, after a look at all that the file names."""
+        where = f"{self.name}/{file}"
+        json_file.check(data, kinds, where)
+        for key in ("eos_token_id", "pad_token_id"):
+            value = data.get(key) if key in kinds else None
+            ids = value if isinstance(value, list) else [value]
+            for i in ids:
+                if i is not None and i >= self.vocab_size:
+                    raise CheckpointFormatError(
+                        f"{where}: {key} is {value}, but the ids of tokenizer.json end at "
+                        f"{self.vocab_size - 1}"
+                    )
+        value = data.get("eos_token_id")
+        return [i for i in (value if isinstance(value, list) else [value]) if i is not None]
+
     def _special_id(self, key: str) -> int | None:
         token = self.special_tokens.get(key)
         if token is None:
             return None
         token_id = self.backend.token_to_id(token)
         if token_id is None:
-            raise ValueError(
+            raise CheckpointFormatError(
                 f"{self.name}: {key} is {token!r}, which is not in the vocabulary of "
                 "tokenizer.json; the two files belong to different tokenizers"
             )
@@ -210,7 +290,8 @@ def load(directory: str | Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: there is no tokenizer.json.
-        ValueError: a file is not valid JSON, or the files do not fit together.
+        CheckpointFormatError: a file is not valid JSON, a key holds a value of another type, or the
+            files do not fit together.
     """
     directory = Path(directory)
     path = directory / "tokenizer.json"
@@ -220,23 +301,22 @@ def load(directory: str | Path) -> Tokenizer:
             f"{directory} has no tokenizer.json (found: {', '.join(found) or 'nothing'}); write it "
             "once with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
         )
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: not a tokenizer of the tokenizers library: {error}") from error
-
-    config = _read_json(directory / "special_tokens_map.json")
-    config |= _read_json(directory / "tokenizer_config.json")
-    templates = chat.read_templates(directory)
+    backend = files.read_backend(path)
+    config = files.read_json(directory / "special_tokens_map.json", files.TOKENS)
+    config |= files.read_json(directory / "tokenizer_config.json", files.CONFIG)
+    templates = chat.template_files(directory)
     if templates:
-        config["chat_template"] = templates
-    _add_missing_tokens(backend, config.get("added_tokens_decoder", {}))
+        config["chat_template"] = {name: files.read_text(file) for name, file in templates.items()}
+    where = {name: str(file) for name, file in templates.items()}
+    in_config = str(directory / "tokenizer_config.json")
+    files.add_missing_tokens(backend, config.get("added_tokens_decoder") or {}, in_config)
     return Tokenizer(
         backend,
         config,
-        generation_config=_read_json(directory / "generation_config.json"),
-        model_config=_read_json(directory / "config.json"),
+        generation_config=files.read_json(directory / "generation_config.json"),
+        model_config=files.read_json(directory / "config.json"),
         name=str(directory),
+        template_files=where or dict.fromkeys(("default", "tool_use"), in_config),
     )
 
 
@@ -299,33 +379,6 @@ def train_char(texts: Iterable[str], eos: str = "<|endoftext|>") -> Tokenizer:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([eos])
     return Tokenizer(backend, {"eos_token": eos})
-
-
-def _add_missing_tokens(backend: tokenizers.Tokenizer, decoder: dict[str, Any]) -> None:
-    """Adds tokens that only tokenizer_config.json lists, as older directories do."""
-    for token_id, fields in sorted(decoder.items(), key=lambda item: int(item[0])):
-        if backend.token_to_id(fields["content"]) is None:
-            flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-            options = {flag: fields[flag] for flag in flags if flag in fields}
-            backend.add_tokens([tokenizers.AddedToken(fields["content"], **options)])
-            if backend.token_to_id(fields["content"]) != int(token_id):
-                raise ValueError(
-                    f"tokenizer_config.json gives {fields['content']!r} the id {token_id}, "
-                    "tokenizer.json has no room for it there; the two files do not fit together"
-                )
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    return token["content"] if isinstance(token, dict) else token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.interop import delta_json, directory, families, fla_json
+from jaxlab.interop import delta_json, directory, families, fla_json, json_file
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 
 
@@ -100,7 +100,7 @@ def compare(
 @contextlib.contextmanager
 def _runnable(path: Path) -> Iterator[Path]:
     """The directory, or one with its tensors that runs on a CPU."""
-    data = directory.read_json(path / directory.CONFIG)
+    data = json_file.read(path / directory.CONFIG)
     family = families.family_of_json(data)
     if family not in fla_json.ARCHITECTURES:
         yield path

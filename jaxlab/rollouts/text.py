@@ -84,7 +84,7 @@ class TextTask:
         for again in range(tries):
             # A task that generates has an example of any number.
             example = self.task.example(number + again * count, split)
-            ids = self.tokenizer.encode(self._render(example))
+            ids = self.tokenizer.encode_prompt(self._render(example))
             if len(ids) <= self._limits[split][0]:
                 return example, ids
         raise LongPromptError(self._too_long(split, number, len(ids)))
@@ -154,7 +154,7 @@ class TextTask:
         for begin in range(0, count, _ENCODED):
             numbers = range(begin, min(begin + _ENCODED, count))
             texts = [self._render(self.task.example(i, split)) for i in numbers]
-            lengths += [len(ids) for ids in self.tokenizer.encode_batch(texts)]
+            lengths += [len(ids) for ids in self.tokenizer.encode_prompts(texts)]
         return np.array(lengths)
 
     def _too_long(self, split: Split, i: int, length: int) -> str:

@@ -157,7 +157,7 @@ def test_rolling_windows(directory, params, monkeypatch, overlap, windows):
         pretrained=str(directory), batch_size=2, multiple=4, max_length=4, context_len=overlap
     )
     tokens = [7 * i + 20 for i in range(10)]
-    monkeypatch.setattr(lm, "tok_encode", lambda text: tokens if text else [])
+    monkeypatch.setattr(lm, "tok_encode", lambda text, **_: tokens if text else [])
     prefix = lm.prefix_token_id
     asked = _ask("loglikelihood_rolling", ("text",), ("",), ("text",))
     first, empty, second = lm.loglikelihood_rolling(asked, disable_tqdm=True)

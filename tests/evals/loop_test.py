@@ -41,11 +41,11 @@ class Digits:
             for example, text in zip(examples, texts, strict=True)
         ]
 
-    def encode(self, text):
+    def encode_prompt(self, text):
         return [int(character) for character in text]
 
-    def encode_batch(self, texts):
-        return [self.encode(text) for text in texts]
+    def encode_prompts(self, texts):
+        return [self.encode_prompt(text) for text in texts]
 
     def decode_batch(self, rows):
         return ["".join(map(str, ids)) for ids in rows]

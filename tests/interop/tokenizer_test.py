@@ -4,7 +4,9 @@ import unicodedata
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import processors
 
+from jaxlab.interop import chat_template
 from jaxlab.interop.tokenizer import Tokenizer, load, train_bpe, train_char
 
 TEXTS = [
@@ -269,12 +271,12 @@ def test_load_errors(bpe, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found: vocab\.json"):
         load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json \(model\): not a tokenizer"):
         load(tmp_path)
     with pytest.raises(ValueError, match="eos_token is '<nope>', which is not in the vocabulary"):
         _with(bpe, tmp_path, tokenizer_config={"eos_token": "<nope>"})
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: unreadable JSON"):
         load(tmp_path)
 
 
@@ -325,6 +327,66 @@ def test_template_errors(bpe):
         chat.apply_chat_template([])
     with pytest.raises(ValueError, match="chat template of tokenizer"):
         Tokenizer(bpe.backend, {"chat_template": "{% if %}"}).apply_chat_template(CONVERSATIONS[0])
+
+
+FAILING = {
+    "{{ messages[0]['content'] + 1 }}": "TypeError: can only concatenate str .* \\(line 1\\)",
+    "\n{{ 1 / 0 }}": "ZeroDivisionError: division by zero .line 2.",
+    "{{ messages[0].missing.inner }}": "UndefinedError: .*has no attribute 'missing'",
+    "{{ messages[7].content }}": "UndefinedError",
+    "{{ 'a' | embolden }}": "No filter named 'embolden'",
+    "{% if messages is grand %}{% endif %}": "No test named 'grand'",
+    "{% for m in messages %}": "Unexpected end of template.*endfor",
+    "{{ raise_exception('no\nway') }}": "chat_template.jinja: no way .line 1.$",
+    "{{ raise_exception() }}": "TypeError: .*message",
+    "{% include 'other' %}": "TypeError: no loader",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError",
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}": "does not end",
+    "{% for m in messages %}{% for m in range(10 ** 9) %}{% endfor %}{% endfor %}": "OverflowError",
+    "{{ messages[0].content | tojson(indent='x', separators=3) }}": "TypeError",
+    "{{ strftime_now() }}": "TypeError",
+}
+
+
+@pytest.mark.parametrize("template", FAILING)
+def test_a_template_that_fails_names_its_file_in_one_line(bpe, tmp_path, monkeypatch, template):
+    monkeypatch.setattr(chat_template, "_MOST_STEPS", 20_000)
+    bpe.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=FAILING[template]) as error:
+        load(tmp_path).apply_chat_template(CONVERSATIONS[0])
+    assert str(error.value).startswith(f"chat template of {tmp_path / 'chat_template.jinja'}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_the_file_of_every_template_is_named(bpe, tmp_path):
+    for templates in ({"default": "{{ 1 / 0 }}"}, {"default": CHATML, "tool_use": "{{ 1 / 0 }}"}):
+        tools = TOOLS if "tool_use" in templates else None
+        in_config = {"chat_template": [{"name": n, "template": t} for n, t in templates.items()]}
+        loaded = _with(bpe, tmp_path / "config", tokenizer_config=in_config)
+        with pytest.raises(ValueError, match=r"config/tokenizer_config\.json: ZeroDivision"):
+            loaded.apply_chat_template(CONVERSATIONS[0], tools=tools)
+    loaded.save(tmp_path / "files")
+    with pytest.raises(ValueError, match=r"additional_chat_templates/tool_use\.jinja: ZeroDiv"):
+        load(tmp_path / "files").apply_chat_template(CONVERSATIONS[0], tools=TOOLS)
+    (tmp_path / "files" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja: unreadable chat template"):
+        load(tmp_path / "files")
+
+
+def test_long_conversations_end(bpe):
+    chat = Tokenizer(bpe.backend, {"chat_template": THINKING})
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 2000
+    assert chat.apply_chat_template(turns).count("<|im_start|>") == 4001
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "audio", "video", "tool_use", None])
+def test_parts_that_are_no_text_are_refused(bpe, kind):
+    chat = Tokenizer(bpe.backend, {"chat_template": "{{ messages[0].content[0].text }}"})
+    parts = [{"type": "text", "text": "hi"}]
+    assert chat.apply_chat_template([{"role": "user", "content": parts}]) == "hi"
+    with pytest.raises(ValueError, match=f"the user has a part of type {kind!r}"):
+        chat.apply_chat_template([{"role": "user", "content": [*parts, {"type": kind}]}])
 
 
 @pytest.mark.parametrize(
@@ -406,6 +468,62 @@ def test_chat_templates_render_as_in_transformers(bpe, tmp_path, transformers, t
                 messages, tools=tools, add_generation_prompt=generate, **variables
             )
             assert ours.encode(expected) == ids["input_ids"]
+
+
+def _beginning(bpe, single="<|user|> $A", special=None):
+    """The tokenizer with a post-processor that puts "<|user|>", id 1, in front."""
+    backend = tokenizers.Tokenizer.from_str(bpe.backend.to_str())
+    tokens = special or [("<|user|>", 1), ("<|endoftext|>", 0)]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=tokens)
+    return backend
+
+
+@pytest.mark.parametrize("single", ["<|user|> $A", "<|user|> $A <|endoftext|>"])
+def test_a_prompt_begins_once_as_the_post_processor_says(bpe, single):
+    tok = Tokenizer(_beginning(bpe, single), {"eos_token": "<|endoftext|>"})
+    plain = bpe.encode(TEXTS[0])
+    assert tok.prefix == (1,)
+    assert tok.encode_prompt(TEXTS[0]) == [1, *plain]
+    assert tok.encode_prompt("<|user|>" + TEXTS[0]) == [1, *plain]  # as chat templates write it
+    assert tok.encode_prompt("") == [1]
+    assert tok.encode_prompts(["", TEXTS[0], "<|user|>"]) == [[1], [1, *plain], [1]]
+    assert tok.encode(TEXTS[0]) == plain
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        None,
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing("$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]),
+    ],
+)
+def test_without_a_beginning_prompts_are_as_they_are(bpe, processor):
+    backend = tokenizers.Tokenizer.from_str(bpe.backend.to_str())
+    if processor is not None:
+        backend.post_processor = processor
+    tok = Tokenizer(backend)
+    assert tok.prefix == ()
+    assert tok.encode_prompts([*TEXTS, *ODD]) == [bpe.encode(text) for text in [*TEXTS, *ODD]]
+
+
+def test_a_beginning_of_several_processors_and_words(bpe):
+    words = [("<|user|>", 1), ("a", bpe.encode("a")[0])]
+    pair = processors.TemplateProcessing(single="<|user|> a $A", special_tokens=words)
+    backend = _beginning(bpe)
+    backend.post_processor = processors.Sequence([processors.ByteLevel(), pair])
+    tok = Tokenizer(backend)
+    assert tok.prefix == (1, *bpe.encode("a"))
+    assert tok.encode_prompt("<|user|>b") == [*tok.prefix, 1, *bpe.encode("b")]
+
+
+def test_what_cannot_be_encoded_is_named(bpe):
+    for encode in (bpe.encode, bpe.encode_prompt, lambda text: bpe.encode_batch(["a", text])):
+        with pytest.raises(ValueError, match="tokenizer: a lone surrogate is no text"):
+            encode("a\ud83d b")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="?"))
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot encode a text: .*UNK"):
+        Tokenizer(words).encode("b")
 
 
 def test_characters_are_numbered_by_code_point(tmp_path):
