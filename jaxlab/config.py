@@ -174,7 +174,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint in (None, types.NoneType) and value is None:
         return None
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an int of more than 300 digits
+            raise _ill_typed(where, hint, value) from None
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint in (bool, str) and isinstance(value, hint):

@@ -29,13 +29,17 @@ TOKENIZER_FILES = (
     GENERATION_CONFIG,
 )
 CODE_FILES = tuple(sorted((Path(__file__).parent / "remote_code").glob("*.py")))
+
+
+def _is_shard_of_directory(name: object) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+
+
 # Of an index: tensor name -> file of the same directory.
 _WEIGHT_MAP = Kind(
-    "an object of files in this directory by tensor",
+    "an object of .safetensors files in this directory by tensor",
     lambda value: (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and Path(name).name == name for name in value.values())
+        isinstance(value, dict) and bool(value) and all(map(_is_shard_of_directory, value.values()))
     ),
 )
 _OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES, *(file.name for file in CODE_FILES)}

@@ -79,10 +79,13 @@ def read(data: Mapping[str, Any]) -> Rope:
     spelling = "rope_scaling" if data.get("rope_scaling") else "rope_parameters"
     values = dict(data.get(spelling) or {})
     json_file.check(values, _INSIDE, f"config.json: {spelling}")
-    if "rope_parameters" in data and data["rope_parameters"] is None and "rope_theta" not in data:
+    thetas = (data.get("rope_theta"), values.get("rope_theta"))
+    if spelling in data and spelling == "rope_parameters" and thetas == (None, None):
         raise CheckpointFormatError(
-            "config.json: rope_parameters is null, and there is no rope_theta: give one of them"
+            "config.json: rope_parameters has no rope_theta, nor is there one beside it"
         )
+    if spelling == "rope_scaling" and not values.keys() & {"rope_type", "type"}:
+        raise CheckpointFormatError("config.json: rope_scaling has no rope_type")
     rule = values.get("rope_type", values.get("type", "default"))
     if rule not in _RULES:
         raise CheckpointFormatError(

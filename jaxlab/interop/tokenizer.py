@@ -279,8 +279,9 @@ class Tokenizer:
         token_id = self.backend.token_to_id(token)
         if token_id is None:
             raise CheckpointFormatError(
-                f"{self.name}: {key} is {token!r}, which is not in the vocabulary of "
-                "tokenizer.json; the two files belong to different tokenizers"
+                f"{self.name}: {key} of tokenizer_config.json or special_tokens_map.json is "
+                f"{token!r}, which is not in the vocabulary of tokenizer.json: the files belong to "
+                "different tokenizers"
             )
         return token_id
 

@@ -110,6 +110,9 @@ class DeltaConfig:
     def __post_init__(self) -> None:
         """Check numbers, and that no two switches contradict each other."""
         ranges.check(self, "expand_value", "decay_lower_bound")
+        ranks = ("decay_rank", "erase_rank", "write_rank", "output_gate_rank")
+        sizes = ("head_dim", "num_heads", "num_value_heads", "conv_size")
+        ranges.check(self, *sizes, *ranks, below=ranges.COUNTS)
         if self.rule not in RULES:
             raise ValueError(f"rule {self.rule!r} is none of {', '.join(RULES)}")
         for reason in _contradictions(self, self.switches):

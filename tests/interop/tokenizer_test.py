@@ -273,7 +273,7 @@ def test_load_errors(bpe, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json \(model\): not a tokenizer"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="eos_token is '<nope>', which is not in the vocabulary"):
+    with pytest.raises(ValueError, match=r"eos_token .* is '<nope>', which is not in the"):
         _with(bpe, tmp_path, tokenizer_config={"eos_token": "<nope>"})
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: unreadable JSON"):
