@@ -184,7 +184,7 @@ _TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 _DENIES_ANOTHER = re.compile(r"[,;(]?\s*(?:and\s+)?not\s+[-$\\(]?\d[^A-Za-z]*", re.IGNORECASE)
-_SENTENCE = re.compile(r"[.!?]\s+(?=\S)|[.!?]$")
+_SENTENCE = re.compile(r"[.?]\s+(?=\S)|[.?]$|(?<=[a-z]{2})!")  # not 26!
 _SOFT = re.compile(r"[,;:(]|\b(?:since|because|as|where|when|for|which|by|so)\b")
 
 
@@ -217,7 +217,7 @@ def clause(text: str) -> str | None:
         return None
     if head.count("$") % 2:
         trimmed += "$"
-    return trimmed.strip().rstrip(".!;:").strip() or None
+    return trimmed.strip().rstrip(".;:").strip() or None
 
 
 def _takes_back(rest: str, new_sentence: bool) -> bool:

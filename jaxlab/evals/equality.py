@@ -202,6 +202,8 @@ class Reader:
             return relation
         unions = spelling.split(text, "\\cup")
         if len(unions) > 1:
+            if any(len(spelling.split(p, ",")) > 1 and not _bracketed(p.strip()) for p in unions):
+                raise UnreadableError("a list of unions")
             return self._union([self._any(part) for part in unions])
         without = spelling.split(text, "\\setminus")
         if len(without) == 2:
@@ -407,6 +409,8 @@ def _region(value: Value) -> Region:
             both = _intersection(regions)
             if both.pieces:
                 return replace(both, variable=regions[0].variable)
+        elif not all(isinstance(member, Quantity) for member in value.members):
+            raise UnreadableError("a list of unlike parts")
     if isinstance(value, Group) and value.kind in ("list", "or"):
         return Region(sum((_region(member).pieces for member in value.members), ()))
     if isinstance(value, Quantity):
