@@ -9,7 +9,16 @@ from typing import Literal
 
 from jaxlab.evals.spelling import joined, listed, normalized
 
-__all__ = ["Anchor", "boxed", "find", "hash_answer", "normalized", "number", "without_thinking"]
+__all__ = [
+    "Anchor",
+    "boxed",
+    "boxes",
+    "find",
+    "hash_answer",
+    "normalized",
+    "number",
+    "without_thinking",
+]
 
 _MAX_NUMBER = 64
 # ASCII digits, plain or grouped by threes: "1,2" is a pair, not twelve.
@@ -47,7 +56,8 @@ _IS = (
 _STATED = re.compile(
     rf"(?:\b|(?<=[\u4e00-\u9fff*_])){_ANSWER}"
     r"(?:(?:of|to|for|in)\b[^.:=\n]{0,60}?\s)?(?:\b(?:must|should|would|will|can only)\s{1,9})?"
-    rf"{_IS}",
+    rf"{_IS}"
+    r"|\u3010\S{0,4}\u7b54\u6848\u3011:?",
     re.IGNORECASE,
 )
 _HEADING = re.compile(
@@ -61,6 +71,7 @@ _HEADING = re.compile(
 _EMPHASIS = re.compile(
     r"(?<![\w)*])(\*\*|__|\*)(?=[^\s*_])([^*\n]*?[^\s*\n]|[^*\s])\1(?![\w(*])|`([^`\n]*)`"
 )
+_HALF_EMPHASIS = re.compile(r"\*\*(?![\w(])|(?<![\w)])\*\*")
 _COMMAND = re.compile(
     r"\\(?:text[a-z]*|mathrm|mbox|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
 )
@@ -96,10 +107,10 @@ def find(text: str, anchor: Anchor = "anywhere") -> str | None:
     found = boxed(text)
     if found is not None or anchor == "boxed":
         return found
-    text = without_emphasis(text)
     said = stated(text)
     if said is not None:
         return clause(said)
+    text = without_emphasis(text)
     line = text.strip().removesuffix(".")
     if line and "\n" not in line and _wordless(line):
         return line
@@ -108,23 +119,23 @@ def find(text: str, anchor: Anchor = "anywhere") -> str | None:
 
 def boxed(text: str) -> str | None:
     r"""What the last \boxed{...} holds, or the last ones; None where there is no whole box."""
-    boxes = _boxes(text)
-    if not boxes:
+    found = boxes(text)
+    if not found:
         return None
-    begin, end = boxes[-1]
+    begin, end = found[-1]
     chosen = [text[begin:end]]
-    for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+    for before, after in zip(found[-2::-1], found[:0:-1], strict=False):
         between = text[before[1] + 1 : after[0] - len(BOX)]
         if len(between) > 200 or _SEPARATORS.fullmatch(between) is None:
             break
         chosen.append(text[before[0] : before[1]])
-    return chosen[0] if len(chosen) == 1 else joined(chosen[::-1])
+    return chosen[0] if len(set(chosen)) == 1 else joined(chosen[::-1])
 
 
 _BRACES = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
 
 
-def _boxes(text: str) -> list[tuple[int, int]]:
+def boxes(text: str) -> list[tuple[int, int]]:
     """Where the contents of boxes begin and end, those that are not denied ("not \\boxed{4}")."""
     open_at: list[int | None] = []
     found = []
@@ -193,7 +204,8 @@ def clause(text: str) -> str | None:
 
     None where the line takes it back or leaves it open: "5 or rather 6", "5 is wrong".
     """
-    text = without_emphasis(text[:_LONGEST_LINE].strip()).strip("*_").strip()
+    text = without_emphasis(text[:_LONGEST_LINE].strip())
+    text = _HALF_EMPHASIS.sub("", text).strip("*_").strip()
     filler = _FILLER.match(text)
     text = text[filler.end() :] if filler else text
     text = _HEDGED_RESTATEMENT.sub("", text, count=1) or text

@@ -110,14 +110,12 @@ def read(
             row = parse(well_formed(content))
             if row.id in rows:
                 same = "row" if rows[row.id] == row else "id"
-                raise ValueError(
-                    f"the {same} {row.id!r} occurs twice; leave one out, or set bad_rows=skip"
-                )
+                raise ValueError(f"the {same} {row.id!r} occurs twice; leave one out")
             rows[row.id] = row
         except (ValueError, RecursionError) as error:
             cause = str(error).removeprefix(f"{where}: ")
             if bad_rows == "error":
-                raise ValueError(f"{where}: {cause}") from None
+                raise ValueError(f"{where}: {cause}; bad_rows=skip leaves such rows out") from None
             rejected.append(Rejected(where, cause))
     if not rows:
         raise ValueError(f"{path}: no usable row, {len(rejected)} bad ones")

@@ -255,6 +255,8 @@ _SCALES = {
     "thousands": 3,
     "millions": 6,
     "billions": 9,
+    "\u4e07": 4,
+    "\u4ebf": 8,
 }
 _SHORT_WORDS = frozenset(
     listed("cm mm km kg mg ml ft mi lb oz hr am pm sq no in is it if hz pa nm ms ns ev kw mw gb mb")
@@ -294,9 +296,18 @@ _SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _SIGNS_TYPED = (("<=", "\\le "), (">=", "\\ge "), ("!=", "\\ne "), (":=", "="), ("==", "="))
 
 
+_CHINESE_OR, _CHINESE_AND = re.compile("\u6216\u8005?"), re.compile("[\u548c\u4e0e]|\u4ee5\u53ca")
+_CHINESE_MINUS = re.compile(r"\u8d1f\s*(?=\d)")
+_CHINESE_UNIT = re.compile("(?<=[\\d%)}])\\s*([\u4e00-\u9fff]+)")
+
+
 def canonical(text: str) -> str:
     """One answer in the one spelling that is compared."""
     text = re.sub(r",\s*\\!\s*", ",", normalized(text)).replace("{,}", ",").replace("~", " ")
+    if not text.isascii():
+        text = _CHINESE_OR.sub(r" \\or ", _CHINESE_AND.sub(r" \\and ", text))
+        text = _CHINESE_MINUS.sub("-", text)
+        text = _CHINESE_UNIT.sub(r" \\text{\1}", text)
     text = re.sub(r"\b([apAP])\.\s?([mM])\.", r"\1\2", text)
     text = text.replace("\\$", " ").replace("\\%", "%").replace("\\dots", "\\ldots")
     text = _ELLIPSIS.sub("", text)
@@ -379,7 +390,9 @@ def _is_word(word: str) -> bool:
     run = all(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(low))
     if word.endswith("pi") or any(word.endswith(name) for name in ("sqrt", "sin", "cos", "tan")):
         return False
-    return len(word) > 2 and not run and (not low.isascii() or any(c in "aeiou" for c in low))
+    if not low.isascii():
+        return True
+    return len(word) > 2 and not run and any(c in "aeiou" for c in low)
 
 
 def _ungrouped(text: str) -> str:

@@ -74,7 +74,8 @@ def test_rows(tmp_path, read, count):
             with pytest.raises(ValueError) as error:  # noqa: PT011  the message is what is looked at
                 read(path)
             first = panel.rejected[0]
-            assert str(error.value) == f"{path}:{named[0]}: {first.cause}"
+            cure = "bad_rows=skip leaves such rows out"
+            assert str(error.value) == f"{path}:{named[0]}: {first.cause}; {cure}"
 
 
 SPACE = st.text(" \t\n", max_size=3)

@@ -1,9 +1,9 @@
 """The cascade: a rule where one can decide, a judge for the rest.
 
-Numbers and intervals go to math-verify, and to the judge where it finds them unequal; texts and
-choices go to the judge. Without a judge ("rule"), choices are compared as sets of letters and texts
-as words. Only what a response puts into a box or says to be the answer is compared: a number that
-merely occurs in it is not extracted, as in the released grader.
+Numbers and intervals are compared by `equality`, and go to the judge where it finds them unequal;
+texts and choices go to the judge. Without a judge ("rule"), choices are compared as sets of letters
+and texts as words. Only what a response puts into a box or says to be the answer is compared: a
+number that merely occurs in it is not extracted, as in the released grader.
 """
 
 import json
@@ -12,23 +12,23 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
+from jaxlab.evals import answers
 from jaxlab.evals.answers import Anchor, normalized, without_thinking
 from jaxlab.evals.graders import MathVerifier, Verdict
-from jaxlab.evals.math.rows import last_box
 from jaxlab.evals.rows import Row
 
 Grader = Literal["cascade", "rule", "judge"]
 BY_MATH = ("number", "interval")
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-_FINAL = re.compile(r"\banswer\s{0,20}(?:is|:)\s{0,20}(?!\s|not\b)", re.IGNORECASE)
 _PROSE = re.compile(r"\b(?!and\b|[A-Z]+\b)[A-Za-z]{2}")
 _RUN = re.compile(r"[A-Z]{2,26}")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
 _OPTION = re.compile(r"\W{0,3}[A-Z]\W{0,3}[.:)]\W{0,3}\s")
 # A choice that is denied or left open, which single letters do not show.
 _HEDGED = re.compile(
-    r"\b(?:not|nor|neither|or|but|except|unlikely|wrong)\b|n['\u2019]t\b|\\(?:neg|lnot|neq?)\b",
+    r"\b(?:not|nor|neither|or|but|except|unlikely|wrong)\b|n['\u2019]t\b|\\(?:neg|lnot|neq?)\b"
+    r"|[\u4e0d\u975e\u6216\u9664\u9519]",  # Chinese "not", "or", "except", "wrong"
     re.IGNORECASE,
 )
 _WRAPPING = re.compile(r"\\(?:(?:text|math)[a-z]*|operatorname|boldsymbol|emph|mbox)\s*(?=\{)")
@@ -130,14 +130,14 @@ def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> 
         choice: whether the only line of a text is an answer without other words alone, "B, C", or
             behind an option's letter, "B: west".
     """
-    boxed = last_box(text)
+    boxed = answers.boxed(text)
     if boxed is not None:
         return _plain(boxed) or None
     if anchor == "boxed":
         return None
-    said = list(_FINAL.finditer(text))
-    if said:
-        return _plain(text[said[-1].end() :].partition("\n")[0]) or None
+    said = answers.stated(text)
+    if said is not None:
+        return _plain(said) or None
     lines = [line for line in text.splitlines() if line.strip()]
     alone = len(lines) == 1 and not (
         choice and _PROSE.search(lines[0]) and not _OPTION.match(lines[0])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlab.evals import rows
+from jaxlab.evals import answers, rows
 from jaxlab.evals.rows import BadRows, Panel, Row
 
 # Fields by which results are also reported.
@@ -69,15 +69,8 @@ def without_calculator(solution: str) -> str:
 
 def last_box(text: str) -> str | None:
     r"""What the last \boxed{...} with balanced braces holds; None where there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed")
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[begin + 1 : i]
-    return None
+    boxes = answers.boxes(text)
+    return text[slice(*boxes[-1])] if boxes else None
 
 
 def _answer(row: Mapping[str, Any]) -> str:

@@ -3,20 +3,21 @@
     python -m jaxlab.evals.math.self_test aime24/test.jsonl math500/test.jsonl ...
 
 Each reference is written as a model may write it, and graded: it is to be right. Then each problem
-is given the next problem's reference: where the two differ, it is to be wrong. What is rejected in
-a box or between dollar signs, no model can be right on; what is accepted of another problem may be
-a point that no model deserves. LaTeX that stands bare in a sentence is not always read: such
-references are counted, and show what a prompt should ask for.
+is given the next problem's reference: where the two differ, it is to be wrong. What is rejected, no
+model can be right on in that form; what is accepted of another problem may be a point that no model
+deserves. Forms in which a set's references are not found show what a prompt should ask for.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from jaxlab.evals.graders import MathVerifier, Verdict
 from jaxlab.evals.math import rows
-from jaxlab.evals.rows import Panel, Row
+from jaxlab.evals.rows import BadRows, Panel, Row
 from jaxlab.evals.tables import Table
 
 # How a reference is written, by the column's title.
@@ -113,12 +114,24 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="Compare a grader with the references of sets.")
     parser.add_argument("paths", nargs="+", type=Path, help=".jsonl or .json files of problems")
+    parser.add_argument(
+        "--bad_rows",
+        choices=get_args(BadRows),
+        default="error",
+        help="whether a malformed row is an error or is left out",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes of the grader")
     arguments = parser.parse_args()
     try:
-        panels = {_name(path, arguments.paths): rows.read(path) for path in arguments.paths}
+        panels = {
+            _name(path, arguments.paths): rows.read(path, arguments.bad_rows)
+            for path in arguments.paths
+        }
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(str(error).replace("bad_rows=skip", "--bad_rows=skip"))
+    for name, panel in panels.items():
+        for rejected in panel.rejected:
+            print(f"{name}: left out {rejected.where}: {rejected.cause}", file=sys.stderr)
     with MathVerifier(arguments.workers) as verifier:
         for table in tables(panels, verifier):
             if table.rows:

@@ -33,3 +33,18 @@ def test_files_that_are_not_there(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         _main(monkeypatch, tmp_path / "none.jsonl")
     assert "none.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_for(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"problem": "p", "answer": "1"}\n{"problem": "q"}\n')
+    with pytest.raises(SystemExit) as left:
+        _main(monkeypatch, path)
+    assert left.value.code == 2
+    assert "rows.jsonl:2: no field answer" in (error := capsys.readouterr().err)
+    assert "--bad_rows=skip leaves such rows out" in error
+    _main(monkeypatch, path, "--bad_rows=skip")
+    found = capsys.readouterr()
+    assert "| 1 | 1 / 1 | 1 / 1 | 1 / 1 |" in found.out
+    assert "left out" in found.err
+    assert "rows.jsonl:2" in found.err
