@@ -6,8 +6,8 @@ DEMO   ?= runs/demo
 PYTEST := $(BIN)/python -m pytest
 # Processes that share the tests; each takes up to 5 GB.
 JOBS   ?= 2
-# Compiled XLA programs are reused between test runs.
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+# Compiled XLA programs are reused between test runs, and by the next clone.
+export JAX_COMPILATION_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jaxlab/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
