@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from jaxlab.evals import report
+from jaxlab.evals import figures
 from jaxlab.evals.metrics import Bootstrap
 from jaxlab.evals.results import Result
 from jaxlab.evals.tables import Cell, Table
@@ -54,6 +52,8 @@ def write(
     }
     errors = dict(grader_errors or {})
     scores["grader_errors"] = float(sum(errors.values()))
+    import matplotlib  # a second of every start, see figures.py
+
     # Names of groups are the user's: a dollar sign in one of them begins no formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         plots = _plots(workdir, own, results)
@@ -133,13 +133,13 @@ def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) ->
     if bars:
         height = 0.9 + 0.28 * sum(len(table.rows) for table in bars)
         ratios = [len(table.rows) for table in bars]
-        figure = Figure(figsize=(6.5, height + 0.6 * len(bars)))
+        figure = figures.new(6.5, height + 0.6 * len(bars))
         axes = figure.subplots(len(bars), height_ratios=ratios, squeeze=False)[:, 0]
         for axis, table in zip(axes, bars, strict=True):
             _bars(axis, table)
         plots[workdir / "groups.png"] = "The first score of each group, with its 95 % interval."
-        report.save(figure, workdir / "groups.png")
-    figure = Figure(figsize=(5.5, 3.2))
+        figures.save(figure, workdir / "groups.png")
+    figure = figures.new(5.5, 3.2)
     axis = figure.subplots()
     tokens = {
         name: [result.output_tokens for result in results if result.correct is correct]
@@ -149,7 +149,7 @@ def _plots(workdir: Path, tables: Sequence[Table], results: Sequence[Result]) ->
     axis.set(xlabel="output tokens", ylabel="completions")
     axis.legend(frameon=False)
     plots[workdir / "tokens.png"] = "Output tokens of right and wrong completions."
-    report.save(figure, workdir / "tokens.png")
+    figures.save(figure, workdir / "tokens.png")
     return plots
 
 

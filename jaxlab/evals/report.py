@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from jaxlab.evals import repeats, sweeps
+from jaxlab.evals import figures, repeats, sweeps
 
 Rows = list[dict[str, Any]]
 
@@ -119,7 +118,7 @@ def _plots(
     if curves:
         more = [name for name in ("loss", "entropy", "orders") if name in rows[-1]]
         names = list(dict.fromkeys([*_score_names(rows)[:1], *more]))
-        figure = Figure(figsize=(4.5 * len(names), 3.6))
+        figure = figures.new(4.5 * len(names), 3.6)
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
             for method, series in curves.items():
@@ -132,12 +131,12 @@ def _plots(
             "Evaluation against optimisation steps; with several seeds the mean and its standard "
             "error."
         )
-        save(figure, path)
+        figures.save(figure, path)
     swept = sweeps.plot(repeats.finals(rows))
     if swept is not None:
         path = workdir / "sweeps.png"
         plots[path] = "The last evaluation against its setting; bars: standard errors over seeds."
-        save(swept, path)
+        figures.save(swept, path)
     histograms = _first_histograms(runs)
     if histograms:
         name, histogram = next(iter(histograms.items()))
@@ -174,21 +173,15 @@ def _draw_advantages(path: pathlib.Path, name: str, histogram: Mapping[str, Any]
     centres = (edges[:-1] + edges[1:]) / 2
     squares = counts * centres**2
     share = squares[centres < 0].sum() / max(squares.sum(), 1e-30)
-    figure = Figure(figsize=(5.5, 3.4))
+    figure = figures.new(5.5, 3.4)
     axis = figure.subplots()
     colours = np.where(centres < 0, "tab:red", "tab:blue")
     axis.bar(centres, counts, width=np.diff(edges), color=colours)
     axis.set_yscale("log")
     axis.set(xlabel="advantage log T(y) - log S(y), nats", ylabel="tokens")
     axis.grid(alpha=0.3)
-    save(figure, path)
+    figures.save(figure, path)
     return (
         f"Advantages of sampled tokens at step {histogram['step']} of {name}: negative ones hold "
         f"{100 * share:.1f} % of the sum of squares. Values beyond the ends count in the last bins."
     )
-
-
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Write a figure, its parts moved so that none is cut off."""
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)

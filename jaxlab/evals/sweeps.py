@@ -3,12 +3,18 @@
 The settings that change the same options belong together: one table, one panel of the plot.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from jaxlab.evals import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 # Rows of one evaluation each, one per seed, by method.
@@ -69,7 +75,7 @@ def plot(finals: Finals) -> Figure | None:
     sweeps = {options: found for options, found in find(finals).items() if len(found) > 1}
     if not sweeps:
         return None
-    figure = Figure(figsize=(4.5 * len(sweeps), 3.6))
+    figure = figures.new(4.5 * len(sweeps), 3.6)
     axes = figure.subplots(1, len(sweeps), squeeze=False)[0]
     for axis, (options, settings) in zip(axes, sweeps.items(), strict=True):
         ticks = [", ".join(values) for values in settings]
