@@ -8,7 +8,7 @@
 STUDENT and TEACHER are HuggingFace directories (llama, qwen2 or qwen3, one tokenizer) or work
 directories of earlier runs, for example of configs/sft_gsm8k.py. The rows are {question, answer}.
 
-Variants: "tiny" (random models of two layers and two steps, for tests; give a tokenizer with
+Variants: "tiny" (random models of one layer and two steps, for tests; give a tokenizer with
 --config.data.tokenizer), "small" (random or small checkpoints on a CPU: short completions,
 learning rate 1e-4).
 """

@@ -60,7 +60,7 @@ def sft(width: int, steps: int, tiny: bool) -> ConfigDict:
     config.model = common.model(
         hidden_size=width,
         intermediate_size=4 * width,
-        num_layers=2,
+        num_layers=1 if tiny else 2,
         num_heads=4,
         num_kv_heads=4,
         qk_norm=True,

@@ -86,11 +86,11 @@ def mesh() -> ConfigDict:
 
 
 def tiny_model() -> ConfigDict:
-    """A random decoder of two layers, for tests."""
+    """A random decoder of one layer, for tests."""
     return model(
         hidden_size=16,
         intermediate_size=32,
-        num_layers=2,
+        num_layers=1,
         num_heads=2,
         num_kv_heads=1,
         qk_norm=True,

@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
         return config
     tiny = variant == "tiny"
     config = base(16, 4, 8) if tiny else base(128, 32, 512)
-    config.model = linear(16, 2, 1, 8) if tiny else linear(128, 4, 4, 32)
+    config.model = linear(16, 1, 1, 8) if tiny else linear(128, 4, 4, 32)
     config.data.options.tokenizer = "char"
     steps = 2 if tiny else 600
     config.train = common.train(

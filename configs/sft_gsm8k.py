@@ -3,7 +3,7 @@
     python -m jaxlab.train --config=configs/sft_gsm8k.py --workdir=runs/sft_gsm8k \\
         --config.model.path=MODEL --config.data.train=train.jsonl --config.data.test=test.jsonl
 
-Variants: "tiny" (a random model of two layers and two steps, for tests), "small" (for a CPU).
+Variants: "tiny" (a random model of one layer and two steps, for tests), "small" (for a CPU).
 """
 
 from ml_collections import ConfigDict

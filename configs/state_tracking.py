@@ -68,7 +68,7 @@ def run(mixer: dict, group: dict, tiny: bool) -> ConfigDict:
     config.model = common.model(
         hidden_size=16 if tiny else 64,
         intermediate_size=32 if tiny else 128,
-        num_layers=4 if group["group"] == "s5" else 2,
+        num_layers=1 if tiny else 4 if group["group"] == "s5" else 2,
         num_heads=2,
         num_kv_heads=2,
         max_position=8 * length,

@@ -1,3 +1,4 @@
+import fcntl
 import importlib
 import importlib.metadata
 import json
@@ -57,10 +58,19 @@ def config():
 
 @pytest.fixture(scope="session")
 def modsum_run(door, tmp_path_factory):
-    """The work directory of configs/aopd_modsum.py:tiny, run through the door."""
-    workdir = tmp_path_factory.mktemp("modsum")
-    done = door("train", "--config=configs/aopd_modsum.py:tiny", f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr[-4000:]
+    """The work directory of configs/aopd_modsum.py:tiny, run through the door; only read it.
+
+    The processes that share the tests share the run.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    workdir = shared / "modsum"
+    with (shared / "modsum.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workdir / "report.json").exists():
+            done = door("train", "--config=configs/aopd_modsum.py:tiny", f"--workdir={workdir}")
+            assert done.returncode == 0, done.stderr[-4000:]
     return workdir
 
 

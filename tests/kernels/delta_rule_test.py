@@ -14,9 +14,15 @@ from jaxlab_kernels.delta_rule.chunked import _decay_weights
 FORMS = ("chunked", "reference")  # "recurrent" is the second, and with gradients the first
 # Fewer levels compile faster; float32 runs at the default size.
 SMALL_CHUNK = 8
-# Float64 compares formulas, which LLVM's optimisations leave as they are, and they are half of the
-# time to compile. Float32 runs as it does for users.
+# Float64 compares formulas, which optimisations leave as they are, and they are most of the time to
+# compile. Float32 runs as it does for users: with the defaults of what conftest.py turns off.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
+OPTIMISED = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT",
+}
 FLOATS = ("q", "k", "v", "log_decay", "erase", "write", "initial_state")
 
 
@@ -82,7 +88,7 @@ def with_gradients(implementation, form, chunk_size=None, function=gated_delta, 
         (_, result), gradients = jax.value_and_grad(loss, has_aux=True)(floats, rest, weights)
         return result, gradients
 
-    return jax.jit(run, compiler_options=UNOPTIMISED if dtype == np.float64 else None)
+    return jax.jit(run, compiler_options=UNOPTIMISED if dtype == np.float64 else OPTIMISED)
 
 
 def weights_of(arguments, seed=7):
