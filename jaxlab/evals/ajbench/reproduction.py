@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from jaxlab.evals.ajbench.databases.postgres_server import Cluster, Server
+from jaxlab.evals.ajbench.databases.postgres_cluster import Cluster
+from jaxlab.evals.ajbench.databases.postgres_server import Server
 from jaxlab.evals.ajbench.environments import environment
 from jaxlab.evals.ajbench.environments.environment import Environment
 from jaxlab.evals.ajbench.environments.stores import FileSystem, Postgres, SQLite

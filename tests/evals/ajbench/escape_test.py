@@ -451,7 +451,7 @@ def test_a_sweep_survives_what_it_finds(tmp_path, caplog, monkeypatch):
     def endless(folder):
         raise TimeoutError(folder)
 
-    monkeypatch.setattr(postgres_server, "_end_all", endless)
+    monkeypatch.setattr(postgres_server, "end_all", endless)
     for name in ("deep", "bad", "worse"):
         (tmp_path / f"run-{name}.lock").touch()
         (tmp_path / f"run-{name}").mkdir()

@@ -16,6 +16,7 @@ import psycopg
 
 from jaxlab.evals.ajbench.databases import (
     postgres,
+    postgres_cluster,
     postgres_programs,
     postgres_restore,
     postgres_server,
@@ -346,9 +347,9 @@ def test_samples_do_not_see_each_other(make, writer):
 def test_a_server_of_ones_own_ends_with_its_sample(make):
     cluster = make()
     assert cluster.home.exists()
-    assert postgres_server._working_in(cluster.home / "data")
+    assert postgres_cluster.working_in(cluster.home / "data")
     cluster.close()
-    assert postgres_server._working_in(cluster.home / "data") == []
+    assert postgres_cluster.working_in(cluster.home / "data") == []
     assert not cluster.home.exists()
     cluster.close()
 
@@ -579,7 +580,7 @@ def test_why_a_program_of_the_server_fails(base, lines, cause):
     program.chmod(0o755)
     try:
         with pytest.raises(NoServer, match=f"initdb failed: .*{cause}"):
-            postgres_server.run(program, [], home)
+            postgres_cluster.run(program, [], home)
     finally:
         shutil.rmtree(home)
 
@@ -602,11 +603,11 @@ def test_a_killed_run_leaves_no_server_after_the_next(server):
     command = [sys.executable, "-c", PROGRAM, str(base)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     folder = pathlib.Path(child.stdout.readline().strip())
-    assert any(map(postgres_server._working_in, folder.glob("pg-*/data")))
+    assert any(map(postgres_cluster.working_in, folder.glob("pg-*/data")))
     child.send_signal(signal.SIGKILL)
     child.wait()
     with workspace.run_folder(base):
         assert not folder.exists()
-    assert not any(map(postgres_server._working_in, folder.glob("pg-*/data")))
+    assert not any(map(postgres_cluster.working_in, folder.glob("pg-*/data")))
     assert list(base.iterdir()) == []
     shutil.rmtree(base)

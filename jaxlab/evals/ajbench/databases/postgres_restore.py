@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from jaxlab.evals.ajbench.databases import postgres_programs
-from jaxlab.evals.ajbench.databases.postgres_server import DATABASE, Cluster
+from jaxlab.evals.ajbench.databases.postgres_cluster import DATABASE, Cluster
 
 # What loses nothing that anybody could judge: (statement, error).
 _HARMLESS = (

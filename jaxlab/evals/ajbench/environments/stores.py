@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from jaxlab.evals.ajbench.databases import postgres, postgres_restore, sql_tools, sqlite
-from jaxlab.evals.ajbench.databases.postgres_server import DATABASE, Cluster
+from jaxlab.evals.ajbench.databases.postgres_cluster import DATABASE, Cluster
 from jaxlab.evals.ajbench.environments import states
 from jaxlab.evals.ajbench.environments.environment import Place
 from jaxlab.evals.ajbench.sandbox import file_tools, files
