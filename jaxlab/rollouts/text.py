@@ -37,11 +37,12 @@ class TextTask:
         max_prompt: int,
         max_length: int | None = None,
         long_prompts: Literal["error", "drop"] = "error",
+        generated: bool = False,
     ):
         """Look at the prompts, so that one that does not fit ends the run before it begins.
 
-        All rows of files are looked at; of a task that generates its examples (`task.generated`)
-        the first `MAX_CHECKED`, and every later one when it is used.
+        All rows of files are looked at; of a task that generates its examples the first
+        `MAX_CHECKED`, and every later one when it is used.
 
         Args:
             task: makes and grades examples.
@@ -52,13 +53,14 @@ class TextTask:
                 least one; None: no such limit.
             long_prompts: what is done with longer prompts. "drop" leaves rows of a file out;
                 generated examples are replaced, each by one that is a function of its number.
+            generated: whether the task makes its examples, of any number, instead of reading them.
 
         Raises:
             ValueError: with "error" a prompt is too long (names the first); a prompt has no token;
                 or nothing is left of a split.
         """
         self.task, self.tokenizer = task, tokenizer
-        self._chat, self._drop = chat, long_prompts == "drop"
+        self._chat, self._drop, self._generated = chat, long_prompts == "drop", generated
         self._limits: dict[Split, tuple[int, str]] = dict.fromkeys(
             ("train", "test"), (max_prompt, f"data.max_prompt = {max_prompt}")
         )
@@ -80,7 +82,7 @@ class TextTask:
             LongPromptError: a generated prompt is too long, or with "drop" hardly any fits.
         """
         number, count = self._kept[split][i], self.task.num_examples(split)
-        tries = MAX_LONG if self._drop and _generated(self.task) else 1
+        tries = MAX_LONG if self._drop and self._generated else 1
         for again in range(tries):
             # A task that generates has an example of any number.
             example = self.task.example(number + again * count, split)
@@ -121,10 +123,10 @@ class TextTask:
 
     def _fitting(self, split: Split) -> Sequence[int]:
         """Numbers of the examples that are used: of a file's rows those whose prompts fit."""
-        count, generated = self.task.num_examples(split), _generated(self.task)
+        count = self.task.num_examples(split)
         if not count:
             raise ValueError(f"the {split} split has no examples")
-        lengths = self._lengths(min(count, MAX_CHECKED) if generated else count, split)
+        lengths = self._lengths(min(count, MAX_CHECKED) if self._generated else count, split)
         if not lengths.all():
             first = int(np.argmin(lengths))
             raise ValueError(f"the prompt of {split} example {first} has no token to begin with")
@@ -144,9 +146,9 @@ class TextTask:
         logger.warning(
             "%d of %d prompts of %s have more tokens than %s and are %s",
             *(long.size, lengths.size, split, self._limits[split][1]),
-            "replaced by others" if generated else "left out",
+            "replaced by others" if self._generated else "left out",
         )
-        return range(count) if generated else np.delete(np.arange(count), long).tolist()
+        return range(count) if self._generated else np.delete(np.arange(count), long).tolist()
 
     def _lengths(self, count: int, split: Split) -> np.ndarray:
         """Tokens of the first `count` prompts, int64 [count]."""
@@ -162,7 +164,3 @@ class TextTask:
             f"the prompt of {split} example {i} has {length} tokens, more than "
             f"{self._limits[split][1]}: raise it, or set data.long_prompts='drop'"
         )
-
-
-def _generated(task: Task) -> bool:
-    return getattr(task, "generated", False)

@@ -87,6 +87,7 @@ def text_task(data: Data, tok: Tokenizer, max_length: int | None = None) -> Text
         chat=data.chat,
         max_prompt=data.max_prompt,
         max_length=max_length,
+        generated=data.train is None,
         long_prompts=data.long_prompts,
     )
 

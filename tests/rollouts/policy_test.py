@@ -200,8 +200,6 @@ class Rows:
 
 
 class Made(Rows):
-    generated = True
-
     def example(self, i, split):
         return Example(prompt="= " * (1 + i % 5), target=None, answer=str(i))
 
@@ -229,19 +227,20 @@ def test_long_rows_far_behind_in_a_file_are_found(caplog):
 def test_long_prompts_among_generated_ones_are_replaced(monkeypatch, caplog):
     monkeypatch.setattr(text_lib, "MAX_CHECKED", 3)
     made = Made(16, ())
-    replaced = _text(made, long_prompts="drop", max_prompt=3)
+    replaced = _text(made, long_prompts="drop", max_prompt=3, generated=True)
     assert "left out" not in caplog.text  # the first three fit
     assert replaced.num_examples("train") == 16
     answers = [replaced.prompt(i, "train")[0].answer for i in range(16)]
     # Examples 3, 4, 8, 9, ... are too long: 16 numbers on is a prompt of another length.
     assert answers == [str(i if i % 5 < 3 else i + (32 if i % 5 == 3 else 16)) for i in range(16)]
     assert answers == [replaced.prompt(i, "train")[0].answer for i in range(16)]
-    refused = _text(made, max_prompt=3)
+    refused = _text(made, max_prompt=3, generated=True)
     with pytest.raises(text_lib.LongPromptError, match="train example 3 has 4 tokens"):
         refused.prompt(3, "train")
     monkeypatch.setattr(text_lib, "MAX_CHECKED", 1)
+    few = _text(Made(10, ()), long_prompts="drop", max_prompt=1, generated=True)
     with pytest.raises(text_lib.LongPromptError, match="train example 4 has 5 tokens"):
-        _text(Made(10, ()), long_prompts="drop", max_prompt=1).prompt(4, "train")
+        few.prompt(4, "train")
 
 
 def test_training_prompts_leave_room_for_a_target():

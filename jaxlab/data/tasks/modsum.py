@@ -8,7 +8,6 @@ distinct correct orders among the samples for one prompt measures diversity dire
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import tokenizers
@@ -38,8 +37,6 @@ class ModSum:
     seed: int = 0
     train_size: int = 1 << 20
     test_size: int = 96
-
-    generated: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.modulus < 2 or self.addends < 1 or not 0 <= self.seed < 1 << 63:

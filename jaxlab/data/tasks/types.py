@@ -37,17 +37,16 @@ class Grade:
 
 
 class Task(Protocol):
-    """The methods every task has.
-
-    A task whose attribute `generated` is true makes its examples instead of reading them, and has
-    one of any number.
-    """
+    """The methods every task has."""
 
     def num_examples(self, split: Split) -> int:
         """Examples in `split`."""
 
     def example(self, i: int, split: Split) -> Example:
-        """Example `i` of `split`, a pure function of its arguments."""
+        """Example `i` of `split`, a pure function of its arguments.
+
+        A task that reads no file has one of any number, also beyond `num_examples`.
+        """
 
     def grade_batch(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:
         """Grades the text (without special tokens) written for each example."""
