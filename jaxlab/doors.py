@@ -6,12 +6,13 @@ the finished answers kept; 130 a second Ctrl-C, with nothing more saved.
 """
 
 import ast
+import errno
 import functools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxlab import config as config_lib
 from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import CheckpointError
 
 # Defined once, so that one program can import several doors; a door declares those that it takes.
@@ -94,17 +96,62 @@ def stopped(how_on: str) -> NoReturn:
 
 @contextmanager
 def reading_input() -> Iterator[None]:
-    """Whatever goes wrong inside is the input's fault: one line, code 2."""
+    """Whatever goes wrong inside is the input's fault: one line, code 2; but not a full disk."""
+    with working():
+        try:
+            yield
+        except INPUT_ERRORS as error:
+            if not _is_full(error):
+                bad_input(error)
+            raise
+
+
+@contextmanager
+def working(*errors: type[Exception]) -> Iterator[None]:
+    """These errors, a full disk and a checkpoint that fails are one line and code 1."""
     try:
         yield
-    except INPUT_ERRORS as error:
-        bad_input(error)
+    except Exception as error:
+        if isinstance(error, (CheckpointError, *errors)) or _is_full(error):
+            failed(error)
+        raise
+
+
+def config() -> dict[str, Any]:
+    """The config of --config, with what --config.KEY changes in it.
+
+    Raises:
+        ValueError: its file gives something else than a ConfigDict or a dict.
+    """
+    value = CONFIG.value
+    if not isinstance(value, Mapping | ConfigDict):
+        raise ValueError(f"--config: get_config() gives {value!r}, not a ConfigDict or a dict")
+    return ConfigDict(dict(value)).to_dict() if isinstance(value, Mapping) else value.to_dict()
+
+
+def workdir() -> Path:
+    """The directory of --workdir.
+
+    Raises:
+        WorkdirError: it is empty, a URL or a file.
+    """
+    return workdir_lib.directory(WORKDIR.value, "--workdir")
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk, a quota or a limit on the size of files is the cause."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    number = getattr(error, "errno", None)
+    # Libraries in other languages hand on the system's words only.
+    return number in known or any(os.strerror(code) in str(error) for code in known)
 
 
 def _parse(argv: list[str], required: list[str], positional: bool) -> list[str]:
     # --help must answer whatever else is wrong.
     if any(word in HELP for word in argv):
         return flags.FLAGS(argv)
+    # No shell expands the ~ of --config=~/NAME.py.
+    argv = [re.sub("^(--?config=)~(?=/)", rf"\g<1>{Path.home()}", word) for word in argv]
     config = _load_config(argv)
     try:
         rest = flags.FLAGS(argv)
@@ -127,6 +174,8 @@ def _load_config(argv: list[str]) -> Any:
     if argument is None:
         return None
     path = Path(argument.partition(":")[0])
+    # A config may import its neighbours, and as configs.NAME, wherever the program is started.
+    sys.path += [str(path.absolute().parent.parent), str(path.absolute().parent)]
     if not path.is_file():
         there = {found.stem: str(found) for found in _configs(path.parent) or _configs(CONFIGS)}
         near = config_lib.nearest(path.stem, there)
@@ -134,7 +183,10 @@ def _load_config(argv: list[str]) -> Any:
         cure = f"did you mean {there[near]}?" if near else f"there are {listed}"
         bad_input(ValueError(f"--config={argument}: there is no file {path}; {cure}"))
     try:
-        return flags.FLAGS["config"].parser.parse(argument)
+        config = flags.FLAGS["config"].parser.parse(argument)
+        if config is None:
+            raise ValueError("get_config() gives None: is its return missing?")
+        return config
     except Exception as error:  # whatever it is, it is the file's
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raised = one_line(error).removeprefix("Error whilst parsing config file: ")

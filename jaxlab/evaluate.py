@@ -34,6 +34,7 @@ from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.workdir import local_paths
 from jaxlab.trainers import setup
 from jaxlab.trainers.settings import Data
 
@@ -78,7 +79,8 @@ class Evaluate:
 
 def main(argv: list[str]) -> None:
     """Run the config of the command line, or compare runs."""
-    workdir = pathlib.Path(doors.WORKDIR.value or "")
+    with doors.reading_input():
+        workdir = doors.workdir()
     if COMPARE.value is not None:
         with doors.reading_input():
             tables = compare.write(
@@ -91,9 +93,10 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
         if doors.CONFIG.value is None:
             raise ValueError("flag --config must have a value other than None")
-        if (workdir / "checkpoints").exists():
+        held = config_lib.load_json(path) if (path := workdir / "config.json").exists() else {}
+        if (workdir / "checkpoints").exists() or "trainer" in held or "stages" in held:
             raise ValueError(f"--workdir={workdir} is a training run: give the results another one")
-        config = build(doors.CONFIG.value.to_dict())
+        config = build(doors.config())
     if isinstance(config, Run):
         _benchmark(config, workdir)
     else:
@@ -106,6 +109,7 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
+    config = local_paths(config)
     if "benchmark" in config:
         return config_lib.build(Run, config)
     return config_lib.build(Evaluate, config)

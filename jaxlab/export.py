@@ -1,14 +1,13 @@
 """Write a run's model as a HuggingFace directory. The third door.
 
-    python -m jaxlab.export --workdir=DIR --out=DIR [--step=N] [--dtype=bfloat16] [--family=kda]
+    python -m jaxlab.export --workdir=DIR --out=DIR [--step=N] [--dtype=bfloat16] [--family=kda] \\
+        [--overwrite]
 
 Where the torch extra is installed, the logits of the written directory are compared with ours on
 fixed prompts, and the difference is put beside the weights as parity.json.
 """
 
-import importlib.util
 import logging
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -16,7 +15,8 @@ from absl import flags
 from jaxlab import doors
 from jaxlab.interop.families import DELTA_FAMILIES
 from jaxlab.runtime.preemption import exit_on_sigterm
-from jaxlab.trainers.exporting import ParityError, export
+from jaxlab.runtime.workdir import directory
+from jaxlab.trainers.exporting import ParityError, can_compare, export
 
 flags.declare_key_flag("workdir")
 OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")
@@ -31,6 +31,7 @@ FAMILY = flags.DEFINE_enum(
     "Layout of a model with gated-delta layers: our own (fg2_gdn), or flash-linear-attention's. By "
     "default that of the directory from which the run started, or our own.",
 )
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out whatever it holds, but for a run.")
 CHECK = flags.DEFINE_bool(
     "check", None, "Compare logits with PyTorch; by default where torch and transformers are."
 )
@@ -44,16 +45,16 @@ def main(argv: list[str]) -> None:
     exit_on_sigterm()
     check = CHECK.value
     if check is None:
-        check = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+        check = can_compare()
         if not check:
             logger.info("not compared with PyTorch: pip install 'jaxlab[torch]' to do so")
-    workdir, out = pathlib.Path(doors.WORKDIR.value or ""), pathlib.Path(OUT.value or "")
     # The flags take no other values than those of export.
     dtype: Any = DTYPE.value
     family: Any = FAMILY.value
     with doors.reading_input():
+        workdir, out = doors.workdir(), directory(OUT.value, "--out")
         try:
-            export(workdir, out, STEP.value, dtype, check, family)
+            export(workdir, out, STEP.value, dtype, check, family, OVERWRITE.value)
         except ParityError as error:
             doors.failed(error)
     logger.info("wrote %s", out)

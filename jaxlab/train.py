@@ -7,6 +7,7 @@ each in a directory of its own under --workdir.
 """
 
 import contextlib
+import dataclasses
 import graphlib
 import logging
 import pathlib
@@ -20,9 +21,10 @@ from jaxlab import doors
 from jaxlab.evals import report
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
-from jaxlab.runtime.checkpoint import CheckpointError
+from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
-from jaxlab.trainers import distill, lm, loop, setup, sft
+from jaxlab.runtime.workdir import expand, local_paths
+from jaxlab.trainers import distill, exporting, lm, loop, resuming, setup, sft
 from jaxlab.trainers.exporting import export
 from jaxlab.trainers.loop import Program
 
@@ -39,13 +41,35 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
 logger = logging.getLogger("jaxlab.train")
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A config with stages.
+
+    Attributes:
+        stages: runs by name, each in a directory of that name.
+        export: stage -> the HuggingFace directory that is written of it, below the work directory.
+        title: heading of the report.
+    """
+
+    stages: dict[str, dict[str, Any]]
+    export: dict[str, str] = dataclasses.field(default_factory=dict)
+    title: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there are stages, and that each can be a directory's name."""
+        if not self.stages:
+            raise ValueError("stages is empty: name at least one stage")
+        for name in self.stages:
+            if name.startswith(".") or pathlib.PurePath(name).name != name:
+                raise ValueError(f"stages: {name!r} cannot be the name of a directory")
+
+
 def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
     exit_on_sigterm()
     with doors.reading_input():
-        config = doors.CONFIG.value.to_dict()
-        workdir = pathlib.Path(doors.WORKDIR.value or "")
+        config, workdir = doors.config(), doors.workdir()
     run(config, workdir)
 
 
@@ -53,23 +77,35 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Run a config, or its stages in order; then report, and export what it says."""
     with contextlib.ExitStack() as held:
         with doors.reading_input():
-            stages = check(config, workdir.name)
-            mesh_lib.start(_multihost(config), _decode_devices(stages))
+            workdir = workdir_lib.directory(str(workdir), "--workdir")
+            name = workdir.resolve().name
+            stages = check(config, name)
+            mesh_lib.start(_multihost(stages), _decode_devices(stages))
             study = "stages" in config
-            runs = {name: workdir / name if study else workdir for name in stages}
+            runs = {stage: workdir / stage if study else workdir for stage in stages}
+            exports = {}
+            for stage, out in config.get("export", {}).items():
+                out = workdir / expand(out, f"export.{stage}")
+                exports[stage] = exporting.check_out(out, workdir, runs.values())
+            resolved = {stage: _resolve(part, workdir) for stage, part in stages.items()}
             if study:
                 held.enter_context(alone(workdir))
-                note_config(config, workdir)
-        for name, stage in stages.items():
-            logger.info("== %s (%s)", name, runs[name])
-            train(_resolve(stage, workdir), runs[name])
-        if mesh_lib.is_main():
-            written = report.write(workdir, runs, config.get("title") or workdir.resolve().name)
-            for path in written:
-                logger.info("wrote %s", path)
-        for name, out in config.get("export", {}).items():
-            directory = export(runs[name], workdir / out)
-            logger.info("exported %s to %s (a HuggingFace directory)", name, directory)
+                resuming.check_place(workdir, study=True)
+                # The last stage is not to be refused when the others have been trained.
+                for stage, part in resolved.items():
+                    _compare(part, runs[stage])
+                _note_study(config, workdir)
+        for stage, part in resolved.items():
+            logger.info("== %s (%s)", stage, runs[stage])
+            train(part, runs[stage])
+        with doors.working(exporting.ParityError):
+            if mesh_lib.is_main():
+                written = report.write(workdir, runs, config.get("title") or name)
+                for path in written:
+                    logger.info("wrote %s", path)
+            for stage, out in exports.items():
+                export(runs[stage], out)
+                logger.info("exported %s to %s (a HuggingFace directory)", stage, out)
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -77,13 +113,34 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as held:
         with doors.reading_input():
             run = settings(config)
+            new = config_lib.to_json(run)
             held.enter_context(alone(workdir))
+            changes, warnings = _compare(config, workdir)
             program = TRAINERS[run.trainer][1](run, workdir)
-            note_config(config, workdir)
-        try:
-            loop.run(program, run.train, workdir, config_lib.to_json(run))
-        except (CheckpointError, loop.NonFiniteError, setup.LongPromptError) as error:
-            doors.failed(error)
+            resuming.check_fit(workdir, program.abstract, changes)
+            resuming.note(workdir, new, [*warnings, *resuming.told(changes)])
+        with doors.working(loop.NonFiniteError, setup.LongPromptError, WandbError):
+            loop.run(program, run.train, workdir, new)
+
+
+def _compare(
+    config: dict[str, Any], workdir: pathlib.Path
+) -> tuple[list[resuming.Change], list[str]]:
+    """Check that a run can begin or go on in its directory; nothing is written.
+
+    Returns:
+        What has changed in its config, and what else the user should know.
+
+    Raises:
+        ConfigError: the directory holds something that does not fit the config.
+        ImportError: a service that the run reports to is not installed.
+    """
+    run = settings(config)
+    if run.train.wandb is not None:
+        import_wandb()
+    resuming.check_place(workdir, study=False)
+    new, old = config_lib.to_json(run), _recorded(workdir)
+    return resuming.changes(new, old), resuming.check(workdir, new, old)
 
 
 @contextlib.contextmanager
@@ -117,7 +174,7 @@ def settings(config: dict[str, Any], where: str = "config") -> Any:
         raise config_lib.ConfigError(
             f"{where}.trainer: {trainer!r} is not one of {', '.join(TRAINERS)}"
         )
-    return config_lib.build(TRAINERS[trainer][0], config, where)
+    return config_lib.build(TRAINERS[trainer][0], local_paths(config, where), where)
 
 
 def check(config: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
@@ -131,10 +188,11 @@ def check(config: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     if "stages" not in config:
         settings(config)
         return {name: config}
-    stages = in_order(config["stages"])
-    for stage in stages:
-        settings(stages[stage], f"config.stages.{stage}")
-    for exported in config.get("export", {}):
+    study = config_lib.build(Study, config)
+    for stage, part in study.stages.items():
+        settings(part, f"config.stages.{stage}")
+    stages = in_order(study.stages)
+    for exported in study.export:
         if exported not in stages:
             raise config_lib.ConfigError(
                 f"export: there is no stage {exported!r}; there are {', '.join(stages)}"
@@ -161,23 +219,30 @@ def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: stages[name] for name in order}
 
 
-def note_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Write workdir/config.json; tell which keys changed since the run began."""
-    if not mesh_lib.is_main():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    if path.exists():
-        old, new = _flat(config_lib.load_json(path)), _flat(config_lib.to_json(config))
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                logger.warning(
-                    "config changed since this run began: %s: %r -> %r",
-                    key,
-                    old.get(key),
-                    new.get(key),
-                )
-    config_lib.save_json(config, path)
+def _note_study(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    new = _complete(config)
+    resuming.note(workdir, new, resuming.told(resuming.changes(new, _recorded(workdir))))
+
+
+def _recorded(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The config in a work directory, with the defaults that it leaves out; None without one."""
+    path = workdir / resuming.CONFIG
+    if not path.exists():
+        return None
+    config = config_lib.load_json(path)
+    try:
+        return _complete(config)
+    except config_lib.ConfigError:
+        return config  # of another version
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A config, or one with stages, as JSON with all of its defaults."""
+    if "stages" not in config:
+        return config_lib.to_json(settings(config))
+    study = config_lib.build(Study, config)
+    stages = {name: settings(stage) for name, stage in study.stages.items()}
+    return config_lib.to_json(dataclasses.replace(study, stages=stages))
 
 
 def _resolve(config: Any, workdir: pathlib.Path) -> Any:
@@ -195,9 +260,8 @@ def _stages_named(config: Any) -> list[str]:
     return [config[1:]] if isinstance(config, str) and config.startswith("@") else []
 
 
-def _multihost(config: dict[str, Any]) -> str:
-    first = next(iter(config["stages"].values())) if config.get("stages") else config
-    return first.get("mesh", {}).get("multihost", "none")
+def _multihost(stages: dict[str, dict[str, Any]]) -> str:
+    return settings(next(iter(stages.values()))).mesh.multihost
 
 
 def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
@@ -214,15 +278,6 @@ def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
             + ", ".join(f"{number} ({name})" for name, number in given.items())
         )
     return next(iter(given.values()), None)
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 if __name__ == "__main__":

@@ -77,9 +77,10 @@ def tokenise(documents: Sequence[str], tokenizer: Tokenizer, cache: Path, name: 
                 count += len(start)
                 for piece in pieces(document):
                     ids = backend.encode(piece, add_special_tokens=False).ids
-                    np.array(ids, dtype).tofile(file)
+                    # Unlike tofile, this says it where the disk is full.
+                    file.write(np.array(ids, dtype).tobytes())
                     count += len(ids)
-                np.array(end, dtype).tofile(file)
+                file.write(np.array(end, dtype).tobytes())
                 count += len(end)
                 ends.append(count)
         np.save(folder / "ends.npy", np.array(ends, np.int64))

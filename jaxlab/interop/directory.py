@@ -1,6 +1,8 @@
 """The files of a HuggingFace checkpoint directory: which there are, and replacing them whole."""
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -145,7 +147,7 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
     if names and (others or CONFIG not in names):
         raise FileExistsError(
             f"{out} holds other files than a checkpoint's ({few(others or names)}): give another "
-            "directory, or overwrite=True to replace it"
+            "directory, or --overwrite (from Python overwrite=True) to replace it"
         )
 
 
@@ -153,17 +155,41 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
 def replacing(out: Path) -> Iterator[Path]:
     """A sibling directory to write into, which takes the place of `out` if all goes well."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
     staged = out.with_name(f".{out.name}.{os.getpid()}.new")
     previous = out.with_name(f".{out.name}.{os.getpid()}.old")
     staged.mkdir()
+    held = os.open(staged, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield staged
         if out.exists():
             out.rename(previous)
         staged.rename(out)
     finally:
+        os.close(held)
         shutil.rmtree(staged, ignore_errors=True)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed programs left of replacing `out`, and bring back what they moved away."""
+    for previous in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old")):
+        if out.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            previous.rename(out)
+    for staged in out.parent.glob(f".{glob.escape(out.name)}.*.new"):
+        held = os.open(staged, os.O_RDONLY)
+        try:
+            # A program that still writes there holds it.
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(staged, ignore_errors=True)
+        except OSError:
+            continue
+        finally:
+            os.close(held)
 
 
 def few(names: list[str], limit: int = 5) -> str:

@@ -176,10 +176,11 @@ def describe(workdir: pathlib.Path, source: Source, tokenizer: Tokenizer | None)
     A model of token ids that stand for no text has no tokenizer.
 
     Raises:
-        ConfigError: the directory holds checkpoints of another model.
+        ConfigError: the directory holds checkpoints of another model, or of other words.
     """
     directory = workdir / "model"
     _check_same(workdir, directory / "decoder.json", source.config)
+    _check_words(workdir, directory, tokenizer)
     if not mesh_lib.is_main():
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,20 @@ def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderC
                 f"{workdir} holds checkpoints of another model ({name} was {before.get(name)!r}, "
                 f"now is {value!r}): give another --workdir"
             )
+
+
+def _check_words(workdir: pathlib.Path, described: pathlib.Path, now: Tokenizer | None) -> None:
+    """Refuse other words by the same ids: the checkpoints would go on with noise."""
+    if now is None or not (described / "tokenizer.json").exists():
+        return
+    if Checkpointer(workdir / "checkpoints").latest() is None:
+        return
+    before = load_tokenizer(described).backend.get_vocab()
+    if before != now.backend.get_vocab():
+        raise config_lib.ConfigError(
+            f"{workdir} holds checkpoints of a model with another vocabulary (its tokenizer has "
+            "changed, or the text of which that is made): give another --workdir"
+        )
 
 
 def _scratch_config(spec: Model, where: str, vocab_size: int | None) -> DecoderConfig:

@@ -15,12 +15,16 @@ and the manifest tells whether it still is. The directory is one that all proces
 This is the only file that imports orbax.
 """
 
+import contextlib
+import errno
+import gc
 import json
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +39,7 @@ from jaxlab.runtime import sharding as sharding_lib
 
 _STATE, _EXTRA = "state", "extra.json"
 _UNFINISHED = (".orbax-checkpoint-tmp", ".deleted")
+_CAUSES = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), os.strerror(errno.EFBIG))
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +118,8 @@ class Checkpointer:
             Whether a checkpoint was written.
 
         Raises:
-            CheckpointError: a leaf cannot be saved.
+            CheckpointError: a leaf cannot be saved, or this save or the one before cannot be
+                written, for example for want of room.
         """
         self.wait()
         step, facts = int(step), json.loads(json.dumps(dict(extra or {})))
@@ -125,18 +131,21 @@ class Checkpointer:
         if self._saver is None:
             self._saver = self._start_saver()
         self._saving = (step, facts)
-        self._saver.save(
-            self._path(step), args=ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(tree)})
-        )
+        saver, args = self._saver, ocp.args.Composite(**{_STATE: ocp.args.PyTreeSave(tree)})
+        self._attempt_save(lambda: saver.save(self._path(step), args=args))
         if not self._async:
             self.wait()
         return True
 
     def wait(self) -> None:
-        """Waits until the last save is on disk, then deletes the steps that need not stay."""
+        """Waits until the last save is on disk, then deletes the steps that need not stay.
+
+        Raises:
+            CheckpointError: it could not be written; the checkpoints before it are as they were.
+        """
         if self._saver is None or self._saving is None:
             return
-        self._saver.wait_until_finished()
+        self._attempt_save(self._saver.wait_until_finished)
         self._saving = None
         if mesh_lib.is_main():
             self._delete_old()
@@ -185,6 +194,21 @@ class Checkpointer:
         mesh_lib.barrier("jaxlab_restored")
         return Restored(chosen, state, self._read_extra(chosen))
 
+    def check_fit(self, example: Any) -> None:
+        """Checks that the newest checkpoint whose layout can be read fits; reads no arrays.
+
+        Raises:
+            CheckpointError: it does not fit `example` (the first differing path is named).
+        """
+        expected = _leaves(example)
+        for step in reversed(self.steps()):
+            try:
+                stored = _metadata(self._path(step))
+            except Exception:  # damaged: `restore` tells, and takes the one before
+                continue
+            _check_fit(self._path(step), expected, stored)
+            return
+
     def restore_params(
         self,
         step: int | None = None,
@@ -222,6 +246,37 @@ class Checkpointer:
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
 
+    def _attempt_save(self, part: Callable[[], Any]) -> None:
+        try:
+            part()
+            return
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            fault = self._give_up(error)
+        # By now the error and its frames are gone, and with them what its threads would complain
+        # of when they are collected, each with a trace.
+        with _unraisable_ignored():
+            gc.collect()
+        raise fault
+
+    def _give_up(self, error: Exception) -> CheckpointError:
+        """Says in one line what became of a save; the next saver removes what it has left."""
+        logger.debug("a checkpoint could not be written", exc_info=error)
+        assert self._saver is not None
+        assert self._saving is not None
+        saver, (step, _) = self._saver, self._saving
+        self._saver = self._saving = None
+        with contextlib.suppress(Exception):  # the same error once more
+            saver.close()
+        text = " ".join(str(error).split())
+        # Tensorstore wraps the system's words into a page of its own.
+        cause = next((known for known in _CAUSES if known in text), text[:200])
+        good = self.latest()
+        kept = "there is none before it" if good is None else f"the last one, of step {good}, stays"
+        return CheckpointError(
+            f"the checkpoint of step {step} in {self.directory} could not be written ({cause}); "
+            f"{kept}"
+        )
+
     def _start_saver(self) -> ocp.AsyncCheckpointer:
         """Sweeps what killed runs left half-written, and starts the background writer."""
         if mesh_lib.is_main():
@@ -230,6 +285,8 @@ class Checkpointer:
                     logger.warning("removing the unfinished checkpoint %s", path)
                     shutil.rmtree(path, ignore_errors=True)
         mesh_lib.barrier("jaxlab_checkpoint_sweep")
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_without_traces)
         return ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_rename),
@@ -328,6 +385,21 @@ class Checkpointer:
         if shardings is None:
             arrays = {p: np.asarray(a).astype(stored[p].dtype) for p, a in arrays.items()}
         return _nest(arrays)["params"]
+
+
+def _without_traces(record: logging.LogRecord) -> bool:
+    """A filter: orbax's threads log each error with its trace before it is raised here."""
+    theirs = "orbax" in pathlib.Path(record.pathname).parts
+    return not (record.exc_info and (theirs or "never retrieved" in record.getMessage()))
+
+
+@contextlib.contextmanager
+def _unraisable_ignored() -> Iterator[None]:
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _is_step(path: pathlib.Path) -> bool:

@@ -1,5 +1,6 @@
 """Weighted means on the device, rows in metrics.jsonl, a progress line with the time left."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -52,6 +53,10 @@ class Mean:
         return jnp.asarray(self.sum, jnp.float32) / jnp.asarray(self.weight, jnp.float32)
 
 
+class WandbError(RuntimeError):
+    """Weights & Biases does not start; the message is one line for the user."""
+
+
 class MetricsWriter:
     """Appends one JSON object per logged step to `<workdir>/metrics.jsonl`.
 
@@ -74,6 +79,7 @@ class MetricsWriter:
 
         Raises:
             ImportError: `wandb` is asked for and not installed.
+            WandbError: it does not start.
         """
         self._file: TextIO | None = None
         self._tensorboard: Any = None
@@ -86,7 +92,12 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self._events = workdir / "tensorboard" if tensorboard else None
         if wandb is not None:
-            self._wandb = import_wandb().init(**{"dir": str(workdir), **wandb})
+            try:
+                self._wandb = import_wandb().init(**{"dir": str(workdir), **wandb})
+            except ImportError:
+                raise
+            except Exception as error:  # of many kinds: no key, no network, no such project
+                raise WandbError(f"Weights & Biases cannot be reached: {error}") from error
         keep_rows(self._path, lambda step: True)
         self._file = self._path.open("a")
 
@@ -144,15 +155,17 @@ class MetricsWriter:
         Args:
             exit_code: of the program; anything but 0 marks the run of Weights & Biases as failed.
         """
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code)
-            self._wandb = None
+        file, self._file = self._file, None
+        tensorboard, self._tensorboard = self._tensorboard, None
+        run, self._wandb = self._wandb, None
+        with contextlib.ExitStack() as closing:
+            # From the last to the first, and all of them, whichever fails.
+            if file is not None:
+                closing.callback(file.close)
+            if tensorboard is not None:
+                closing.callback(tensorboard.close)
+            if run is not None:
+                closing.callback(run.finish, exit_code=exit_code)
 
     def _event_writer(self) -> Any:
         if self._tensorboard is None:

@@ -7,11 +7,14 @@ import os
 import pathlib
 import re
 import socket
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 LOCK = ".lock"
+# Keys of configs that name files and directories on this machine.
+PATHS = frozenset({"path", "train", "test", "valid", "tokenizer", "cache", "export"})
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _HOME = re.compile(r"~[\w.-]*(/|$)")
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,25 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def local_paths(config: Any, where: str = "config") -> Any:
+    """The config with every leading "~" replaced by the home directory.
+
+    Args:
+        config: dicts and lists, at whose ends are scalars.
+        where: the dotted prefix that errors name.
+
+    Raises:
+        WorkdirError: a key of `PATHS` holds a URL.
+    """
+    if isinstance(config, Mapping):
+        return {key: local_paths(value, f"{where}.{key}") for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(local_paths(value, f"{where}[{i}]") for i, value in enumerate(config))
+    if isinstance(config, str) and (not is_url(config) or where.rpartition(".")[2] in PATHS):
+        return expand(config, where)
+    return config
+
+
 def directory(path: str | None, where: str) -> pathlib.Path:
     """The directory that a flag names; it need not exist.
 
@@ -58,7 +80,7 @@ def directory(path: str | None, where: str) -> pathlib.Path:
     return found
 
 
-def lock(workdir: pathlib.Path) -> IO[str]:
+def lock(workdir: pathlib.Path) -> IO[bytes]:
     """Take the work directory for this process, until what is returned is closed.
 
     The lock ends with the process, however that ends: a killed run leaves none.
@@ -67,12 +89,12 @@ def lock(workdir: pathlib.Path) -> IO[str]:
         WorkdirError: another process has it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / LOCK).open("a+", encoding="utf-8")
+    file = (workdir / LOCK).open("a+b", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip()
+        holder = file.read().decode(errors="replace").strip()
         file.close()
         raise WorkdirError(
             f"another process is at work in {workdir}{holder and f' ({holder})'}: wait for its "
@@ -84,6 +106,5 @@ def lock(workdir: pathlib.Path) -> IO[str]:
     # Only told to the user: the lock itself is the kernel's.
     with contextlib.suppress(OSError):
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file

@@ -1,7 +1,10 @@
 """Runs that are stopped, and second runs in the same directory, on a loop that does not compile."""
 
+import contextlib
+import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +12,8 @@ import time
 
 import pytest
 
-from jaxlab import train
+from jaxlab import config as config_lib
+from jaxlab import doors, train
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import Checkpointer
 from tests.trainers import quick_program
@@ -33,7 +37,8 @@ def _refused(capsys, run, code=2):
     with pytest.raises(SystemExit) as leaving:
         run()
     assert leaving.value.code == code
-    (line,) = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if not line.startswith("step ")]
     assert line.startswith("error: ")
     return line
 
@@ -116,3 +121,105 @@ def test_a_request_during_the_last_save_of_a_stage_leaves_before_the_next(tmp_pa
     assert Checkpointer(tmp_path / "first" / "checkpoints").latest() == 4
     assert not (tmp_path / "second").exists()
     assert not (tmp_path / "report.md").exists()
+
+
+WANDB = """
+import json, pathlib
+class Run:
+    def log(self, values, step): note("log", step)
+    def finish(self, exit_code=0): note("finish", exit_code)
+def note(*event):
+    with open({!r}, "a") as file: file.write(json.dumps(event) + "\\n")
+def init(**arguments):
+    if arguments["project"] == "closed": raise OSError("no\\nnetwork")
+    note("init", arguments["config"])
+    return Run()
+"""
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """A stand-in for the package; returns a function that gives what it was called with."""
+    events = tmp_path / "events"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wandb.py").write_text(WANDB.format(str(events)))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    yield lambda: [json.loads(line) for line in events.read_text().splitlines()]
+    sys.modules.pop("wandb", None)
+
+
+def test_wandb_gets_the_config_and_a_finished_run(wandb, tmp_path):
+    config = _config(train={"wandb": "p"}, seed=3)
+    train.train(config, tmp_path / "run")
+    first, *_, last = wandb()
+    assert first == ["init", config_lib.to_json(train.settings(config))]
+    assert last == ["finish", 0]
+
+
+def test_wandb_is_told_of_runs_that_die(wandb, tmp_path, monkeypatch, capsys):
+    def dying(**changes):
+        with pytest.raises((SystemExit, ZeroDivisionError)) as death:
+            train.train(_config(train={"wandb": "p"}, **changes), tmp_path / "run")
+        assert wandb()[-1][0] == "finish"
+        return death.value, wandb()[-1][1]
+
+    assert dying(nan_at=1)[1] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(quick_program.time, "sleep", lambda _: 1 / 0)
+        error, code = dying()
+        assert (type(error), code) == (ZeroDivisionError, 1)
+        patch.setattr(quick_program.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        assert dying()[1] == 143
+    capsys.readouterr()
+    closed = _config(train={"wandb": "closed"})
+    line = _refused(capsys, lambda: train.train(closed, tmp_path / "other"), code=1)
+    assert "Weights & Biases cannot be reached: no network" in line
+
+
+@pytest.fixture
+def limited():
+    """A context in which no file can be larger than so many bytes, as on a full disk."""
+
+    @contextlib.contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(capsys, caplog, limited, tmp_path):
+    train.train(_config(model={"size": 10_000}), tmp_path)
+    before = _files(tmp_path / "checkpoints")
+    capsys.readouterr()
+    longer = _config(model={"size": 10_000}, train={"steps": 8})
+    with limited(30_000):
+        line = _refused(capsys, lambda: train.train(longer, tmp_path), code=1)
+    assert "the checkpoint of step 6 in" in line
+    assert "could not be written (File too large); the last one, of step 4, stays" in line
+    now = _files(tmp_path / "checkpoints")
+    assert {name: now[name] for name in now if not name.startswith("6.")} == before
+    assert not [record for record in caplog.records if record.exc_info]
+    train.train(longer, tmp_path)
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_full_disk_while_metrics_are_written(capsys, limited, tmp_path):
+    long = _config(train={"steps": 200, "checkpoint_every": 1000})
+    with limited(5_000):
+        line = _refused(capsys, lambda: train.train(long, tmp_path), code=1)
+    assert "File too large" in line
+
+
+def test_a_full_disk_before_training_is_not_the_inputs_fault(capsys):
+    def fill():
+        with doors.reading_input():
+            # As libraries in Rust say it.
+            raise Exception("No space left on device (os error 28)")
+
+    assert "No space left on device" in _refused(capsys, fill, code=1)
