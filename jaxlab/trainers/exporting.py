@@ -58,7 +58,7 @@ def export(
         ParityError: PyTorch's logits differ.
     """
     out = check_out(out, workdir, overwrite=overwrite)
-    _check_run(workdir)
+    _check_single(workdir)
     if check and not can_compare():
         raise ImportError(
             "comparing with PyTorch needs torch and transformers: pip install 'jaxlab[torch]'"
@@ -133,21 +133,18 @@ def can_compare() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
-def _check_run(workdir: pathlib.Path) -> None:
-    """Check that the directory is that of one run.
+def _check_single(workdir: pathlib.Path) -> None:
+    """Check that the directory is not that of a study.
 
     Raises:
-        ConfigError: it is that of a study, or of no run; names what there is.
+        ConfigError: it is; names the runs in it.
     """
-    if (workdir / "model" / "decoder.json").exists():
-        return
     inside = sorted(path.parent.parent for path in workdir.glob("*/model/decoder.json"))
-    if inside:
+    if inside and not (workdir / "model" / "decoder.json").exists():
         raise ConfigError(
             f"{workdir} holds several runs: export one of them, --workdir={inside[0]}"
             f"{''.join(f' or {path.name}' for path in inside[1:6])}{' ...' * (len(inside) > 6)}"
         )
-    raise ConfigError(f"{workdir} holds no run to export: there is no {workdir}/model/decoder.json")
 
 
 def _compare(out: pathlib.Path, config: DecoderConfig) -> None:
