@@ -82,7 +82,7 @@ ALLOWED = {
     "evals.sweeps": {"evals.figures"},
     "evals.figures": set(),
     "evals.tokens": {"data.tasks", "losses", "models", "runtime"},
-    "evals.rows": {"data.sources", "evals.unicode"},
+    "evals.rows": {"data.sources"},
     "evals.unicode": set(),
     "evals.results": {"evals.graders"},
     "evals.tables": {"evals.metrics"},

@@ -75,14 +75,18 @@ def parse_row(line: bytes, where: str, required: Sequence[str] = ()) -> dict[str
         required: fields that the row must hold as strings.
 
     Raises:
-        ValueError: "where: cause".
+        ValueError: "where: cause"; half of a surrogate pair in any text is one.
     """
     try:
         row = json.loads(line.decode("utf-8-sig"))
+        if b"\\u" in line:  # no half of a pair is UTF-8, but JSON can write one
+            check_text(row)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: malformed JSON: {error.msg} at column {error.colno}") from None
+    except LoneSurrogateError as error:
+        raise ValueError(f"{where}: {error}") from None
     except (RecursionError, ValueError) as error:  # deep nesting, integers of 4300+ digits
         raise ValueError(f"{where}: malformed JSON: {error}") from None
     if not isinstance(row, dict):
@@ -97,6 +101,39 @@ def parse_row(line: bytes, where: str, required: Sequence[str] = ()) -> dict[str
                 f"{where}: field {field!r} must be a string, got {type(row[field]).__name__}"
             )
     return row
+
+
+class LoneSurrogateError(ValueError):
+    """Half of a surrogate pair, such as an emoji that was cut in two: no UTF-8, and so no text."""
+
+
+def check_text(value: Any, field: str = "") -> None:
+    """Check that every string of a JSON value is text, keys of objects included.
+
+    Args:
+        value: the row, or a part of it.
+        field: the part's name, for errors.
+
+    Raises:
+        LoneSurrogateError: one is not; names its field and the place in it.
+        RecursionError: the value is nested too deeply.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            where = f"field {field!r}" if field else "the row"
+            raise LoneSurrogateError(
+                f"{where} has a lone surrogate at character {error.start}, which is no text: mend "
+                "the row or leave it out"
+            ) from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            check_text(key, field)
+            check_text(inner, f"{field}.{key}" if field else key)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            check_text(inner, f"{field}[{i}]")
 
 
 class Tfds:
@@ -125,6 +162,7 @@ class Tfds:
                 f"tfds data set {name!r}, split {split!r}: {cause}; prepare it once with `{build}`"
             ) from error
         features = self._data.dataset_info.features
+        self._name = f"{name}/{split}"
         self._texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
 
     def __len__(self) -> int:
@@ -134,7 +172,13 @@ class Tfds:
         row = dict(self._data[_index(i, len(self))])
         for key in self._texts:
             if isinstance(row[key], bytes):
-                row[key] = row[key].decode()
+                try:
+                    row[key] = row[key].decode()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{self._name}[{i}]: field {key!r} is not UTF-8 ({error.reason} at byte "
+                        f"{error.start})"
+                    ) from None
         return row
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlab.data.sources import parse_row
-from jaxlab.evals.unicode import well_formed
+from jaxlab.data.sources import check_text, parse_row
 
 # What names rows; a command line makes numbers of digits.
 Ids = tuple[str | int, ...] | str | int
@@ -90,9 +89,9 @@ def read(
             tensorflow-datasets has written, with one split in array_record files.
         parse: makes a row, or raises ValueError with the cause.
         bad_rows: "error" ends at the first bad row; "skip" leaves it out and keeps an account in
-            `Panel.rejected`. Bad are malformed lines, what `parse` refuses, and an id seen before.
-            Rows without an id have one made of their content, so that a copy is bad too: counted
-            twice, one problem would weigh as two.
+            `Panel.rejected`. Bad are malformed lines, halves of surrogate pairs, what
+            `parse` refuses, and an id seen before. Rows without an id have one made of their
+            content, so that a copy is bad too: counted twice, one problem would weigh as two.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -106,8 +105,12 @@ def read(
     rejected = []
     for where, content in _lines(path):
         try:
-            content = content if isinstance(content, dict) else parse_row(content, where)
-            row = parse(well_formed(content))
+            if isinstance(content, bytes):
+                content = parse_row(content, where)
+            else:
+                content = _plain(content)
+                check_text(content)
+            row = parse(content)
             if row.id in rows:
                 same = "row" if rows[row.id] == row else "id"
                 raise ValueError(f"the {same} {row.id!r} occurs twice; leave one out")
@@ -160,7 +163,7 @@ def sample_seed(seed: int, row_id: str, sample: int) -> int:
 def _lines(path: Path) -> Iterable[tuple[str, bytes | dict[str, Any]]]:
     if path.is_dir():
         for i, row in enumerate(_dataset(path)):
-            yield f"{path}[{i}]", _plain(row)
+            yield f"{path}[{i}]", row
         return
     if path.suffix == ".json":
         try:
@@ -196,7 +199,7 @@ def _dataset(path: Path) -> Sequence[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     """What a dataset holds, as JSON values."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode()
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if hasattr(value, "tolist"):

@@ -1,7 +1,8 @@
 """Texts that can be written down: JSON may hold halves of surrogate pairs, UTF-8 may not.
 
-Rows, replies and results of tools come with such halves (an emoji that was cut in two); one of them
-in a transcript would end the whole run when it is saved.
+Replies and results of tools come with such halves (an emoji that was cut in two); one of them in a
+transcript would end the whole run when it is saved. Rows of files are checked where they are read,
+see `data.sources.check_text`.
 """
 
 from typing import Any

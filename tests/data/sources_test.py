@@ -29,6 +29,11 @@ def test_jsonl_rows_are_read_at_random(tmp_path):
         source[-1]
 
 
+def test_both_halves_of_a_pair_are_text(tmp_path):
+    path = _write(tmp_path, b'{"question": "\\ud83d\\ude00 \\u00fc", "answer": "\\\\ud83d"}\n')
+    assert Jsonl(path)[0] == {"question": "\U0001f600 ü", "answer": "\\ud83d"}
+
+
 def test_jsonl_windows_line_ends(tmp_path):
     source = Jsonl(_write(tmp_path, (GOOD * 3).replace(b"\n", b"\r\n")))
     assert [source[i]["answer"] for i in range(3)] == ["2"] * 3
@@ -43,6 +48,17 @@ def test_jsonl_windows_line_ends(tmp_path):
         (b'{"question": "a", "answer": 2}', "field 'answer' must be a string, got int"),
         (b"[1, 2]", "expected a JSON object, got list"),
         (b'{"question": "\xff", "answer": "2"}', "not UTF-8 .* at byte 14"),
+        (
+            b'{"question": "\\ud83d 3 plus 4?", "answer": "7"}',
+            "field 'question' has a lone surrogate at character 0",
+        ),
+        (b'{"question": "q", "answer": "a\\uDE00"}', "field 'answer' .* at character 1"),
+        (
+            b'{"question": "q", "answer": "7", "meta": {"tags": ["a", "\\ude00\\ud83d"]}}',
+            r"field 'meta.tags\[1\]' has a lone surrogate",
+        ),
+        (b'{"question": "q", "answer": "7", "\\ud83d": 1}', "the row has a lone surrogate"),
+        (b'{"question": "q", "answer": "7", "m": {"\\ud83d": 1}}', "field 'm' has a lone"),
     ],
 )
 def test_jsonl_bad_rows_are_named(tmp_path, line, cause):

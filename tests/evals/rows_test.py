@@ -1,5 +1,6 @@
 import json
 import random
+import re
 
 import pytest
 
@@ -64,11 +65,15 @@ def test_sample_seeds_are_fixed_and_differ():
         (b'{"problem": "p", "answer": true}', "must be a string or a number"),
         (b'{"problem": "p", "answer": "1", "id": {}}', "field 'id' must be a string or an integer"),
         (b'{"problem": "p0", "answer": "0"}', "occurs twice; leave one out"),
+        (b'{"problem": "\\ud83d", "answer": "1"}', "field 'problem' has a lone surrogate"),
+        (b'{"problem": "p", "answer": "1\\udc00"}', "field 'answer' has a lone surrogate"),
+        (b'{"problem": "p", "answer": "1", "id": "\\ud83d"}', "field 'id' has a lone surrogate"),
+        (b'{"problem": "p", "answer": "1", "x": ["\\ud83d"]}', r"field 'x[0]' has a lone surro"),
     ],
 )
 def test_a_bad_row_is_named_or_accounted_for(tmp_path, line, cause):
     path = _write(tmp_path / "rows.jsonl", [*_good(2), b"", line])
-    with pytest.raises(ValueError, match=f"rows.jsonl:4: .*{cause}"):
+    with pytest.raises(ValueError, match=f"rows.jsonl:4: .*{re.escape(cause)}"):
         math_rows.read(path)
     panel = math_rows.read(path, "skip")
     assert len(panel.rows) == 2
@@ -103,6 +108,21 @@ def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     (row,) = math_rows.read(tmp_path / name).rows
     assert (row.question, row.answer) == ("p\u00b2", "1")
+
+
+def test_halves_of_pairs_in_an_array_or_a_dataset_are_refused_too(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text('[{"problem": "p", "answer": "1"}, {"problem": "\\ud83d", "answer": "1"}]')
+    with pytest.raises(ValueError, match=r"a\.json\[1\]: field 'problem' has a lone surrogate"):
+        math_rows.read(path)
+    assert math_rows.read(path, "skip").rejected[0].where == f"{path}[1]"
+    good = {"problem": b"p\xc3\xbc", "answer": b"1"}
+    monkeypatch.setattr(rows, "_dataset", lambda path: [good, {"problem": b"\xff", "answer": b"1"}])
+    with pytest.raises(ValueError, match=r"\[1\]: .*can't decode byte 0xff"):
+        math_rows.read(tmp_path)
+    panel = math_rows.read(tmp_path, "skip")
+    assert [row.question for row in panel.rows] == ["pü"]
+    assert len(panel.rejected) == 1
 
 
 def test_rows_by_their_ids(tmp_path):
