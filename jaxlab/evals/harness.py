@@ -143,8 +143,8 @@ def prepare(run: Run, workdir: Path, regrade: bool) -> Task:
                 "benchmark.options.grader=rule"
             )
         _model("benchmark.options.judge", options.judge)
-    if wanted.name in ("gsm8k", "math", "general365") and not find_spec("math_verify"):
-        raise ImportError("grading needs math-verify; install it with: pip install jaxlab[evals]")
+    if wanted.name in ("gsm8k", "math", "general365") and not find_spec("sympy"):
+        raise ImportError("grading needs sympy; install it with: pip install jaxlab[evals]")
     logs.check_config(run, workdir, regrade)
     task = _task(run)
     task = task_with(task, scorer=_scorers(run, task), metadata=logs.metadata(run, task))

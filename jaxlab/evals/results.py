@@ -22,7 +22,7 @@ class Result:
         correct: the verdict.
         answer: what was found in the completion and compared; None if nothing was.
         reason: why, as in `graders.Verdict`.
-        grader: who decided: "math-verify", "rule", "judge:NAME".
+        grader: who decided: "rule" or "judge:NAME".
         cluster: rows of one cluster are not independent.
         meta: of the row.
         prompt: what the model read.

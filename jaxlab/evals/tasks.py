@@ -144,7 +144,7 @@ def math_answer(**options: Any) -> Scorer:
         (verdict,) = await verify(
             lambda verifier: math_grade.grade(verifier, [target.text], [text], [cut])
         )
-        return _score(verdict, "math-verify")
+        return _score(verdict, "rule")
 
     return score
 
@@ -232,7 +232,7 @@ def _score(verdict: Verdict, grader: str, explanation: str | None = None) -> Sco
 
 
 def problems(asked: Asked, options: math_options.Options) -> Task:
-    """The task over problems with an answer that math-verify can compare, without its scorer."""
+    """The task over problems with a mathematical answer, without its scorer."""
     panel = math_rows.read(asked.path, options.bad_rows).only(options.ids).subset(asked.limit)
     return ask_rows(panel, lambda row: math_prompts.prompt(row.question, options.prompt), asked)
 
@@ -266,9 +266,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "gsm8k": Benchmark("Grade-school word problems (Cobbe et al. 2021).", problems, math_answer),
-    "math": Benchmark(
-        "Problems with an answer that math-verify can compare.", problems, math_answer
-    ),
+    "math": Benchmark("Problems with a mathematical answer.", problems, math_answer),
     "general365": Benchmark(
         "General365 (arXiv 2604.11778), real or generated rows.",
         general365_problems,

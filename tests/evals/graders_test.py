@@ -122,7 +122,7 @@ def test_expressions(verifier, gold, text, correct):
         ("12345", "\\boxed{n = 12{,}345}", True),
         ("1\\ 234\\ 567", "\\boxed{1234567}", True),
         ("12345", "\\boxed{12\\,34\\,5}", False),
-        ("0.1234", "\\boxed{0.1\\,234}", False),  # math-verify's own reading, a product
+        ("0.1234", "\\boxed{0.1\\,234}", False),  # a product
         ("2/3", "The answer is **2/3**.", True),
         ("14/3", "So we get 14/3.", True),
         ("14/3", "We get (14/3).\nThat is all.", True),
@@ -291,7 +291,7 @@ def test_an_orphan_ends_itself():
         worker.kill()
 
 
-def test_missing_math_verify_names_the_cure(monkeypatch):
+def test_missing_sympy_names_the_cure(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with MathVerifier() as verifier:
         assert verifier.verify("5", "#### 5").correct  # needs none

@@ -59,7 +59,7 @@ def test_a_run_from_rows_to_report(sums, tmp_path):
     assert Counter((r.id, r.sample) for r in graded) == Counter(
         (f"r{i}", s) for i in range(12) for s in (1, 2)
     )
-    assert {r.grader for r in graded} == {"math-verify"}
+    assert {r.grader for r in graded} == {"rule"}
     assert all(r.input_tokens == 3 and r.output_tokens == len(r.completion) for r in graded)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["rows"][0]["avg@2"] == 0.5

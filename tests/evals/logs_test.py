@@ -445,7 +445,7 @@ def test_a_task_without_a_scorer_and_a_missing_package(own, sums, tmp_path, monk
     with pytest.raises(ConfigError, match=r"the task in .*own\.py has no scorer"):
         harness.prepare(_run(sums, name=file), tmp_path, regrade=False)
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs math-verify; .* pip install jaxlab\[evals\]"):
+    with pytest.raises(ImportError, match=r"needs sympy; .* pip install jaxlab\[evals\]"):
         harness.prepare(_run(sums), tmp_path, regrade=False)
 
 

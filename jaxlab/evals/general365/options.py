@@ -17,7 +17,7 @@ class Grading:
     """How answers are graded.
 
     Attributes:
-        grader: "cascade" (math-verify, then the judge), "judge", or "rule" without a judge.
+        grader: "cascade" (the rule, then the judge), "judge", or "rule" without a judge.
         judge: model that judges; inspect_ai's model role "grader" goes before it.
         judge_votes: replies of the judge, of which most decide; one is drawn greedily, several at
             the model's own temperature.
