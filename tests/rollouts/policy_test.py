@@ -141,7 +141,7 @@ def test_the_key_decides(params):
 @pytest.fixture(scope="module")
 def text():
     task = ModSum(modulus=11, addends=3)
-    return TextTask(task, task.tokenizer(), chat=False, max_prompt=4)
+    return TextTask(task, task.tokenizer(), chat=False, max_prompt=4, generated=True)
 
 
 def test_text_of_prompts_targets_and_completions(text):
@@ -164,7 +164,7 @@ def test_a_truncated_completion_gets_nothing(text):
 
 def test_a_prompt_that_is_too_long_is_named(text):
     with pytest.raises(ValueError, match=r"train example 0 has 4 tokens, more than"):
-        TextTask(text.task, text.tokenizer, chat=False, max_prompt=3)
+        TextTask(text.task, text.tokenizer, chat=False, max_prompt=3, generated=True)
 
 
 class Uneven:
