@@ -46,7 +46,9 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check the sizes of a model from scratch, whose vocabulary may be the tokenizer's."""
-        if self.path is None and (self.preset is not None or self.sizes):
+        # How a model is computed may be set before the command line says where it is.
+        described = self.preset is not None or set(self.sizes) - set(EXECUTION_FIELDS)
+        if self.path is None and described:
             try:
                 _scratch_config(self, "sizes", 1)
             except config_lib.ConfigError as error:
