@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= runs/demo
 PYTEST := $(BIN)/python -m pytest
+# Modules are compiled when they are first imported: most of those installed never are.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Processes that share the tests; each takes up to 5 GB.
 JOBS   ?= 2
 # Compiled XLA programs are reused between test runs, and by the next clone.
@@ -24,14 +26,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "jaxlab needs Python 3.11 or newer; $(PYTHON) is older. Try: make setup PYTHON=python3.12"; exit 1; }
 	@echo "Preparing $(VENV): installing the pinned dependencies (about 2 GB, one to three minutes)."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@
 	@echo "$(VENV) is ready."
 
 $(VENV)/.torch: $(VENV)/.installed
 	@echo "Adding the torch extra to $(VENV): PyTorch and transformers, for the parity tests."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,test]'
+	@$(PIP) torch==2.13.0
+	@$(PIP) -c constraints.txt -e '.[torch,test]'
 	@touch $@
 
 demo: setup  ## train a teacher, distil a weak student three ways, write a report (two minutes on 2 cores)

@@ -29,6 +29,23 @@ if os.environ.get("JAX_PLATFORMS") == "cpu" or not importlib.metadata.entry_poin
     os.environ["XLA_FLAGS"] = " ".join((*QUICK, os.environ.get("XLA_FLAGS", ""))).strip()
 
 
+# Files whose single tests take longest. Begun last, one of them would keep a process busy after
+# the others have nothing left to do.
+LONG = (
+    "colabs_test.py",
+    "configs_test.py",
+    "resume_test.py",
+    "hybrid_run_test.py",
+    "sequence_parallel_test.py",
+    "sharding_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def door():
     """Runs a door as a user does: door("train", "--workdir=DIR", ...) -> CompletedProcess."""
