@@ -56,7 +56,8 @@ def sharded(function, arguments, shards, check_vma=True):
     )  # fmt: skip
 
 
-def compare(name, arguments, shards, tolerance, operation=gated_delta, check_vma=True, **options):
+def compare(name, arguments, counts, tolerance, operation=gated_delta, check_vma=True, **options):
+    """One device against as many shards as each of `counts`."""
     form = arguments.pop("form")
     ids = {key: arguments.pop(key) for key in ("segment_ids",) if key in arguments}
     dtype = arguments["v"].dtype
@@ -70,27 +71,31 @@ def compare(name, arguments, shards, tolerance, operation=gated_delta, check_vma
     unoptimised = {"xla_backend_optimization_level": 0}
 
     @functools.partial(jax.jit, static_argnums=0, compiler_options=unoptimised)
-    def run(axis_name, floats):
+    def run(shards, floats):
+        axis_name = None if shards == 1 else "sequence"
+
         def call(arguments):
             return operation(**arguments, form=form, axis_name=axis_name, **options)
 
-        if axis_name is None:
+        if shards == 1:
             return with_gradients(lambda floats: call(floats | ids), floats, weights)
         mapped = sharded(call, floats | ids, shards, check_vma)
         return with_gradients(lambda floats: mapped(floats | ids), floats, weights)
 
     floats = {key: jnp.asarray(x) for key, x in arguments.items()}
-    expected, actual = run(None, floats), run("sequence", floats)
+    expected = run(1, floats)
 
-    def check(path, a, e):
+    def check(shards, path, a, e):
         a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
         assert np.isfinite(a).all()
         assert a.shape == e.shape
         distance = np.linalg.norm(a - e) / max(np.linalg.norm(e), 1e-30)
         assert distance <= tolerance, (name, shards, jax.tree_util.keystr(path), distance)
 
-    jax.tree.map_with_path(check, actual, expected)
-    print(name, shards, "equal", flush=True)
+    for shards in counts:
+        actual = run(shards, floats)
+        jax.tree.map_with_path(functools.partial(check, shards), actual, expected)
+        print(name, shards, "equal", flush=True)
 
 
 def make(name, dtype=np.float64, decays="mild", **changes):
@@ -119,25 +124,24 @@ def main() -> None:
     close = 1e-13
     # All forms and shapes of gates; DeltaNet is GDN's program, KDA and FG2 come below.
     for name in ("gdn", "fg2_plus", "separate_scalars", "left", "gdn2"):
-        compare(name, make(name), 4, close, implementation="reference")
-    for shards in (2, 3, 8):
-        compare("fg2_plus", make("fg2_plus"), shards, close, chunk_size=4,
-                implementation="chunked")  # fmt: skip
+        compare(name, make(name), [4], close, implementation="reference")
+    compare("fg2_plus", make("fg2_plus"), (2, 3, 8), close, chunk_size=4,
+            implementation="chunked")  # fmt: skip
     for name in ("kda", "fg2_plus"):
-        compare(f"{name}, packed", make(name) | {"segment_ids": SEGMENTS}, 8, close,
+        compare(f"{name}, packed", make(name) | {"segment_ids": SEGMENTS}, [8], close,
                 implementation="reference")  # fmt: skip
     no_state = make("fg2")
     del no_state["initial_state"]
-    compare("fg2, no initial state", no_state, 4, close, implementation="reference")
-    compare("gdn, strong decays", make("gdn", decays="mixed"), 4, close,
+    compare("fg2, no initial state", no_state, [4], close, implementation="reference")
+    compare("gdn, strong decays", make("gdn", decays="mixed"), [4], close,
             implementation="reference", check_vma=False)  # fmt: skip
     logits = make("fg2_plus")
     logits = {("erase_logits" if key == "erase" else "write_logits" if key == "write" else key): x
               for key, x in logits.items()}  # fmt: skip
-    compare("logits", logits, 4, close, gated_delta_from_logits, implementation="reference")
-    compare("float32", make("kda", np.float32), 4, 2e-6, chunk_size=4, implementation="chunked")
+    compare("logits", logits, [4], close, gated_delta_from_logits, implementation="reference")
+    compare("float32", make("kda", np.float32), [4], 2e-6, chunk_size=4, implementation="chunked")
     # The output and the gradients are rounded to 8 bits at the end, on one device as on four.
-    compare("bfloat16", make("kda", jnp.bfloat16), 4, 2.0**-8, implementation="reference")
+    compare("bfloat16", make("kda", jnp.bfloat16), [4], 2.0**-8, implementation="reference")
     convolution_tokens()
 
 
