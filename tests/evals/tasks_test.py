@@ -1,6 +1,7 @@
 """The benchmarks as tasks of inspect_ai: their options, their judge, and graders that fail."""
 
 import json
+import pathlib
 import re
 import shlex
 
@@ -17,6 +18,8 @@ from jaxlab.evals import grader_errors, harness, options, tasks
 from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run, Subject
 from tests.evals import scripted
+
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture
@@ -159,9 +162,12 @@ def _metrics(log):
     }
 
 
-def test_without_a_judge_the_rule_grades(rows, tmp_path):
+def test_the_readmes_command_grades_by_rule(rows, tmp_path):
     """And a judge by inspect_ai's role does as well as one by name."""
-    given = _args(f"path={rows} grader=rule")
+    (command,) = re.findall(r"`(inspect eval jaxlab/general365 [^`]*)`", README)
+    words = command.replace("rows.jsonl", str(rows))
+    given = _args(" ".join(re.findall(r"-T (\S+)", words)))
+    assert given == {"path": str(rows), "grader": "rule"}
     log = _eval("jaxlab/general365", tmp_path, task_args=given)
     assert log.status == "success"
     found = _metrics(log)
