@@ -1,5 +1,6 @@
 """Contenders in processes of their own, and which of their turns count."""
 
+import ast
 import functools
 import pathlib
 import sys
@@ -89,3 +90,20 @@ def test_a_peer_that_ends_says_why(program):
         contender("peer", program) as peer,
     ):
         peer.ask()
+
+
+def _imported(path):
+    """Top-level names of all packages that a file imports, wherever it does."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_a_contender_has_one_framework_and_the_benchmark_none():
+    jax, torch = {"jax", "jaxlab", "jaxlab_kernels", "flax"}, {"torch", "transformers", "trl"}
+    for path in PEERS.glob("*.py"):
+        imported = _imported(path)
+        assert not (imported & jax and imported & torch), path.name
+    for name in ("decoding", "kernels", "loss", "provider", "training"):
+        assert not _imported(PEERS.parent / f"{name}.py") & (jax | torch), name
