@@ -340,7 +340,7 @@ def test_sizes_that_do_not_fit(changes, message):
 
 
 def test_head_dim_follows_from_the_width():
-    assert dataclasses.replace(FULL, head_dim=None).head_dim == 3
+    assert dataclasses.replace(FULL, head_dim=None, hidden_size=16).head_dim == 4
 
 
 def test_eight_devices_give_the_logits_of_one():
