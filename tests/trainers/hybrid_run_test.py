@@ -59,7 +59,7 @@ def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, t
     stages = config("aopd_modsum", "tiny")["stages"]
     tokenizer = ModSum(**stages["teacher"]["data"]["options"]).tokenizer()
     changes = {"delta": {"rule": "gdn", "head_dim": 8, "num_heads": 2}, "intermediate_size": 24}
-    sizes = SIZES | LINEAR | changes | {"vocab_size": tokenizer.vocab_size}
+    sizes = SIZES | LINEAR | changes | {"vocab_size": tokenizer.vocab_size, "num_layers": 1}
     decoder = config_lib.build(DecoderConfig, sizes)
     params = Decoder(decoder).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     given = {"family": "gated_deltanet", "eos_token_id": tokenizer.eos_id}
