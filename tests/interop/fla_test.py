@@ -355,7 +355,7 @@ class TestFamily:
             ({"mlp_bias": True}, "none with mlp_bias=True"),
             ({"rope": None}, "none with rope=None"),
             ({"rope": Rope(1e4, "yarn", 4.0, 64)}, "none with rope="),
-            ({"intermediate_size": 0}, "none with intermediate_size=0"),
+            ({"intermediate_size": 0}, "intermediate_size is 0"),
             ({"head_dim": 4}, "none with head_dim=4"),
             ({"num_heads": 3, "num_kv_heads": 1, "head_dim": 8}, "attn.num_heads 3"),
             (
