@@ -23,8 +23,8 @@ from jaxlab.evals import harness
 from jaxlab.evals.general365 import generate, grade
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.text.tokenizer import train_bpe
 
 SEEDS, STEPS = 32, 150
 

@@ -13,7 +13,7 @@ import pathlib
 import torch
 import transformers
 
-from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.text.tokenizer import train_bpe
 
 
 def main() -> None:

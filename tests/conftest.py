@@ -94,7 +94,7 @@ def modsum_run(door, tmp_path_factory):
 @pytest.fixture(scope="session")
 def gsm8k(tmp_path_factory):
     """The section `data` of a config: eight made-up rows and a tokenizer trained on them."""
-    from jaxlab.interop.tokenizer import train_bpe
+    from jaxlab.text.tokenizer import train_bpe
 
     folder = tmp_path_factory.mktemp("gsm8k")
     rows = [

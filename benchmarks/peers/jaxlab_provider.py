@@ -19,11 +19,11 @@ from inspect_ai.model import GenerateConfig, get_model
 
 from jaxlab.data.batch import right_pad
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import Tokenizer, train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.mesh import make_mesh, start
 from jaxlab.sampling import SamplingConfig, generate
+from jaxlab.text.tokenizer import Tokenizer, train_bpe
 
 PROMPT_MULTIPLE = 32
 

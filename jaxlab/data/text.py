@@ -22,8 +22,8 @@ from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.tokens import NO_TARGET, TokenBatch
 from jaxlab.data.tasks.types import Split
 from jaxlab.data.token_cache import Tokenised
-from jaxlab.interop.tokenizer import Tokenizer, train_bpe, train_char
-from jaxlab.interop.tokenizer import load as load_tokenizer
+from jaxlab.text.tokenizer import Tokenizer, train_bpe, train_char
+from jaxlab.text.tokenizer import load as load_tokenizer
 
 TRAINED = ("bpe", "char")
 

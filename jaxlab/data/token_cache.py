@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from jaxlab.interop.tokenizer import Tokenizer
-from jaxlab.interop.tokenizer import load as load_tokenizer
+from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import load as load_tokenizer
 
 # Part of every name: to be changed with what an entry holds.
 VERSION = "1"

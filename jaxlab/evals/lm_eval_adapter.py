@@ -27,13 +27,13 @@ from jaxlab.evals.likelihood import Likelihood
 from jaxlab.evals.rows import sample_seed
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
-from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models.decoder import Decoder
 from jaxlab.rollouts.batcher import Batcher
 from jaxlab.runtime import decode_devices
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.settings import Mesh
 from jaxlab.sampling import SamplingConfig
+from jaxlab.text.tokenizer import load as load_tokenizer
 
 # Keys of a task's generation_kwargs beside these change what is sampled, in ways not offered here.
 SAMPLING = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "min_p"}

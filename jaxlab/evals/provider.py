@@ -34,13 +34,13 @@ from jaxlab import config as config_lib
 from jaxlab.evals.rows import sample_seed
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
-from jaxlab.interop.tokenizer import Tokenizer
-from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models.decoder import Decoder
 from jaxlab.rollouts.batcher import Batcher, Reply
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.settings import Mesh
 from jaxlab.sampling import SamplingConfig
+from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import load as load_tokenizer
 
 # Options of a request that change what is sampled, and that the sampler does not have.
 UNSUPPORTED = (

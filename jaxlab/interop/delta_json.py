@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
+from jaxlab import json_file
 from jaxlab.config import build
-from jaxlab.interop import json_file, rope_json
-from jaxlab.interop.json_file import BOOL, NULL, SIZE, CheckpointFormatError, Kind
+from jaxlab.interop import rope_json
+from jaxlab.json_file import BOOL, NULL, SIZE, CheckpointFormatError, Kind
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope

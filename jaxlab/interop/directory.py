@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxlab.interop import json_file, safetensors_io
-from jaxlab.interop.json_file import CheckpointFormatError, Kind
+from jaxlab import json_file
+from jaxlab.interop import safetensors_io
 from jaxlab.interop.safetensors_io import Stored
+from jaxlab.json_file import CheckpointFormatError, Kind
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"

@@ -14,9 +14,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
-from jaxlab.interop import delta_json, fla_json, json_file, rope_json
+from jaxlab import json_file
+from jaxlab.interop import delta_json, fla_json, rope_json
 from jaxlab.interop.fla_json import FlaFamily
-from jaxlab.interop.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
+from jaxlab.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.rope import Rope
 

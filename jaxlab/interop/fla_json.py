@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from jaxlab.interop import json_file, rope_json
+from jaxlab import json_file
+from jaxlab.interop import rope_json
 from jaxlab.interop.delta_json import shortest_period
-from jaxlab.interop.json_file import BOOL, NULL, POSITIVE, SIZE, TEXT, CheckpointFormatError, Kind
+from jaxlab.json_file import BOOL, NULL, POSITIVE, SIZE, TEXT, CheckpointFormatError, Kind
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope

@@ -21,11 +21,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlab.interop import delta_json, directory, families, json_file, safetensors_io
+from jaxlab import json_file
+from jaxlab.interop import delta_json, directory, families, safetensors_io
 from jaxlab.interop.families import DELTA_FAMILIES, DeltaFamily
-from jaxlab.interop.json_file import CheckpointFormatError
 from jaxlab.interop.names import UNEMBEDDING, Leaf, flatten, leaves, nest, table_of
 from jaxlab.interop.safetensors_io import DTYPES, Stored
+from jaxlab.json_file import CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig, Params
 
 __all__ = ["CheckpointFormatError", "load", "read_config", "save"]

@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 from jaxlab import config as config_lib
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import Tokenizer
-from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, rescan, unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.settings import Rules
+from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import load as load_tokenizer
 
 # Fields that change how a model is computed, not what it computes.
 EXECUTION_FIELDS = ("dtype", "param_dtype", "scan_layers", "remat")

@@ -7,8 +7,8 @@ transformers 5 writes one object, `rope_parameters`, with `rope_theta` inside. O
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlab.interop import json_file
-from jaxlab.interop.json_file import NULL, OBJECT, POSITIVE, TEXT, CheckpointFormatError, Kind
+from jaxlab import json_file
+from jaxlab.json_file import NULL, OBJECT, POSITIVE, TEXT, CheckpointFormatError, Kind
 from jaxlab.nn.rope import Rope
 
 KEYS = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")

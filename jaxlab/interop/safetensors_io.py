@@ -18,8 +18,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from jaxlab.interop import json_file
-from jaxlab.interop.json_file import CheckpointFormatError
+from jaxlab import json_file
+from jaxlab.json_file import CheckpointFormatError
 
 DTYPES = {
     "F32": np.dtype(np.float32),

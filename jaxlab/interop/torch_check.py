@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.interop import delta_json, directory, families, fla_json, json_file
+from jaxlab import json_file
+from jaxlab.interop import delta_json, directory, families, fla_json
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jaxlab.data.tasks.types import Example, Grade, Split, Task
-from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import Tokenizer
 
 # Of a task that generates its examples so many are looked at before a run begins.
 MAX_CHECKED = 20_000

@@ -7,10 +7,10 @@ from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.gsm8k import Gsm8k
 from jaxlab.data.tasks.types import Example, Task
-from jaxlab.interop.tokenizer import Tokenizer
-from jaxlab.interop.tokenizer import load as load_tokenizer
 from jaxlab.rollouts.text import LongPromptError as LongPromptError
 from jaxlab.rollouts.text import TextTask
+from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import load as load_tokenizer
 from jaxlab.trainers.settings import Data
 
 # Evaluations draw from the randomness of a step that no run reaches.

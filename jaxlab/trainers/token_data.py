@@ -17,7 +17,7 @@ from jaxlab.data.tasks.stack import Stacks
 from jaxlab.data.tasks.state_tracking import StateTracking
 from jaxlab.data.tasks.tokens import ENDLESS, Generated, TokenSource, TokenTask
 from jaxlab.data.text import Text
-from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import Tokenizer
 
 TASKS = {
     "mqar": Mqar,

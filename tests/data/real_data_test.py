@@ -3,7 +3,7 @@
 import pytest
 
 from jaxlab.data.tasks.gsm8k import Gsm8k
-from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.text.tokenizer import train_bpe
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from jaxlab.data import text as text_lib
 from jaxlab.data import token_cache
 from jaxlab.data.text import Text
-from jaxlab.interop.tokenizer import train_bpe, train_char
+from jaxlab.text.tokenizer import train_bpe, train_char
 
 DOCUMENTS = [
     "Ann has three shells.\n",

@@ -11,9 +11,9 @@ from tokenizers import processors
 
 from jaxlab.data import token_cache
 from jaxlab.data.tasks.gsm8k import Gsm8k
-from jaxlab.interop.tokenizer import Tokenizer, load, train_bpe
 from jaxlab.rollouts.batcher import Batcher, Reply
 from jaxlab.rollouts.text import TextTask
+from jaxlab.text.tokenizer import Tokenizer, load, train_bpe
 from tests.evals import random_model
 
 ROW = {"question": "how many?", "answer": "one.\n#### 1"}

@@ -20,9 +20,9 @@ from jaxlab.config import ConfigError
 from jaxlab.evals.likelihood import Likelihood
 from jaxlab.evals.lm_eval_adapter import JaxlabLM
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.runtime.mesh import make_mesh
+from jaxlab.text.tokenizer import train_bpe
 
 CONFIG = DecoderConfig(
     vocab_size=300,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.interop import hf
-from jaxlab.interop.tokenizer import train_bpe
 from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.text.tokenizer import train_bpe
 
 
 def save(

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from jaxlab.interop import directory, hf, json_file, safetensors_io, tokenizer
-from jaxlab.interop.json_file import CheckpointFormatError
+from jaxlab import json_file
+from jaxlab.interop import directory, hf, safetensors_io
+from jaxlab.json_file import CheckpointFormatError
 from jaxlab.models import presets
+from jaxlab.text import tokenizer
 from tests.interop.directories import random_params
 from tests.interop.fla_test import ATTN, GDN, KDA
 from tests.interop.hf_test import LLAMA_3_2_1B, QWEN_2_5_HALF_B, QWEN_3_0_6B

@@ -2,7 +2,7 @@ import pytest
 
 from jaxlab.config import ConfigError
 from jaxlab.data.tasks.modsum import ModSum
-from jaxlab.interop.tokenizer import train_bpe
+from jaxlab.text.tokenizer import train_bpe
 from jaxlab.trainers import setup
 
 

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers
 
 from jaxlab import ranges
 from jaxlab.data.tasks.types import Example, Grade, Split
-from jaxlab.interop.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import Tokenizer
 
 PAD, EOS = "<pad>", "<eos>"
 

@@ -6,8 +6,8 @@ import pytest
 import tokenizers
 from tokenizers import processors
 
-from jaxlab.interop import chat_template
-from jaxlab.interop.tokenizer import Tokenizer, load, train_bpe, train_char
+from jaxlab.text import chat_template
+from jaxlab.text.tokenizer import Tokenizer, load, train_bpe, train_char
 
 TEXTS = [
     "Natalia sold clips to 48 of her friends in April, and then half as many in May.",

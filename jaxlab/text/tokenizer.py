@@ -16,10 +16,10 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jaxlab.interop import chat_template as chat
-from jaxlab.interop import json_file
-from jaxlab.interop import tokenizer_files as files
-from jaxlab.interop.json_file import TEXT, CheckpointFormatError, Kind
+from jaxlab import json_file
+from jaxlab.json_file import TEXT, CheckpointFormatError, Kind
+from jaxlab.text import chat_template as chat
+from jaxlab.text import tokenizer_files as files
 
 # A tokenizer that never pads still needs some id for the cells that no mask lets through.
 _NO_PAD_ID = 0

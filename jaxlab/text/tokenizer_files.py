@@ -7,8 +7,8 @@ from typing import Any
 
 import tokenizers
 
-from jaxlab.interop import json_file
-from jaxlab.interop.json_file import BOOL, NULL, OBJECT, TEXT, CheckpointFormatError, Kind
+from jaxlab import json_file
+from jaxlab.json_file import BOOL, NULL, OBJECT, TEXT, CheckpointFormatError, Kind
 
 SPECIAL_TOKENS = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
