@@ -39,17 +39,18 @@ _SEPARATORS = re.compile(
     r"|\\?[A-Za-z]{1,5}(?:_(?:\w|\{\w{1,3}\}))?'?\s?(?:=|:|\\in\b))*"
 )
 _DENIED = re.compile(
-    r"(?:\bnot|n't|\bnever|\binstead of|\brather than|\bunlike)\s*(?:be|equal to|equal)?"
+    r"(?:\b(?:can)?not|n't|\bnever|\binstead of|\brather than|\bunlike)\s*(?:be|equal to|equal)?"
     r"[\s$({\\\[]*\Z",
     re.IGNORECASE,
 )
 _ANSWER = (
-    r"(?:answers?|correct\s(?:option|choice)|\u7b54\u6848|\u7b54\u590d|\u7b54)"
+    r"(?:answers?|(?:final|end)\sresult|correct\s(?:option|choice)"
+    r"|\u7b54\u6848|\u7b54\u590d|\u7b54|\u6700[\u7ec8\u7d42\u540e\u5f8c]\u7ed3\u679c)"
     r"[*_`\s\"\u201d\u300d\u3011\])]{0,9}"
 )
 _IS = (
-    r"(?:(?:\b(?:is|are|as|be|equals?(?:[ \t]to)?|becomes)\b(?!\s{0,9}(?:not|never)\b)|[:=]"
-    r"|\u662f(?!\u5426)|\u4e3a|\u70ba|\u7b49\u4e8e|\u5e94\u4e3a|\u5e94\u8be5\u662f|\u5e94\u662f"
+    r"(?:(?:\b(?:is|are|as|be|equals?(?:[ \t]to)?|becomes)\b(?!\s{0,9}(?:not|never)\b)"
+    r"|[-=]>|[:=\u2192]|\u5927?\u7ea6(?:\u662f|\u4e3a|\u7b49\u4e8e)|\u662f(?!\u5426)|\u4e3a|\u70ba|\u7b49\u4e8e|\u5e94\u4e3a|\u5e94\u8be5\u662f|\u5e94\u662f"
     r"|\u5373)[*_` \t]{0,9}){1,3}"
 )
 # "the answer is 5", "Answer: 5", "the answer must be 5", and not "the answer is not 5".
@@ -58,6 +59,16 @@ _STATED = re.compile(
     r"(?:(?:of|to|for|in)\b[^.:=\n]{0,60}?\s)?(?:\b(?:must|should|would|will|can only)\s{1,9})?"
     rf"{_IS}"
     r"|\u3010\S{0,4}\u7b54\u6848\u3011:?",
+    re.IGNORECASE,
+)
+# Before "answer is": what makes it a supposition, a denial, or somebody else's.
+_NOT_STATED = re.compile(
+    r"(?:\b(?:not|cannot|never|doubt|nobody|no one|suppose|supposing|assum(?:e|ing)|if|whether|"
+    r"unless|false|wrong|incorrect|untrue|unlikely|impossible|first|previous|earlier|initial|old|former|"
+    r"naive|obvious|tempting|trap|student['\u2019]s|guess(?:ed)?)\b|n['\u2019]t\b)"
+    r"(?:\s+(?:that|think|believe|say|says|claim|know|knows|mean|sure|true|the case|be|to|it is|is|"
+    r"the|a|an|my|your|our|its|his|her|their|this|final|correct|right|true))*\s*\Z"
+    r"|(?:\A|[.?!\n]\s*)\s*(?:is|could|can|might)\s+(?:the|my|this)\s*(?:final|correct)?\s*\Z",
     re.IGNORECASE,
 )
 _HEADING = re.compile(
@@ -110,9 +121,9 @@ def find(text: str, anchor: Anchor = "anywhere") -> str | None:
     said = stated(text)
     if said is not None:
         return clause(said)
-    text = without_emphasis(text)
+    text = without_emphasis(_after_suppositions(text))
     line = text.strip().removesuffix(".")
-    if line and "\n" not in line and _wordless(line):
+    if line and "\n" not in line and (_wordless(line) or _is_typed(line)):
         return line
     return last_expression(text) if anchor == "anywhere" else None
 
@@ -159,7 +170,8 @@ def boxes(text: str) -> list[tuple[int, int]]:
 
 def stated(text: str) -> str | None:
     """What follows the last "answer is", "answer:" or heading; None where nothing does."""
-    marks = [*_STATED.finditer(text), *_HEADING.finditer(text)]
+    marks = [mark for mark in _STATED.finditer(text) if not _is_supposed(text, mark)]
+    marks += _HEADING.finditer(text)
     for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True)[:20]:
         # On the same line, or the next that holds more than the opening of a formula.
         lines = text[mark.end() : mark.end() + _LONGEST_LINE].splitlines()
@@ -167,6 +179,20 @@ def stated(text: str) -> str | None:
         if line is not None:
             return line.strip(" \t*_:")
     return None
+
+
+def _is_supposed(text: str, mark: re.Match[str]) -> bool:
+    """Whether "the answer is" stands behind "if", "I doubt that", "the wrong" and the like."""
+    return _NOT_STATED.search(text[max(0, mark.start() - 80) : mark.start()]) is not None
+
+
+def _after_suppositions(text: str) -> str:
+    """The text after the last sentence with an "answer is" that states nothing; all without one."""
+    marks = list(_STATED.finditer(text))
+    if not marks or not _is_supposed(text, marks[-1]):
+        return text
+    end = _SENTENCE.search(text, marks[-1].end())
+    return text[end.end() :] if end else ""
 
 
 _HEDGED_RESTATEMENT = re.compile(
@@ -177,21 +203,46 @@ _HEDGED_RESTATEMENT = re.compile(
 _FILLER = re.compile(
     r"(?:\s*(?:the|simply|just|indeed|thus|therefore|exactly|only|clearly|then|hence|so|now|"
     r"equal(?:s)? to|equals|given by|the number|the value|number|value|about|approximately|roughly|"
-    r"around|option|choice|\u7ea6|\u5927\u7ea6|\u9009)\b\s*:?)+\s*|\s*(?:\u7ea6|\u5927\u7ea6|\u9009\u9879?)\s*",
+    r"around|option|choice|interval|range|set|point|ordered pair|\u7ea6|\u5927\u7ea6|\u9009)"
+    r"\b\s*:?)+\s*|\s*(?:\u7ea6|\u5927\u7ea6|\u9009\u9879?)\s*",
     re.IGNORECASE,
+)
+_SIGN_IN_WORDS = re.compile(r"(?:negative|minus)\s+(?=[a-z]{3})", re.IGNORECASE)
+# "the probability is 0.33" and "Tom pays $12" below a heading, and "as follows: 12".
+_NAMED_VALUE = re.compile(
+    r"(?:[^.?!:\d\n]{1,80}?\b(?:is|are|was|were|will be|equals?|has|have|had|needs?|pays?|paid"
+    r"|gets?|got|makes?|made|spends?|spent|sells?|sold|buys?|bought|earns?|earned|saves?|saved|takes?"
+    r"|took|costs?|eats?|ate|owes?|uses?|used|receives?|received|collects?|collected)\s*:?"
+    r"|(?:as )?follows:)"
+    r"\s*(?=[-+\d$\\(\[])"
 )
 _TOKEN = re.compile(r"\S+")
 _LINK = re.compile(r"(?:\s|\$|\\[()\[\]])*,?\s*(?:or|and)(?:\s|\$|\\[()\[\]])*")
 _CONNECTIVES = frozenset(
     listed(
         "or and negative minus plus infinity pi sqrt sin cos tan log ln exp about "
-        "approximately percent union thousand million billion trillion hundred to"
+        "approximately percent union thousand million billion trillion hundred to "
+        "dozen squared cubed factorial"
     )
 )
 _TAKEN_BACK = re.compile(
     r"\b(?:not|no|nor|neither|wrong|incorrect|wait|actually|rather|instead|but|however|except|"
     r"unless|if|or|perhaps|maybe|possibly|unlikely|less|more|fewer|times|minus|plus|off|false|"
-    r"impossible|doubt|unsure|unclear|mistaken?)\b|n't\b|\?|\u4e0d|\u9519|\u6216",
+    r"impossible|doubt|unsure|unclear|mistaken?|retract|withdraw|discard|reject|scratch|ignore|"
+    r"error|suppos\w+|assum\w+)\b|n't\b|\?|\u4e0d|\u9519|\u6216",
+    re.IGNORECASE,
+)
+# "because 5 is not even" takes nothing back, "because I was wrong, it is 7" does.
+_REASON = re.compile(r"[,;(]?\s*\b(?:because|since)\b[^.;?!\n]*(?:\.\d[^.;?!\n]*)*", re.IGNORECASE)
+_TAKEN_BACK_IN_REASON = re.compile(
+    r"\b(?:wait|actually|rather|instead|but|however|except|unless|perhaps|maybe|possibly|mistaken?|"
+    r"doubt|unsure|unclear|I|my|it(?:'s| is| was)|should|would|answer|correct|right)\b"
+    r"|\u4e0d|\u9519|\u6216"
+)
+# What a new sentence may say without taking the answer of the one before back.
+_COURTESY = re.compile(
+    r"\b(?:there\s(?:is|are)\s)?(?:no\sothers?|not\sany\sothers?)\b[^.?!]*"
+    r"|\b(?:let\sme\sknow|feel\sfree|if\syou\s(?:have|need|want|would|like))\b[^.?!]*",
     re.IGNORECASE,
 )
 _DENIES_ANOTHER = re.compile(r"[,;(]?\s*(?:and\s+)?not\s+[-$\\(]?\d[^A-Za-z]*", re.IGNORECASE)
@@ -210,7 +261,11 @@ def clause(text: str) -> str | None:
     text = text[filler.end() :] if filler else text
     text = _HEDGED_RESTATEMENT.sub("", text, count=1) or text
     if _wordless(text):
-        return _one_sentence(text).rstrip(" ,;:*_.") or None
+        return None if "?" in text else _one_sentence(text).rstrip(" ,;:*_.") or None
+    sign = _SIGN_IN_WORDS.match(text)
+    if sign:
+        number = _prose(text[sign.end() :])
+        return number and f"-{number}"
     end, depth, ended = len(text), 0, False
     for token in _TOKEN.finditer(text):
         if depth <= 0 and _is_prose(token[0]):
@@ -224,7 +279,10 @@ def clause(text: str) -> str | None:
     trimmed = re.sub(r"(?:[\s,;:($]|\b(?:or|and|to)\b|\\(?:text)\{\s*(?:or|and)\s*\})*$", "", head)
     open_end = re.search(r"\bor\b", head[len(trimmed) :]) is not None
     if not trimmed.strip(" .$\\()[]"):
-        return _prose(text)
+        named = _NAMED_VALUE.match(text)
+        if named is None:
+            return _prose(text)
+        return None if _TAKEN_BACK.search(named[0]) else clause(text[named.end() :])
     if open_end or head.rstrip().endswith("?") or _takes_back(rest, ended):
         return None
     if head.count("$") % 2:
@@ -232,8 +290,17 @@ def clause(text: str) -> str | None:
     return trimmed.strip().rstrip(".;:").strip() or None
 
 
+def without_reasons(text: str) -> str:
+    """Without clauses such as "because 5 is not even", whose words say nothing about an answer."""
+    return _REASON.sub(
+        lambda reason: reason[0] if _TAKEN_BACK_IN_REASON.search(reason[0]) else "", text
+    )
+
+
 def _takes_back(rest: str, new_sentence: bool) -> bool:
-    rest = _DENIES_ANOTHER.sub("", rest)
+    rest = without_reasons(_DENIES_ANOTHER.sub("", rest))
+    if new_sentence:
+        rest = _COURTESY.sub("", rest)
     if _TAKEN_BACK.search(rest):
         return True
     if new_sentence:
@@ -251,7 +318,7 @@ def _one_sentence(text: str) -> str:
 
 def _prose(text: str) -> str | None:
     """An answer in words, up to the end of its clause."""
-    first = re.split(r"[.;!\n]|,\s|\s(?:since|because|as)\s", text, maxsplit=1)[0]
+    first = re.split(r"\.(?!\d)|[;!\n]|,\s|\s(?:since|because|as)\s", text, maxsplit=1)[0]
     rest = text[len(first) :]
     if re.search(r"\b(?:wrong|incorrect|wait|actually|rather|but|unlikely|maybe|perhaps)\b", rest):
         return None
@@ -319,6 +386,8 @@ def _last_run(line: str) -> str | None:
         return None
     if _DENIED.search(line[max(0, begin - 40) : begin]):
         return ""
+    if line[end - 1] == "?" or line[end : end + 1] == "?":
+        return ""
     following = re.match(r"\s+(?:thousand|million|billion|trillion|percent|%)", line[end:])
     return line[begin : end + (following.end() if following else 0)].strip().rstrip(".,;:!?")
 
@@ -330,6 +399,11 @@ def without_emphasis(text: str) -> str:
 
 def _wordless(text: str) -> bool:
     return _WORD.search(_LINKS.sub("", _COMMAND.sub("", text))) is None
+
+
+def _is_typed(line: str) -> bool:
+    """Whether a line in ASCII is an expression with connectives in words: "minus 5"."""
+    return line.isascii() and not any(map(_is_prose, line.split()))
 
 
 def hash_answer(text: str) -> str | None:

@@ -210,7 +210,7 @@ class Reader:
             whole, points = map(self._any, without)
             return _without(_region(whole), points)
         braces = spelling.inside(text, "\\{", "\\}")
-        if braces is None and "," in text:
+        if braces is None and ("," in text or _BUILDER.match(text)):
             braces = spelling.inside(text, "{", "}")
         if braces is not None:
             return self._set(braces)
@@ -342,12 +342,16 @@ def _members(group: Group) -> tuple[Value, ...]:
     return tuple(found)
 
 
+# The braces of {x | x > 3}, which are a set's without a backslash too.
+_BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\\in\b[^|:]*)?[|:]")
+
+
 def _stripped(text: str) -> str:
     """Without the marks of a sentence at its ends, and braces around the whole."""
     while True:
         text = text.strip().rstrip(".,;:").strip()
         inside = spelling.inside(text, "{", "}")
-        if inside is None or spelling.split(inside, ",")[1:]:
+        if inside is None or spelling.split(inside, ",")[1:] or _BUILDER.match(text):
             return text
         text = inside
 

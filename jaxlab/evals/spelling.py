@@ -183,6 +183,7 @@ _RENAMED = {
     "degree": "^\\circ",
     "tg": "\\tan",
     "ctg": "\\cot",
+    "lg": "\\log_{10}",
     "arctg": "\\arctan",
     "sinh": "\\sinh",
     "bmod": "\\text{mod}",
@@ -230,7 +231,6 @@ _NAMED = {
     "or": "\\or",
     "and": "\\and",
     "union": "\\cup",
-    "cup": "\\cup",
     "theta": "\\theta",
     "alpha": "\\alpha",
     "beta": "\\beta",
@@ -259,7 +259,9 @@ _SCALES = {
     "\u4ebf": 8,
 }
 _SHORT_WORDS = frozenset(
-    listed("cm mm km kg mg ml ft mi lb oz hr am pm sq no in is it if hz pa nm ms ns ev kw mw gb mb")
+    listed(
+        "cm mm km kg mg ml ft mi lb oz hr am pm sq no in is it if hz pa nm ms ns ev kw mw gb mb of"
+    )
 )
 # Whole answers in words.
 _PHRASES = {
@@ -288,11 +290,15 @@ _PHRASES = {
 _UNITS = re.compile(r"\s*[A-Za-z]{1,3}(?:\^-?\d)?(?:\s*[/* ]\s*[A-Za-z]{1,3}(?:\^-?\d)?)+\s*")
 _UNIT_LETTERS = frozenset("mshgLlJNWVK")
 _SCALED = re.compile(r"(?<=[\d.)}])\s*\\text\{(" + "|".join(_SCALES) + r")\}")
+_APPLIED = {"dozen": "*12", "squared": "^2", "cubed": "^3", "factorial": "!"}
+_APPLIED_WORD = re.compile(r"(?<=[\d)}])\s*\\text\{(" + "|".join(_APPLIED) + r")\}")
 _MIXED = re.compile(r"(?<![\d.,/^_}])(?<!\d )(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.]|\s*/)")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10\s*(?=\^)|(?<=\d)\s*\*\s*10\s*\*\*\s*")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d)(?!,\d)", re.ASCII)
 _ELLIPSIS = re.compile(r"(?<=\d)\s*(?:\\(?:ldots|dots|cdots)|\.{2,}|\u2026)")
 _SQUEEZED = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+# (0, 1) cup (2, 3), but not 1 cup.
+_CUP = re.compile(r"(?<=[])}[(])\s*(?:\\text\{\s*cup\s*\}|\bcup\b)\s*(?=[](\[\\])")
 _SIGNS_TYPED = (("<=", "\\le "), (">=", "\\ge "), ("!=", "\\ne "), (":=", "="), ("==", "="))
 
 
@@ -307,7 +313,8 @@ def canonical(text: str) -> str:
     if not text.isascii():
         text = _CHINESE_OR.sub(r" \\or ", _CHINESE_AND.sub(r" \\and ", text))
         text = _CHINESE_MINUS.sub("-", text)
-        text = _CHINESE_UNIT.sub(r" \\text{\1}", text)
+        text = _CHINESE_UNIT.sub(" \\\\\0text{\\1}", text)
+    text = _CUP.sub(r" \\cup ", text)
     text = re.sub(r"\b([apAP])\.\s?([mM])\.", r"\1\2", text)
     text = text.replace("\\$", " ").replace("\\%", "%").replace("\\dots", "\\ldots")
     text = _ELLIPSIS.sub("", text)
@@ -325,6 +332,7 @@ def canonical(text: str) -> str:
     text = _DASH_IN_FORMULA.sub("-", text)
     text = _KEPT_OR_WORD.sub(_word, text).replace("\0", "")
     text = _SCALED.sub(lambda word: f"*10^{{{_SCALES[word[1]]}}}", text)
+    text = _APPLIED_WORD.sub(lambda word: _APPLIED[word[1]], text)
     text = _TIMES_TEN.sub("*10", text)
     text = _MIXED.sub(r"(\1+\2/\3)", text)
     text = _ungrouped(re.sub(r"\s+", " ", text)).strip()

@@ -21,7 +21,7 @@ Grader = Literal["cascade", "rule", "judge"]
 BY_MATH = ("number", "interval")
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
-_PROSE = re.compile(r"\b(?!and\b|[A-Z]+\b)[A-Za-z]{2}")
+_PROSE = re.compile(r"\b(?!and\b|(?:[Oo]ption|[Cc]hoice)s?\b|[A-Z]+\b)[A-Za-z]{2}")
 _RUN = re.compile(r"[A-Z]{2,26}")
 _LETTER = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z])")
 _OPTION = re.compile(r"\W{0,3}[A-Z]\W{0,3}[.:)]\W{0,3}\s")
@@ -137,7 +137,7 @@ def final_answer(text: str, anchor: Anchor = "stated", choice: bool = False) -> 
         return None
     said = answers.stated(text)
     if said is not None:
-        return _plain(said) or None
+        return _plain(answers.without_reasons(said) if choice else said) or None
     lines = [line for line in text.splitlines() if line.strip()]
     alone = len(lines) == 1 and not (
         choice and _PROSE.search(lines[0]) and not _OPTION.match(lines[0])
@@ -169,7 +169,8 @@ def _compare_choices(gold: str, answer: str | None) -> Verdict:
 def _compare_texts(gold: str, answer: str | None) -> Verdict:
     if answer is None:
         return Verdict(False, None, "no_answer")
-    correct = same_words(gold, answer)
+    asks = answer.rstrip().endswith("?") and not gold.rstrip().endswith("?")
+    correct = same_words(gold, answer) and not asks
     return Verdict(correct, answer[:200], "match" if correct else "mismatch")
 
 

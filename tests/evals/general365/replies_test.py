@@ -319,6 +319,78 @@ HOSTILE = [
 ]
 
 
+# Statements that are suppositions, denials or somebody else's; words that change a number.
+HOSTILE += [
+    (
+        "number",
+        "6",
+        [
+            "I doubt the answer is 6.",
+            "Suppose the answer is 6.",
+            "If the answer is 6, then we fail.",
+            "The wrong answer is 6.",
+            "I do not think that the answer is 6",
+            "I don't believe the final answer is 6.",
+            "It is false that the answer is 6",
+            "The answer is 6? 7!",
+            "My earlier answer is 6, which I retract.",
+            "The naive answer is 6.",
+            "Nobody knows whether the answer is 6.",
+            "Unless the answer is 6, we are done.",
+            "The answer is 6 factorial",
+            "The answer is 6 squared",
+            "The answer is 6 dozen",
+            "The answer is 6 because I was wrong, it is 7.",
+            "The answer cannot be 6.",
+            "### Answer\n\nIt is not true that there are 6.",
+        ],
+    ),
+    (
+        "single_choice",
+        "B",
+        [
+            "If the answer is B then no",
+            "I do not think the answer is B",
+            "Suppose the answer is B.",
+            "The answer is A because B is wrong.",
+        ],
+    ),
+    (
+        "multiple_choice",
+        "A, C",
+        ["I don't think the answer is A, C", "The answer is A since C is wrong"],
+    ),
+    ("text", "Tom", ["I don't think the answer is Tom", "Tom?", "The answer is Tom?"]),
+]
+RIGHT += [
+    (
+        "number",
+        "36",
+        [
+            "The answer is 6 squared.",
+            "The answer is 3 dozen eggs.",
+            "The final result is 36.",
+            "Final answer \u2192 36",
+            "### Final Answer\n\nThe total is 36.",
+            "**Answer:** Tom pays $36.",
+            "The answer is as follows: 36",
+            "The answer is 36 because 35 is not even.",
+            "The answer is 36, since x cannot be negative or zero.",
+            "The answer is 36. No other solution exists.",
+            "The answer is 36. Let me know if you need more.",
+            "I don't think the answer is 35. The answer is 36.",
+            "\u7b54\u6848\u7ea6\u4e3a36",
+            "\u7b54\u6848\uff1a36\u5143",
+            "\u6700\u7ec8\u7ed3\u679c\u662f36",
+        ],
+    ),
+    ("number", "-7", ["minus 7", "The answer is negative seven."]),
+    ("interval", "[2,5)", ["{x | 2 \u2264 x < 5}", "Answer: the interval [2, 5)"]),
+    ("single_choice", "D", ["The answer is D because A contradicts the rule.", "Option D"]),
+    ("multiple_choice", "B, D", ["Options B and D", "The answer is B and D because A is wrong."]),
+]
+
+
 @pytest.fixture(scope="module")
 def verifier():
     with MathVerifier(timeout_s=60.0) as verifier:
