@@ -18,10 +18,10 @@ import numpy as np
 from jaxlab import ranges
 from jaxlab.data import token_cache
 from jaxlab.data.packing import Packed, pack
-from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.tokens import NO_TARGET, TokenBatch
 from jaxlab.data.tasks.types import Split
 from jaxlab.data.token_cache import Tokenised
+from jaxlab.grading.sources import Jsonl
 from jaxlab.text.tokenizer import Tokenizer, train_bpe, train_char
 from jaxlab.text.tokenizer import load as load_tokenizer
 

@@ -1,1 +1,1 @@
-"""Graders, metrics and benchmarks: plain functions from text to numbers."""
+"""Metrics, benchmarks and reports of what models answer."""

@@ -45,7 +45,6 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
-from jaxlab.evals import answers
 from jaxlab.evals.ajbench import prompts, verdicts
 from jaxlab.evals.ajbench.environments import environment, gui, subdomains, workspace
 from jaxlab.evals.ajbench.environments.environment import (
@@ -59,7 +58,8 @@ from jaxlab.evals.ajbench.sandbox import marks, programs
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
 from jaxlab.evals.ajbench.types import Observation, Replay, Source, Unit, Web
-from jaxlab.evals.rows import sample_seed
+from jaxlab.grading import answers
+from jaxlab.grading.rows import sample_seed
 
 
 @dataclass

@@ -14,7 +14,7 @@ from inspect_ai.solver import TaskState
 from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab import config as config_lib
-from jaxlab.evals import ajbench_judges, answers
+from jaxlab.evals import ajbench_judges
 from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench import options as ajbench_options
 from jaxlab.evals.ajbench import rows, verdicts
@@ -22,6 +22,7 @@ from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments.subdomains import ENVIRONMENTS
 from jaxlab.evals.ajbench.options import Options
 from jaxlab.evals.options import Asked
+from jaxlab.grading import answers
 
 
 def trajectories(asked: Asked, options: Options) -> Task:

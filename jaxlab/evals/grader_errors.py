@@ -26,7 +26,7 @@ from inspect_ai.util import registry_info
 from rich.markup import escape
 
 from jaxlab import config as config_lib
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 try:
     # It prints these in one line, without a traceback.

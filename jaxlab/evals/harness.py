@@ -31,14 +31,14 @@ from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.general365 import options as general365_options
 from jaxlab.evals.grader_errors import accounted, fault, is_setup, kinds, text_of
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.options import OPTIONS, Asked
-from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.math import grade as math_grade
+from jaxlab.grading.rows import Panel, Row
+from jaxlab.grading.unicode import well_formed
 from jaxlab.runtime import workdir as workdir_lib
 
 TABLES = {

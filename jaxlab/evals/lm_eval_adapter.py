@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from jaxlab import config as config_lib
 from jaxlab.evals.likelihood import Likelihood
-from jaxlab.evals.rows import sample_seed
+from jaxlab.grading.rows import sample_seed
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder

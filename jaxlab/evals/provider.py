@@ -31,7 +31,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from jaxlab import config as config_lib
-from jaxlab.evals.rows import sample_seed
+from jaxlab.grading.rows import sample_seed
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.evals.graders import PARSE_FAILURES
+from jaxlab.grading.graders import PARSE_FAILURES
 
 
 @dataclass(frozen=True)

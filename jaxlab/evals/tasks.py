@@ -31,7 +31,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from jaxlab import config as config_lib
-from jaxlab.evals import ajbench_task, answers
+from jaxlab.evals import ajbench_task
 from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench_task import ajbench_verdict as ajbench_verdict
 from jaxlab.evals.general365 import grade as general365_grade
@@ -39,13 +39,14 @@ from jaxlab.evals.general365 import options as general365_options
 from jaxlab.evals.general365 import prompts as general365_prompts
 from jaxlab.evals.general365 import rows as general365_rows
 from jaxlab.evals.grader_errors import accounted, refusing
-from jaxlab.evals.graders import MathVerifier, Verdict
-from jaxlab.evals.math import grade as math_grade
 from jaxlab.evals.math import options as math_options
-from jaxlab.evals.math import prompts as math_prompts
-from jaxlab.evals.math import rows as math_rows
 from jaxlab.evals.options import Asked
-from jaxlab.evals.rows import Panel, Row, sample_seed
+from jaxlab.grading import answers
+from jaxlab.grading.graders import MathVerifier, Verdict
+from jaxlab.grading.math import grade as math_grade
+from jaxlab.grading.math import prompts as math_prompts
+from jaxlab.grading.math import rows as math_rows
+from jaxlab.grading.rows import Panel, Row, sample_seed
 
 # Fields of a row that travel in a sample's metadata, beside the row's own.
 _OF_ROW = ("question", "cluster")

@@ -13,8 +13,8 @@ pytest.importorskip("inspect_ai")
 from jaxlab.config import ConfigError
 from jaxlab.evals import compare, harness, results
 from jaxlab.evals.general365 import generate
-from jaxlab.evals.rows import sample_seed
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
+from jaxlab.grading.rows import sample_seed
 from tests.evals import scripted
 
 HERE = pathlib.Path(__file__).parent

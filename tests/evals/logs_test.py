@@ -18,8 +18,8 @@ from inspect_ai.log._recorders.buffer.database import SampleBufferDatabase
 from jaxlab import evaluate
 from jaxlab.config import ConfigError
 from jaxlab.evals import fingerprint, harness, results
-from jaxlab.evals.math import prompts
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
+from jaxlab.grading.math import prompts
 from jaxlab.runtime import workdir
 from tests.evals import scripted
 
@@ -118,8 +118,8 @@ def test_fingerprints(model, tmp_path):
 OWN = """
 from inspect_ai import task
 from jaxlab.evals import rows, tasks
-from jaxlab.evals.graders import Verdict
-from jaxlab.evals.math.rows import parse
+from jaxlab.grading.graders import Verdict
+from jaxlab.grading.math.rows import parse
 
 def grade(row, text):
     {body}

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxlab.evals import graders
 from jaxlab.evals.general365 import generate, grade
 from jaxlab.evals.general365 import rows as general365
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import grade as math_grade
-from jaxlab.evals.math import rows as math_rows
-from jaxlab.evals.rows import Row
+from jaxlab.grading import graders
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.math import grade as math_grade
+from jaxlab.grading.math import rows as math_rows
+from jaxlab.grading.rows import Row
 
 EXAMPLES = pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
 REASONS = set(typing.get_args(graders.Reason))

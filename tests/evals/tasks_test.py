@@ -15,8 +15,8 @@ from inspect_ai._util.error import PrerequisiteError
 
 from jaxlab.config import ConfigError
 from jaxlab.evals import grader_errors, harness, options, tasks
-from jaxlab.evals.rows import Panel, Row
 from jaxlab.evals.settings import Benchmark, Run, Subject
+from jaxlab.grading.rows import Panel, Row
 from tests.evals import scripted
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()

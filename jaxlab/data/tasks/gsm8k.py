@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxlab.data import prompts as prompt_template
-from jaxlab.data.sources import Jsonl
 from jaxlab.data.tasks.types import Example, Grade, Split
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import grade, prompts, rows
+from jaxlab.grading import prompts as prompt_template
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.math import grade, prompts, rows
+from jaxlab.grading.sources import Jsonl
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Options:
     """What a config may choose.
 
     Attributes:
-        prompt: a template, see `data.prompts`; "{question}" for callers that apply a chat template.
+        prompt: a template, see `grading.prompts`; "{question}" for callers that apply a chat
+            template.
         calculator: keep the <<...>> marks in the targets.
     """
 
@@ -84,7 +85,7 @@ class Gsm8k:
         )
 
     def grade(self, example: Example, text: str) -> Grade:
-        """Reward 1 if the final answer of `text` is the example's; see `evals.math.grade`."""
+        """Reward 1 if the final answer of `text` is the example's; see `grading.math.grade`."""
         return self.grade_batch([example], [text])[0]
 
     def grade_batch(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Grade]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 
 @dataclass(frozen=True)

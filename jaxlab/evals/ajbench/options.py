@@ -6,7 +6,7 @@ from typing import Literal
 
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.types import AnySubdomain, Observation, Replay, Source, Web
-from jaxlab.evals.rows import BadRows
+from jaxlab.grading.rows import BadRows
 
 Arm = Literal["text", "agent"]
 Scaffold = Literal["loop", "react"]

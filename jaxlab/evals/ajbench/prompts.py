@@ -14,7 +14,7 @@ from typing import Any
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.sandbox.tools import Tool
 from jaxlab.evals.ajbench.types import Unit
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 _VERDICT = (
     'When you have decided, end your reply with one line that is "Response: [1]" if it is right, '

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxlab.evals import rows
 from jaxlab.evals.ajbench import definitions, ground_truth, trajectories
 from jaxlab.evals.ajbench.types import ABILITIES, Unit
-from jaxlab.evals.rows import BadRows, Panel, Rejected, Row
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading import rows
+from jaxlab.grading.rows import BadRows, Panel, Rejected, Row
+from jaxlab.grading.unicode import well_formed
 
 # Field of ours -> names under which it is looked for.
 ALIASES: dict[str, tuple[str, ...]] = {

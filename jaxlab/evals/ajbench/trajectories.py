@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxlab.evals.ajbench.types import Call, Step
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 # Id of a call -> what came back, in order.
 Results = dict[str, collections.deque[str]]

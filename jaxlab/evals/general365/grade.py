@@ -12,10 +12,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxlab.evals import answers
-from jaxlab.evals.answers import Anchor, normalized, without_thinking
-from jaxlab.evals.graders import MathVerifier, Verdict
-from jaxlab.evals.rows import Row
+from jaxlab.grading import answers
+from jaxlab.grading.answers import Anchor, normalized, without_thinking
+from jaxlab.grading.graders import MathVerifier, Verdict
+from jaxlab.grading.rows import Row
 
 Grader = Literal["cascade", "rule", "judge"]
 BY_MATH = ("number", "interval")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxlab.evals.answers import Anchor
 from jaxlab.evals.general365.grade import Grader
 from jaxlab.evals.general365.prompts import Style
-from jaxlab.evals.rows import BadRows, Ids
+from jaxlab.grading.answers import Anchor
+from jaxlab.grading.rows import BadRows, Ids
 
 # As many as a float has.
 MOST_PLACES = 15

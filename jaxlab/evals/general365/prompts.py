@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from jaxlab.data.prompts import fill
+from jaxlab.grading.prompts import fill
 
 # The published protocol asks the bare question; a box helps the rule where it may be asked for.
 Style = Literal["bare", "boxed"]

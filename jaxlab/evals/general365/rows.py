@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab import config
-from jaxlab.evals import rows
-from jaxlab.evals.rows import BadRows, Panel, Row
+from jaxlab.grading import rows
+from jaxlab.grading.rows import BadRows, Panel, Row
 
 ANSWER_TYPES = ("number", "interval", "text", "single_choice", "multiple_choice")
 CATEGORIES = (

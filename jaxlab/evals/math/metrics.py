@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxlab.evals import metrics
-from jaxlab.evals.math.rows import GROUPS
 from jaxlab.evals.results import Result, by_row, row_means
 from jaxlab.evals.tables import Cell, Table
+from jaxlab.grading.math.rows import GROUPS
 
 _FRACTION = re.compile(
     r"([-+]?)(?:\\[dt]?frac\{([-+]?\d+)\}\{(0*[1-9]\d*)\}|(\d+)/(0*[1-9]\d*))", re.ASCII

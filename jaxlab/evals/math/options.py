@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxlab.evals.math.prompts import Style
-from jaxlab.evals.rows import BadRows, Ids
+from jaxlab.grading.math.prompts import Style
+from jaxlab.grading.rows import BadRows, Ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from jaxlab.evals.graders import MathVerifier, Verdict
-from jaxlab.evals.math import rows
-from jaxlab.evals.rows import BadRows, Panel, Row
 from jaxlab.evals.tables import Table
+from jaxlab.grading.graders import MathVerifier, Verdict
+from jaxlab.grading.math import rows
+from jaxlab.grading.rows import BadRows, Panel, Row
 
 # How a reference is written, by the column's title.
 FORMS = {

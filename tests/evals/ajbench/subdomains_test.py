@@ -20,7 +20,7 @@ from jaxlab.evals.ajbench import rows
 from jaxlab.evals.ajbench.sandbox import marks
 from jaxlab.evals.ajbench.types import SUBDOMAINS
 from jaxlab.evals.ajbench.web import browser
-from jaxlab.evals.rows import sample_seed
+from jaxlab.grading.rows import sample_seed
 from tests.conftest import ROOT
 from tests.evals.ajbench import gui_trees, layout, web_trees
 

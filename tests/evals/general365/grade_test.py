@@ -5,8 +5,8 @@ import pytest
 
 from jaxlab.evals.general365 import generate, grade, prompts
 from jaxlab.evals.general365.rows import Parser
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.rows import Row
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.rows import Row
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ pytest.importorskip("inspect_ai")
 from jaxlab.evals import harness, results
 from jaxlab.evals.general365 import generate, metrics, rows
 from jaxlab.evals.results import Result
-from jaxlab.evals.rows import sample_seed
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.evals.tables import find
+from jaxlab.grading.rows import sample_seed
 from tests.evals import scripted
 
 PROBLEMS = list(generate.generate(64, difficulty=1))

@@ -3,8 +3,8 @@
 import pytest
 
 from jaxlab.evals.general365 import grade
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.rows import Row
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.rows import Row
 
 # Answer type, reference, replies that give it.
 RIGHT = [

@@ -2,7 +2,7 @@ import pytest
 
 from jaxlab.evals.general365 import rows
 from jaxlab.evals.general365.rows import Parser
-from jaxlab.evals.rows import Panel
+from jaxlab.grading.rows import Panel
 
 ROW = {"id": "7", "question": "q", "answer": "12", "answer_type": "number", "float_round": "0"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxlab.evals.ajbench import trajectories
 from jaxlab.evals.ajbench.sandbox.limits import DEFAULT, Limits, ToolError
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 # Of an argument that is no string: the parts of JSON schema that `fits` knows.
 Schema = Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 Replies and results of tools come with such halves (an emoji that was cut in two); one of them in a
 transcript would end the whole run when it is saved. Rows of files are checked where they are read,
-see `data.sources.check_text`.
+see `sources.check_text`.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxlab.evals import answers, equality
+from jaxlab.grading import answers, equality
 
 # A reference, replies that give it, and others that do not.
 REPLIES = [

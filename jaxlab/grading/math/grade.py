@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jaxlab.evals.answers import without_thinking
-from jaxlab.evals.graders import MathVerifier, Verdict
-from jaxlab.evals.rows import Panel, Row
+from jaxlab.grading.answers import without_thinking
+from jaxlab.grading.graders import MathVerifier, Verdict
+from jaxlab.grading.rows import Panel, Row
 
 
 def grade(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxlab.data.sources import check_text, parse_row
+from jaxlab.grading.sources import check_text, parse_row
 
 # What names rows; a command line makes numbers of digits.
 Ids = tuple[str | int, ...] | str | int

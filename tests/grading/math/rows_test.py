@@ -1,7 +1,7 @@
 import pytest
 
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import grade, prompts, rows
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.math import grade, prompts, rows
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Literal
 
-from jaxlab.evals import answers
+from jaxlab.grading import answers
 
 Reason = Literal[
     "match",
@@ -222,7 +222,7 @@ class MathVerifier:
         if not worker.ready:
             raise RuntimeError(
                 "a worker of the grader did not start; see why with: "
-                f"{sys.executable} -c 'import jaxlab.evals.equality'"
+                f"{sys.executable} -c 'import jaxlab.grading.equality'"
             )
         self._workers[self._workers.index(worker)] = _Worker(self._timeout_s)
 
@@ -251,7 +251,7 @@ class _Worker:
         # which would import jax there.
         self.pipe, theirs = Pipe()
         code = (
-            "import sys; from jaxlab.evals.graders import serve; serve(*map(float, sys.argv[1:]))"
+            "import sys; from jaxlab.grading.graders import serve; serve(*map(float, sys.argv[1:]))"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, str(theirs.fileno()), str(timeout_s)],
@@ -313,7 +313,7 @@ def serve(pipe_fd: float, timeout_s: float) -> None:
 
 def math_verdict(gold: str, answer: str, places: int | None) -> tuple[bool, str | None, Reason]:
     """The fields of a `Verdict` by `equality`, without a time limit."""
-    from jaxlab.evals import equality
+    from jaxlab.grading import equality
 
     if not equality.readable(gold):
         return False, None, "bad_gold"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlab.evals import answers, rows
-from jaxlab.evals.rows import BadRows, Panel, Row
+from jaxlab.grading import answers, rows
+from jaxlab.grading.rows import BadRows, Panel, Row
 
 # Fields by which results are also reported.
 GROUPS = ("subject", "level", "type", "problem_type")

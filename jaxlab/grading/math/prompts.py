@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from jaxlab.data.prompts import fill
+from jaxlab.grading.prompts import fill
 
 Style = Literal["gsm8k", "boxed", "bare"]
 

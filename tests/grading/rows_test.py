@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxlab.evals import rows
-from jaxlab.evals.math import rows as math_rows
+from jaxlab.grading import rows
+from jaxlab.grading.math import rows as math_rows
 
 
 def _write(path, lines):

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import sympy
 
-from jaxlab.evals import expressions, spelling
-from jaxlab.evals.expressions import UnreadableError
+from jaxlab.grading import expressions, spelling
+from jaxlab.grading.expressions import UnreadableError
 
 # Of two numbers one of which is a decimal, and of what is no rational number at all.
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**6)

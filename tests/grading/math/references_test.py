@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jaxlab.evals.graders import MathVerifier
-from jaxlab.evals.math import grade, rows
+from jaxlab.grading.graders import MathVerifier
+from jaxlab.grading.math import grade, rows
 
 SETS = [
     "math/min/aime24",

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from jaxlab.evals import answers, graders
-from jaxlab.evals.answers import hash_answer
-from jaxlab.evals.graders import MathVerifier, Verdict, quick_verdict
+from jaxlab.grading import answers, graders
+from jaxlab.grading.answers import hash_answer
+from jaxlab.grading.graders import MathVerifier, Verdict, quick_verdict
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_workers_import_no_jax_though_the_main_module_does(tmp_path):
     script = tmp_path / "main.py"
     script.write_text(
         "import jax\n"
-        "from jaxlab.evals.graders import MathVerifier\n"
+        "from jaxlab.grading.graders import MathVerifier\n"
         "verifier = MathVerifier()\n"
         "assert verifier.verify('1/2', '\\\\boxed{0.5}').correct\n"
         "for pid in ('self', verifier._workers[0].pid):\n"

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import Literal
 
-from jaxlab.evals.spelling import joined, listed, normalized
+from jaxlab.grading.spelling import joined, listed, normalized
 
 __all__ = [
     "Anchor",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxlab.evals import equality, expressions
+from jaxlab.grading import equality, expressions
 
 # A reference, answers that are equal to it, and others that are not.
 ANSWERS = [

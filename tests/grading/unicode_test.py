@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxlab.evals.unicode import well_formed
+from jaxlab.grading.unicode import well_formed
 
 
 @pytest.mark.parametrize(

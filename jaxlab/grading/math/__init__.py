@@ -1,0 +1,1 @@
+"""Verifiable mathematics: its rows, prompts and grading."""
