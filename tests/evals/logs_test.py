@@ -117,7 +117,8 @@ def test_fingerprints(model, tmp_path):
 
 OWN = """
 from inspect_ai import task
-from jaxlab.evals import rows, tasks
+from jaxlab.evals import tasks
+from jaxlab.grading import rows
 from jaxlab.grading.graders import Verdict
 from jaxlab.grading.math.rows import parse
 
