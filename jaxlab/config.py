@@ -23,6 +23,51 @@ T = TypeVar("T")
 _YAML = {True: ("true", "on", "yes"), False: ("false", "off", "no")}
 
 
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """The key of a section that says which dataclass of a union it fills; see `by`."""
+
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The dataclass whose fields are the keys of a dict; see `fields_of`."""
+
+    table: Any
+    key: str | None = None
+    open: bool = False
+
+    def of(self, name: Any) -> Any:
+        """Returns the dataclass of this name; None where the table has none."""
+        if self.key is None:
+            return self.table
+        return self.table.get(name) if isinstance(name, str) else None
+
+
+def by(key: str) -> Tag:
+    """Returns the mark of a tagged union, as in `Annotated[Opd | Aopd, by("name")]`.
+
+    Each member is a dataclass with a field `key`, a Literal whose default is its own tag. A section
+    with that key fills the member of that tag.
+    """
+    return Tag(key)
+
+
+def fields_of(table: Any, key: str | None = None, *, open: bool = False) -> Fields:
+    """Returns the mark of a dict that holds some fields of a dataclass, by their names.
+
+    `build` leaves such a dict as it is, `Annotated[dict[str, Any], fields_of(TASKS, "task")]`; the
+    command line takes from the mark which keys there are, and their types.
+
+    Args:
+        table: a dataclass; or with `key`, dataclasses by name.
+        key: the key beside the dict that says which of them.
+        open: whether that key may also be something that the table does not have.
+    """
+    return Fields(table, key, open)
+
+
 class ConfigError(ValueError):
     """A config that does not fit its dataclass; the message is one line for the user."""
 
@@ -31,7 +76,8 @@ def build(cls: type[T], config: Mapping[str, Any] | ml_collections.ConfigDict, w
     """Turns a config into an instance of a dataclass, and its sub-configs into the nested ones.
 
     Accepted annotations: bool, int, float, str, None, Any, Literal, unions, `tuple[X, ...]`,
-    `tuple[X, Y]`, `list[X]`, `dict[str, X]`, and dataclasses. An int is taken where a float is
+    `tuple[X, Y]`, `list[X]`, `dict[str, X]`, dataclasses, and unions of dataclasses told apart by a
+    tag (`by`). An int is taken where a float is
     asked for and a list where a tuple is; a bool is never an int. Where a Literal is asked for, a
     bool stands for the choice that YAML reads as that bool ("off", "true"); where a Literal or an
     int is, a string of digits is the int, since command lines keep strings strings.
@@ -69,6 +115,16 @@ def nearest(word: Any, names: Iterable[str]) -> str | None:
     spelt = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(str(word).casefold(), spelt, n=1, cutoff=0.5)
     return spelt[near[0]] if near else None
+
+
+def type_name(hint: Any) -> str:
+    """Returns the annotation as errors and --help write it."""
+    return _name(hint)
+
+
+def literals(hint: Any) -> tuple:
+    """Returns the values of a Literal, or of all Literals of a union."""
+    return _choices(hint)
 
 
 def describe(cls: type) -> list[str]:
@@ -120,7 +176,7 @@ def _build_dataclass(cls: Any, config: Any, where: str) -> Any:
         return config
     if not _is_mapping(config):
         raise _ill_typed(where, cls, config)
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in config:
         if key not in fields:
@@ -146,6 +202,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is typing.Annotated:
+        if isinstance(args[1], Tag):
+            return _coerce_tagged(args[0], args[1], value, where)
+        return _coerce(args[0], value, where)
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(hint, args, value, where)
     if origin is typing.Literal:
@@ -183,6 +243,35 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint in (bool, str) and isinstance(value, hint):
         return value
     raise _ill_typed(where, hint, value)
+
+
+def members(union: Any, key: str) -> dict[str, Any]:
+    """Returns tag -> dataclass of a tagged union, or of a single dataclass."""
+    alone = dataclasses.is_dataclass(union)
+    found: dict[str, Any] = {}
+    for member in (union,) if alone else typing.get_args(union):
+        if dataclasses.is_dataclass(member):
+            field = next(field for field in dataclasses.fields(member) if field.name == key)
+            found[str(field.default)] = member
+    return found
+
+
+def _coerce_tagged(union: Any, tag: Tag, value: Any, where: str) -> Any:
+    choices = members(union, tag.key)
+    optional = not dataclasses.is_dataclass(union) and types.NoneType in typing.get_args(union)
+    if (value is None and optional) or isinstance(value, tuple(choices.values())):
+        return value
+    if not _is_mapping(value):
+        raise _ill_typed(where, union, value)
+    names = ", ".join(map(repr, choices))
+    if tag.key not in value:
+        raise ConfigError(f"{where}.{tag.key} is missing: expected one of {names}")
+    name = _get(value, tag.key, where)
+    if not isinstance(name, str) or name not in choices:
+        near = nearest(name, choices)
+        cure = f"; did you mean {near!r}?" if near else ""
+        raise ConfigError(f"{where}.{tag.key}: expected one of {names}, got {_show(name)}{cure}")
+    return _build_dataclass(choices[name], value, where)
 
 
 def _coerce_union(hint: Any, members: tuple, value: Any, where: str) -> Any:
@@ -287,6 +376,8 @@ def _name(hint: Any) -> str:
         return " | ".join(_name(a) for a in args)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(a) for a in args)
+    if origin is typing.Annotated:
+        return _name(args[0])
     if origin is not None:
         return f"{_name(origin)}[{', '.join(_name(a) for a in args)}]"
     return getattr(hint, "__name__", str(hint))

@@ -8,10 +8,13 @@ the finished answers kept; 130 a second Ctrl-C, with nothing more saved.
 import ast
 import errno
 import functools
+import importlib.machinery
+import importlib.util
 import logging
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +22,17 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxlab import config as config_lib
+from jaxlab import overrides
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import CheckpointError
 
 # Defined once, so that one program can import several doors; a door declares those that it takes.
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file with get_config(variant): configs/NAME.py[:variant].", lock_config=True
+CONFIG = flags.DEFINE_string(
+    "config", None, "A file with get_config(variant): configs/NAME.py[:variant]."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything it writes.")
 
@@ -44,6 +48,7 @@ def run(
     *,
     positional: bool = False,
     configs: str | None = None,
+    schema: Callable[[Mapping[str, Any]], Any] | None = None,
     more_help: Callable[[], str] = str,
 ) -> None:
     """Parse the command line, with these flags at least, and call `main` with what is left.
@@ -53,6 +58,7 @@ def run(
         required: flags that must be there.
         positional: whether anything may be left but the program's name.
         configs: the start of the names of the config files that --help lists, as an expression.
+        schema: the annotation that a config is to fill, which types --config.KEY=VALUE.
         more_help: what --help says besides.
     """
     if any(word in HELP for word in sys.argv):
@@ -74,7 +80,7 @@ def run(
 
     host_memory.keep_freed()
     decode_devices.automatically()
-    parser = functools.partial(_parse, required=required, positional=positional)
+    parser = functools.partial(_parse, required=required, positional=positional, schema=schema)
     app.run(quietly, flags_parser=parser)
 
 
@@ -118,15 +124,9 @@ def working(*errors: type[Exception]) -> Iterator[None]:
 
 
 def config() -> dict[str, Any]:
-    """The config of --config, with what --config.KEY changes in it.
-
-    Raises:
-        ValueError: its file gives something else than a ConfigDict or a dict.
-    """
-    value = CONFIG.value
-    if not isinstance(value, Mapping | ConfigDict):
-        raise ValueError(f"--config: get_config() gives {value!r}, not a ConfigDict or a dict")
-    return ConfigDict(dict(value)).to_dict() if isinstance(value, Mapping) else value.to_dict()
+    """The config of --config, with what --config.KEY changes in it."""
+    value: Any = CONFIG.value  # `_parse` has put the config in the place of its name
+    return value.to_dict()
 
 
 def workdir() -> Path:
@@ -146,24 +146,35 @@ def _is_full(error: Exception) -> bool:
     return number in known or any(os.strerror(code) in str(error) for code in known)
 
 
-def _parse(argv: list[str], required: list[str], positional: bool) -> list[str]:
+def _parse(
+    argv: list[str],
+    required: list[str],
+    positional: bool,
+    schema: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> list[str]:
     # --help must answer whatever else is wrong.
     if any(word in HELP for word in argv):
         return flags.FLAGS(argv)
     # No shell expands the ~ of --config=~/NAME.py.
     argv = [re.sub("^(--?config=)~(?=/)", rf"\g<1>{Path.home()}", word) for word in argv]
+    argv, changes = overrides.split(argv)
     config = _load_config(argv)
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, TypeError, *INPUT_ERRORS) as error:
-        bad_input(_unknown_key(argv, config) or _missing_flag(required, error) or error)
+        if config is not None:
+            overrides.apply(config, changes, schema(config) if schema else Any)
+            flags.FLAGS["config"].value = config
+        elif changes:
+            raise ValueError(f"--{changes[0].name} changes a config: --config is missing")
+    except (flags.Error, *INPUT_ERRORS) as error:
+        bad_input(_missing_flag(required, error) or error)
     if len(rest) > 1 and not positional:
         bad_input(ValueError(f"unexpected argument {rest[1]!r}; flags begin with --"))
     return rest
 
 
-def _load_config(argv: list[str]) -> Any:
-    """The config that --config names, before any --config.KEY; None where there is no such flag.
+def _load_config(argv: list[str]) -> ConfigDict | None:
+    """The config that --config names; None where there is no such flag.
 
     A file that is absent or fails ends the program with one line and code 2.
     """
@@ -183,14 +194,28 @@ def _load_config(argv: list[str]) -> Any:
         cure = f"did you mean {there[near]}?" if near else f"there are {listed}"
         bad_input(ValueError(f"--config={argument}: there is no file {path}; {cure}"))
     try:
-        config = flags.FLAGS["config"].parser.parse(argument)
+        get_config = load(path).get_config
+        config = get_config(*argument.split(":", 1)[1:])
         if config is None:
             raise ValueError("get_config() gives None: is its return missing?")
-        return config
+        if not isinstance(config, Mapping | ConfigDict):
+            raise ValueError(f"get_config() gives {config!r}, not a ConfigDict or a dict")
+        return ConfigDict(dict(config)) if isinstance(config, Mapping) else config
     except Exception as error:  # whatever it is, it is the file's
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raised = one_line(error).removeprefix("Error whilst parsing config file: ")
-        bad_input(ValueError(f"--config={argument}: {kind}{raised.removeprefix('ValueError: ')}"))
+        bad_input(ValueError(f"--config={argument}: {kind}{one_line(error)}"))
+
+
+def load(path: Path) -> types.ModuleType:
+    """The module in a config file."""
+    name = f"jaxlab_config_{path.stem}"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look for their annotations
+    loader.exec_module(module)
+    return module
 
 
 def _configs(folder: Path, pattern: str = "") -> list[Path]:
@@ -214,23 +239,6 @@ def _missing_flag(required: list[str], error: Exception) -> ValueError | None:
     for name in required:
         if f"flag --{name}=None: " in str(error):
             return ValueError(f"--{name} is missing: {flags.FLAGS[name].help}")
-    return None
-
-
-def _unknown_key(argv: list[str], config: Any) -> KeyError | None:
-    """The first --config.KEY=... that the config has no place for, and what is in that place."""
-    for name in [word.partition("=")[0] for word in argv if word.startswith("--config.")]:
-        part = config
-        for key in name.split(".")[1:]:
-            key = key.partition("[")[0]
-            if not isinstance(part, ConfigDict):
-                break
-            if key not in part:
-                near = config_lib.nearest(key, part)
-                there = f"there are {', '.join(part)}" if part else "the section is empty"
-                cure = f"did you mean {near!r}?" if near else there
-                return KeyError(f"{name}: there is no {key!r}; {cure}")
-            part = part.get(key)
     return None
 
 

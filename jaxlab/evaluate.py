@@ -16,7 +16,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -103,6 +103,11 @@ def main(argv: list[str]) -> None:
         _task(config, workdir)
 
 
+def schema(config: Mapping[str, Any]) -> Any:
+    """The dataclass that a config fills."""
+    return Run if "benchmark" in config else Evaluate
+
+
 def build(config: dict[str, Any]) -> Evaluate | Run:
     """The config's dataclass: a benchmark's run, or an evaluation of a training task.
 
@@ -110,9 +115,8 @@ def build(config: dict[str, Any]) -> Evaluate | Run:
         ConfigError: a key is unknown, missing or ill-typed.
     """
     config = local_paths(config)
-    if "benchmark" in config:
-        return config_lib.build(Run, config)
-    return config_lib.build(Evaluate, config)
+    built: Evaluate | Run = config_lib.build(schema(config), config)
+    return built
 
 
 def _options_help() -> str:
@@ -226,4 +230,11 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["workdir"], positional=True, configs="eval_", more_help=_options_help)
+    doors.run(
+        main,
+        required=["workdir"],
+        positional=True,
+        configs="eval_",
+        schema=schema,
+        more_help=_options_help,
+    )

@@ -11,8 +11,8 @@ import dataclasses
 import graphlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Union
 
 from absl import flags
 
@@ -62,6 +62,16 @@ class Study:
         for name in self.stages:
             if name.startswith(".") or pathlib.PurePath(name).name != name:
                 raise ValueError(f"stages: {name!r} cannot be the name of a directory")
+
+
+def schema(config: Mapping[str, Any]) -> Any:
+    """The annotation of a config: its trainer's dataclass, or one with stages of them."""
+    classes: Any = Union[tuple(cls for cls, _ in TRAINERS.values())]  # noqa: UP007
+    run: Any = Annotated[classes, config_lib.by("trainer")]
+    if "stages" not in config:
+        return run
+    typed = [("stages", dict[str, run])]
+    return dataclasses.make_dataclass("Study", typed, bases=(Study,), frozen=True)
 
 
 def main(argv: list[str]) -> None:
@@ -281,4 +291,4 @@ def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["config", "workdir"], configs="(?!eval_)")
+    doors.run(main, required=["config", "workdir"], configs="(?!eval_)", schema=schema)

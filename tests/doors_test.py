@@ -110,13 +110,17 @@ BAD = {
     ),
     "loss": (
         _distill(loss={"name": "oppd"}),
-        "loss.name: 'oppd' is not one of opd, aopd, gkd, full_reverse_kl, grpo, cross_entropy",
+        "config.loss.name: expected one of 'opd', 'aopd', 'gkd', 'full_reverse_kl', 'grpo', "
+        "'cross_entropy', got 'oppd' (str); did you mean 'opd'?",
     ),
     "loss option": (
         _distill(loss={"name": "aopd", "topk": 3}),
         "loss.topk is not a known key; did you mean 'top_k'?",
     ),
-    "aggregation": (_distill(loss={"name": "opd", "agg": "mean"}), "loss.agg: 'mean' is not"),
+    "aggregation": (
+        _distill(loss={"name": "opd", "agg": "mean"}),
+        "loss.agg: expected one of 'seq_m",
+    ),
     "teacher": (_distill(teacher=None), "teacher: the loss opd needs a teacher"),
     "context": (
         _distill(rollout={"max_new_tokens": 20}),
@@ -259,7 +263,7 @@ def test_another_model_in_the_same_directory(capsys, tmp_path):
 
 def test_stages_are_checked_before_the_first_runs():
     stages = {"a": _sft(), "b": _distill(student={"path": "@a"}, loss={"name": "oppd"})}
-    with pytest.raises(ValueError, match=r"loss\.name: 'oppd' is not one of"):
+    with pytest.raises(ValueError, match=r"loss\.name: expected .*'oppd'"):
         train.check({"stages": stages}, "x")
     stages["b"]["loss"] = {"name": "opd", "betta": 1}
     with pytest.raises(ValueError, match=r"loss\.betta is not a known key"):
@@ -313,7 +317,10 @@ def test_help_explains_the_flags(door, name):
         ),
         ("--config.stages.aopd.zzz.optim=1", "there is no 'zzz'; there are data, eval, "),
         ("--workdirr=x", "Unknown command line flag 'workdirr'. Did you mean: workdir"),
-        ("--config.stages.aopd.train.steps=many", "invalid literal for int() with base 10: 'many'"),
+        (
+            "--config.stages.aopd.train.steps=many",
+            "aopd.train.steps: expected int, got 'many' (str)",
+        ),
         ("--config=configs/aopd_modsum.py:huge", "has the variants strong, demo"),
     ],
 )
@@ -350,7 +357,9 @@ def test_bad_words_of_a_command_line(capsys, tmp_path, monkeypatch, words, messa
     monkeypatch.setattr(sys, "argv", words)
     with flagsaver.flagsaver():
         doors.flags.mark_flags_as_required(["workdir"])
-        assert message in _refused(capsys, lambda: doors._parse(words, ["workdir"], True))
+        assert message in _refused(
+            capsys, lambda: doors._parse(words, ["workdir"], True, evaluate.schema)
+        )
 
 
 def test_a_failure_on_the_way_leaves_the_last_checkpoint(tmp_path):

@@ -25,7 +25,8 @@ ALLOWED = {
     "grading": set(),
     "config": set(),
     "runtime": set(),
-    "doors": {"config", "runtime"},
+    "overrides": {"config"},
+    "doors": {"config", "overrides", "runtime"},
     "nn": {"jaxlab_kernels", "runtime.sharding"},
     "models": {"nn"},
     "sampling": {"models", "nn"},
@@ -60,7 +61,7 @@ ALLOWED = {
     "evals.math": PLAIN_BENCHMARK,
     "evals.general365": PLAIN_BENCHMARK,
     "evals.ajbench": PLAIN_BENCHMARK,
-    "evals.settings": set(),
+    "evals.settings": {"config", "evals.options", "runtime.settings"},
     "evals.options": {"config", "evals.ajbench", "evals.general365", "evals.math"},
     "evals.compare": {
         "config",

@@ -1,11 +1,14 @@
 """The config of a benchmark run, as frozen dataclasses."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxlab import ranges
+from jaxlab.config import fields_of
+from jaxlab.evals.options import OPTIONS
+from jaxlab.runtime.settings import Mesh
 
-BENCHMARKS = ("gsm8k", "math", "general365", "ajbench")
+BENCHMARKS = tuple(OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Benchmark:
     path: str | None = None
     samples: int = 1
     limit: int | None = None
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Annotated[dict[str, Any], fields_of(OPTIONS, "name", open=True)] = dataclasses.field(
+        default_factory=dict
+    )
     max_parse_failures: float = 1.0
 
     def __post_init__(self) -> None:
@@ -115,7 +120,7 @@ class Run:
     model: Subject
     benchmark: Benchmark
     eval: Sampling = dataclasses.field(default_factory=Sampling)
-    mesh: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mesh: Annotated[dict[str, Any], fields_of(Mesh)] = dataclasses.field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:

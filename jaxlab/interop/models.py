@@ -7,7 +7,7 @@ tokenizer's files and, for a model that came from a HuggingFace directory, its c
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,9 @@ class Model:
 
     path: str | None = None
     preset: str | None = None
-    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sizes: Annotated[dict[str, Any], config_lib.fields_of(DecoderConfig)] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Check the sizes of a model from scratch, whose vocabulary may be the tokenizer's."""

@@ -9,7 +9,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,28 @@ class CrossEntropy:
     """Cross entropy of the sampled tokens; with `rollout.source="teacher"` this is SeqKD."""
 
 
+# Every loss by the name that a config gives it in `loss.name`.
+LOSSES: dict[str, type[Any]] = {**METHODS, "grpo": Grpo, "cross_entropy": CrossEntropy}
+
+
+def _choice(name: str, cls: type[Any]) -> type[Any]:
+    """The loss's dataclass with the keys that `loss` has for all of them: its name, and `agg`."""
+    more = [
+        ("name", Literal[name], dataclasses.field(default=name)),
+        ("agg", Literal[AGGREGATIONS], dataclasses.field(default=AGGREGATIONS[0])),
+    ]
+    return dataclasses.make_dataclass(cls.__name__, more, bases=(cls,), frozen=True)
+
+
+if TYPE_CHECKING:
+    Loss = Any
+else:
+    Loss = Annotated[
+        Union[tuple(_choice(*item) for item in LOSSES.items())],  # noqa: UP007
+        config_lib.by("name"),
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
     """What is sampled at each step.
@@ -135,8 +157,8 @@ class Distill:
         data: prompts.
         train: length and logging.
         optim: optimiser.
-        loss: {"name": one of opd, aopd, gkd, full_reverse_kl, grpo, cross_entropy, **options of
-            that loss}; "agg" chooses the aggregation over tokens.
+        loss: {"name": one of `LOSSES`, **options of that loss}; "agg" chooses the aggregation over
+            tokens.
         teacher: frozen; not needed by grpo.
         rollout: what is sampled.
         eval: sampled evaluation.
@@ -151,7 +173,7 @@ class Distill:
     data: Data
     train: Train
     optim: optim.Optim
-    loss: dict[str, Any]
+    loss: Loss
     teacher: Model | None = None
     rollout: Rollouts = dataclasses.field(default_factory=Rollouts)
     eval: Eval = dataclasses.field(default_factory=Eval)
@@ -165,7 +187,7 @@ class Distill:
         """Check the loss and its options, and that teacher, rollouts and optimiser fit it."""
         ranges.check_temperature(self, "teacher_temperature")
         ranges.check_seed(self)
-        name, _, _ = _loss(self.loss)
+        name = self.loss.name
         rollout = self.rollout
         if self.teacher is None and (name in METHODS or rollout.source == "teacher"):
             raise ValueError(f"teacher: the loss {name} needs a teacher")
@@ -210,7 +232,8 @@ class _Run:
 
     def __init__(self, config: Distill, workdir: pathlib.Path):
         self.config = config
-        self.name, self.loss_options, self.agg = _loss(config.loss)
+        self.loss_options = config.loss
+        self.name, self.agg = config.loss.name, config.loss.agg
         self.mesh = make_mesh(config.mesh.shape)
         known = (
             models.tokenizer_at(config.student, "student"),
@@ -471,19 +494,6 @@ class _Run:
         )
         error = jnp.where(rollout.mask, jnp.abs(student_logp - rollout.logprobs), 0.0)
         return counts, error.max()
-
-
-def _loss(config: Mapping[str, Any]) -> tuple[str, Any, str]:
-    """Name, options and aggregation of the loss that the config describes."""
-    options = dict(config)
-    name = options.pop("name", None)
-    classes = METHODS | {"grpo": Grpo, "cross_entropy": CrossEntropy}
-    if name not in classes:
-        raise config_lib.ConfigError(f"loss.name: {name!r} is not one of {', '.join(classes)}")
-    agg = options.pop("agg", "seq_mean_token_mean")
-    if agg not in AGGREGATIONS:
-        raise config_lib.ConfigError(f"loss.agg: {agg!r} is not one of {', '.join(AGGREGATIONS)}")
-    return name, config_lib.build(classes[name], options, "loss"), agg
 
 
 def _split(scored: Scored, parts: int) -> list[Scored]:

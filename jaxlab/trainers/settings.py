@@ -1,13 +1,15 @@
 """The parts that every training config has: frozen dataclasses with the config's keys."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxlab import ranges
-from jaxlab.config import build
+from jaxlab.config import build, fields_of
 from jaxlab.data.tasks import gsm8k
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.tokens import ENDLESS
+
+TASKS = {"modsum": ModSum, "gsm8k": gsm8k.Options}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,9 @@ class Data:
     """
 
     task: Literal["modsum", "gsm8k"]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Annotated[dict[str, Any], fields_of(TASKS, "task")] = dataclasses.field(
+        default_factory=dict
+    )
     train: str | None = None
     test: str | None = None
     num_train: int = 100_000

@@ -3,12 +3,12 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from jaxlab import ranges
-from jaxlab.config import ConfigError, build
+from jaxlab.config import ConfigError, build, fields_of
 from jaxlab.data import text as text_lib
 from jaxlab.data.tasks.mqar import Mqar
 from jaxlab.data.tasks.needle import Needle
@@ -62,7 +62,9 @@ class TokenData:
     """
 
     task: Literal["mqar", "needle", "palindrome", "stacks", "state_tracking", "text"]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Annotated[dict[str, Any], fields_of(TASKS | {"text": Text}, "task")] = (
+        dataclasses.field(default_factory=dict)
+    )
     mixture: tuple[Part, ...] = ()
     num_train: int | None = None
     cache: str | None = None
