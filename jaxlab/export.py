@@ -13,10 +13,10 @@ from typing import Any
 from absl import flags
 
 from jaxlab import doors
+from jaxlab.exporting import ParityError, can_compare, export
 from jaxlab.interop.families import DELTA_FAMILIES
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import directory
-from jaxlab.trainers.exporting import ParityError, can_compare, export
 
 flags.declare_key_flag("workdir")
 OUT = flags.DEFINE_string("out", None, "The HuggingFace directory to write.")

@@ -17,15 +17,15 @@ from typing import Annotated, Any, Union
 from absl import flags
 
 from jaxlab import config as config_lib
-from jaxlab import doors
+from jaxlab import doors, exporting
 from jaxlab.evals import report
+from jaxlab.exporting import export
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, exporting, lm, loop, resuming, setup, sft
-from jaxlab.trainers.exporting import export
+from jaxlab.trainers import distill, lm, loop, resuming, setup, sft
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from jaxlab import doors, evaluate, train
+from jaxlab import doors, evaluate, exporting, train
 from jaxlab.interop import hf, models
 from jaxlab.runtime.checkpoint import Checkpointer
-from jaxlab.trainers import exporting
 
 SIZES = {
     "hidden_size": 8,

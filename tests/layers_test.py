@@ -61,6 +61,8 @@ ALLOWED = {
     "evals.math": PLAIN_BENCHMARK,
     "evals.general365": PLAIN_BENCHMARK,
     "evals.ajbench": PLAIN_BENCHMARK,
+    # What inspect_ai calls.
+    "evals.ajbench.task": PLAIN_BENCHMARK | {"evals.ajbench", "evals.options"},
     "evals.settings": {"config", "evals.options", "runtime.settings"},
     "evals.options": {"config", "evals.ajbench", "evals.general365", "evals.math"},
     "evals.compare": {
@@ -125,9 +127,10 @@ ALLOWED = {
         "sampling",
         "text",
     },
-    "train": {"config", "doors", "trainers", "evals", "interop", "runtime"},
+    "exporting": {"config", "interop", "models", "runtime"},
+    "train": {"config", "doors", "exporting", "trainers", "evals", "interop", "runtime"},
     "evaluate": {"config", "doors", "trainers", "evals", "interop", "runtime", "models"},
-    "export": {"doors", "trainers", "evals", "interop", "runtime"},
+    "export": {"doors", "exporting", "interop", "runtime"},
 }
 
 # Trainers share modules, but none imports another.

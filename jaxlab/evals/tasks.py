@@ -6,7 +6,7 @@
 
 Installing jaxlab registers them and the provider by an entry point. Rows, prompts, grading and
 metrics are plain functions of the folders beside this file; here they meet the harness. AJ-Bench,
-whose judges have tools, is in `ajbench_task`.
+whose judges have tools, is in `ajbench.task`.
 """
 
 import inspect
@@ -31,9 +31,9 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from jaxlab import config as config_lib
-from jaxlab.evals import ajbench_task
 from jaxlab.evals import options as options_lib
-from jaxlab.evals.ajbench_task import ajbench_verdict as ajbench_verdict
+from jaxlab.evals.ajbench import task as ajbench_task
+from jaxlab.evals.ajbench.task import ajbench_verdict as ajbench_verdict
 from jaxlab.evals.general365 import grade as general365_grade
 from jaxlab.evals.general365 import options as general365_options
 from jaxlab.evals.general365 import prompts as general365_prompts

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxlab.exporting import MAX_DIFFERENCE
 from jaxlab.interop import directory, hf, safetensors_io, torch_check
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, rescan
@@ -18,7 +19,6 @@ from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.rope import Rope
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.decode import generate
-from jaxlab.trainers.exporting import MAX_DIFFERENCE
 from tests.interop.directories import assert_same, contents, random_params
 
 # Differences of float32 logits of size 1 to 10. The largest is what an export must keep to.

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jaxlab.exporting import MAX_DIFFERENCE
 from jaxlab.interop import families, hf, safetensors_io, torch_check
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.rope import Rope
-from jaxlab.trainers.exporting import MAX_DIFFERENCE
 from tests.interop.directories import assert_same, contents, random_params
 
 SCRIPT = pathlib.Path(__file__).with_name("fla_script.py")

@@ -10,12 +10,12 @@ import pytest
 from jaxlab import config as config_lib
 from jaxlab import train
 from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.exporting import MAX_DIFFERENCE, export
 from jaxlab.interop import hf, models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.mesh import make_mesh
-from jaxlab.trainers.exporting import MAX_DIFFERENCE, export
 
 SIZES = {
     "hidden_size": 16,

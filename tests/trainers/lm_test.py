@@ -12,8 +12,8 @@ import pytest
 
 from jaxlab import train
 from jaxlab.config import ConfigError
+from jaxlab.exporting import export
 from jaxlab.runtime.checkpoint import Checkpointer
-from jaxlab.trainers.exporting import export
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("psycopg")
 
-from jaxlab.evals import ajbench_judges
-from jaxlab.evals.ajbench import rows
+from jaxlab.evals.ajbench import judges, rows
 from jaxlab.evals.ajbench.environments import environment, gui, screens, subdomains, workspace
 from jaxlab.evals.ajbench.office import soffice
 from jaxlab.evals.ajbench.sandbox.tools import Toolbox
@@ -243,8 +242,8 @@ def test_what_is_missing_is_said_at_once(tmp_path):
     for name in ("true", "false"):
         os.unlink(tmp_path / "src" / "GUI" / "Word" / "0a-1" / name / "report.docx")
     units = rows.read(tmp_path / "src").units
-    options = ajbench_judges.Options(states=str(tmp_path / "states"))
-    missing = ajbench_judges.missing(units, options)
+    options = judges.Options(states=str(tmp_path / "states"))
+    missing = judges.missing(units, options)
     assert len(missing) == 2 + 4  # Word, Search
     assert missing[0].startswith("Search-Wide/")
     assert "no result file beside" in missing[-1]
@@ -254,12 +253,12 @@ def test_a_judge_of_pictures_alone_needs_libreoffice(tmp_path, monkeypatch):
     units = rows.read(gui_trees.make(tmp_path / "src")).units
     office = [unit for unit in units if unit.subdomain in ("GUI-Word", "GUI-Excel", "GUI-PPT")]
     monkeypatch.setenv(soffice.VARIABLE, "/nowhere/soffice")
-    seen = functools.partial(ajbench_judges.Options, observation="screenshot")
-    lacking = ajbench_judges.missing(office, seen())
+    seen = functools.partial(judges.Options, observation="screenshot")
+    lacking = judges.missing(office, seen())
     assert len(lacking) == len(office) > 0
     assert all("LibreOffice is not installed" in line for line in lacking)
     servers = {unit.subdomain: {"command": "desktop"} for unit in office}
-    assert ajbench_judges.missing(office, seen(servers=servers)) == []
-    assert ajbench_judges.missing(office, seen(observation="mixed")) == []
+    assert judges.missing(office, seen(servers=servers)) == []
+    assert judges.missing(office, seen(observation="mixed")) == []
     monkeypatch.setenv(soffice.VARIABLE, __file__)
-    assert ajbench_judges.missing(office, seen()) == []
+    assert judges.missing(office, seen()) == []

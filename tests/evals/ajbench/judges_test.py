@@ -19,8 +19,8 @@ pytest.importorskip("inspect_ai")
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
 from jaxlab.config import ConfigError
-from jaxlab.evals import ajbench_judges, benchmark_report, harness, results
-from jaxlab.evals.ajbench import prompts, rows
+from jaxlab.evals import benchmark_report, harness, results
+from jaxlab.evals.ajbench import judges, prompts, rows
 from jaxlab.evals.ajbench.environments import stores, workspace
 from jaxlab.evals.ajbench.environments.environment import Run as SharedRun
 from jaxlab.evals.ajbench.office import soffice
@@ -47,10 +47,10 @@ def shared(base, tmp_path, monkeypatch):
 
         def run_of(options):
             found.replay = options.replay
-            found.limits = ajbench_judges._limits(options)
+            found.limits = judges._limits(options)
             return found
 
-        monkeypatch.setattr(ajbench_judges, "_run_of", run_of)
+        monkeypatch.setattr(judges, "_run_of", run_of)
         yield found
         assert [path for path in folder.iterdir() if path.name.startswith("sample-")] == []
 
@@ -602,9 +602,9 @@ def test_pictures_reach_a_judge_that_sees(shared, tmp_path, monkeypatch, observa
 def test_a_run_that_is_told_to_end_leaves_no_folder(tmp_path):
     program = (
         "import time\n"
-        "from jaxlab.evals import ajbench_judges\n"
-        "ajbench_judges.judge({}, ajbench_judges.Options())\n"
-        "print(ajbench_judges._folder(), flush=True); time.sleep(60)\n"
+        "from jaxlab.evals.ajbench import judges\n"
+        "judges.judge({}, judges.Options())\n"
+        "print(judges._folder(), flush=True); time.sleep(60)\n"
     )
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     child = subprocess.Popen(

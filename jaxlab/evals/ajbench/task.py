@@ -14,10 +14,9 @@ from inspect_ai.solver import TaskState
 from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab import config as config_lib
-from jaxlab.evals import ajbench_judges
 from jaxlab.evals import options as options_lib
+from jaxlab.evals.ajbench import judges, rows, verdicts
 from jaxlab.evals.ajbench import options as ajbench_options
-from jaxlab.evals.ajbench import rows, verdicts
 from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments.subdomains import ENVIRONMENTS
 from jaxlab.evals.ajbench.options import Options
@@ -71,7 +70,7 @@ def trajectories(asked: Asked, options: Options) -> Task:
                 "pages in states and set web=snapshot"
             )
         wanted = [units[row.id] for row in panel.rows]
-        lacking = ajbench_judges.missing(wanted, options)
+        lacking = judges.missing(wanted, options)
         if lacking:
             raise ValueError(
                 f"{len(lacking)} of {len(wanted)} units lack what they need: {lacking[0]}"
@@ -79,7 +78,7 @@ def trajectories(asked: Asked, options: Options) -> Task:
     dataset = MemoryDataset(
         [
             Sample(
-                input=ajbench_judges.messages(units[row.id], options),
+                input=judges.messages(units[row.id], options),
                 target=row.answer,
                 id=row.id,
                 metadata={**row.meta, "cluster": row.cluster},
@@ -90,7 +89,7 @@ def trajectories(asked: Asked, options: Options) -> Task:
     rejected = [f"{bad.where}: {bad.cause}" for bad in panel.rejected]
     return Task(
         dataset=dataset,
-        solver=ajbench_judges.judge(units, options, asked.seed),
+        solver=judges.judge(units, options, asked.seed),
         epochs=asked.samples,
         time_limit=options.time_limit,
         token_limit=options.token_limit,

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from jaxlab import exporting
 from jaxlab.config import ConfigError
 from jaxlab.interop import directory
-from jaxlab.trainers import exporting
 
 
 def _touch(path):
