@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import json
+import logging
 import os
 import secrets
 import signal
@@ -45,6 +46,7 @@ from inspect_ai.tool import (
     mcp_tools,
 )
 
+from jaxlab import config as config_lib
 from jaxlab.evals.ajbench import prompts, verdicts
 from jaxlab.evals.ajbench.environments import environment, gui, subdomains, workspace
 from jaxlab.evals.ajbench.environments.environment import (
@@ -60,6 +62,8 @@ from jaxlab.evals.ajbench.sandbox.tools import Tool, Toolbox
 from jaxlab.evals.ajbench.types import Observation, Replay, Source, Unit, Web
 from jaxlab.grading import answers
 from jaxlab.grading.rows import sample_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -305,11 +309,24 @@ async def _tools(
             unknown = sorted(set(wanted) - names)
             if len(unknown) == len(set(wanted)):
                 raise ValueError(f"no tool {unknown[0]!r}: there are {', '.join(sorted(names))}")
+            for name in unknown:
+                _tell_unknown(name, unit.subdomain, tuple(sorted(names)))
             found = [tool for tool in found if tool.name in wanted]
         wrap: Callable[[str], Any] | None = None
         if options.summariser and unit.domain == "Search":
             wrap = functools.partial(_summary, unit, effort)
         yield [_timed(tool, options.tool_timeout, wrap) for tool in found]
+
+
+@functools.cache
+def _tell_unknown(name: str, subdomain: str, names: tuple[str, ...]) -> None:
+    """Say once for each sub-domain that a tool of the option is not among its tools.
+
+    It is no error, since the tools that are named may belong to several sub-domains.
+    """
+    near = config_lib.nearest(name, names)
+    cure = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}"
+    logger.warning("tools: units of %s have no tool %r; %s", subdomain, name, cure)
 
 
 def _own(box: Toolbox, tool: Tool, observation: Observation) -> ToolDef:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxlab import ranges
 from jaxlab.evals.ajbench.metrics import OnParseFail
 from jaxlab.evals.ajbench.types import AnySubdomain, Observation, Replay, Source, Web
 from jaxlab.grading.rows import BadRows
@@ -105,8 +106,7 @@ class Options(Grading):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.tool_timeout <= 0:
-            raise ValueError(f"tool_timeout must be more than 0, not {self.tool_timeout}")
+        ranges.check(self, "tool_timeout", above=0)
 
     def server(self, subdomain: str) -> McpServer | None:
         """The user's server for a sub-domain, where there is one."""

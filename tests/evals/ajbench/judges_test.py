@@ -384,7 +384,7 @@ def test_a_sample_that_takes_too_long_has_no_verdict(shared, tmp_path):
     assert outcome.scores["macro F1"] == 0.5
 
 
-def test_only_the_tools_of_the_list(shared, tmp_path):
+def test_only_the_tools_of_the_list(shared, tmp_path, caplog):
     seen = set()
 
     def judging(messages, tools):
@@ -394,6 +394,9 @@ def test_only_the_tools_of_the_list(shared, tmp_path):
     run = layout.run(tmp_path, ("DS-FileSystem",), tools=("read_text_file", "list_directory"))
     _evaluate(run, tmp_path / "run", judging)
     assert seen == {"read_text_file", "list_directory"}
+    run = layout.run(tmp_path, ("DS-FileSystem",), tools=("list_directory", "read_txt_file"))
+    _evaluate(run, tmp_path / "misspelt", judging)
+    assert "no tool 'read_txt_file'; did you mean 'read_text_file'?" in caplog.text
     run = layout.run(tmp_path, ("DS-FileSystem",), tools=("no_such",))
     with pytest.raises(RuntimeError, match="no tool 'no_such': there are directory_tree"):
         _evaluate(run, tmp_path / "other", judging)
