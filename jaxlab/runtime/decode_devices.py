@@ -62,7 +62,8 @@ def start(wanted: int | None) -> None:
         raise ValueError(f"mesh.decode_devices must be at least 1, not {wanted}")
     if _state.count > 1 or wanted == 1:
         return
-    given = jax.config.jax_num_cpu_devices >= 0
+    settings: Any = jax.config  # whose type lists no settings
+    given = settings.jax_num_cpu_devices >= 0
     given |= "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if wanted is None and (given or not _state.automatic):
         return
