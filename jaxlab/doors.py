@@ -16,7 +16,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from jaxlab import config as config_lib
 from jaxlab import overrides
 from jaxlab.runtime import decode_devices, host_memory
+from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.checkpoint import CheckpointError
 
@@ -136,6 +137,26 @@ def workdir() -> Path:
         WorkdirError: it is empty, a URL or a file.
     """
     return workdir_lib.directory(WORKDIR.value, "--workdir")
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """While inside, no other run can begin in the directory; the processes of one run share it.
+
+    Raises:
+        WorkdirError: another run is in it.
+    """
+    held, fault = None, None
+    if mesh_lib.is_main():
+        try:
+            held = workdir_lib.lock(directory)
+        except workdir_lib.WorkdirError as error:
+            fault = str(error)
+    fault = mesh_lib.broadcast(fault)
+    if fault is not None:
+        raise workdir_lib.WorkdirError(fault)
+    with held or nullcontext():
+        yield
 
 
 def _is_full(error: Exception) -> bool:

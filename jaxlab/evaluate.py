@@ -199,7 +199,8 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
 def _task(config: Evaluate, workdir: pathlib.Path) -> None:
     with doors.reading_input():
         mesh_lib.start(config.mesh.multihost, config.mesh.decode_devices)
-        workdir.mkdir(parents=True, exist_ok=True)
+        held = contextlib.ExitStack()
+        held.enter_context(doors.alone(workdir))
         config_lib.save_json(config, workdir / "config.json")
         mesh = mesh_lib.make_mesh(config.mesh.shape)
         tokenizer = setup.tokenizer(config.data, models.tokenizer_at(config.model, "model"))
@@ -211,14 +212,16 @@ def _task(config: Evaluate, workdir: pathlib.Path) -> None:
             Decoder(source.config), text, config.eval, mesh, config.mesh.decode_rules
         )
         params = source.load(mesh, config.mesh.rules)
-    scores, samples = evaluator(params, jax.random.key(config.seed))
-    if not mesh_lib.is_main():
-        return
-    _write_metrics(workdir, scores)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in samples]
-    (workdir / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    for path in report.write(workdir, {workdir.name: workdir}, f"{config.data.task}: evaluation"):
-        logger.info("wrote %s", path)
+    with held:
+        scores, samples = evaluator(params, jax.random.key(config.seed))
+        if not mesh_lib.is_main():
+            return
+        _write_metrics(workdir, scores)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in samples]
+        (workdir / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        title = f"{config.data.task}: evaluation"
+        for path in report.write(workdir, {workdir.name: workdir}, title):
+            logger.info("wrote %s", path)
 
 
 def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:

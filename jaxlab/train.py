@@ -11,7 +11,7 @@ import dataclasses
 import graphlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union
 
 from absl import flags
@@ -36,6 +36,9 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
     "distill": (distill.Distill, distill.program),
     "lm": (lm.Lm, lm.program),
 }
+
+# What stands in the work directory of a single run, for which one with such a stage would be taken.
+_OF_A_RUN = ("checkpoints", "model", "tokens", "profile", "tensorboard", "wandb")
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.train")
@@ -62,6 +65,8 @@ class Study:
         for name in self.stages:
             if name.startswith(".") or pathlib.PurePath(name).name != name:
                 raise ValueError(f"stages: {name!r} cannot be the name of a directory")
+            if name in _OF_A_RUN:
+                raise ValueError(f"stages: {name!r} is what a run calls a part of its directory")
 
 
 def schema(config: Mapping[str, Any]) -> Any:
@@ -97,9 +102,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             for stage, out in config.get("export", {}).items():
                 out = workdir / expand(out, f"export.{stage}")
                 exports[stage] = exporting.check_out(out, workdir, runs.values())
+            _check_apart(exports)
             resolved = {stage: _resolve(part, workdir) for stage, part in stages.items()}
             if study:
-                held.enter_context(alone(workdir))
+                held.enter_context(doors.alone(workdir))
                 resuming.check_place(workdir, study=True)
                 # The last stage is not to be refused when the others have been trained.
                 for stage, part in resolved.items():
@@ -124,7 +130,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
         with doors.reading_input():
             run = settings(config)
             new = config_lib.to_json(run)
-            held.enter_context(alone(workdir))
+            held.enter_context(doors.alone(workdir))
             changes, warnings = _compare(config, workdir)
             program = TRAINERS[run.trainer][1](run, workdir)
             resuming.check_fit(workdir, program.abstract, changes)
@@ -151,26 +157,6 @@ def _compare(
     resuming.check_place(workdir, study=False)
     new, old = config_lib.to_json(run), _recorded(workdir)
     return resuming.changes(new, old), resuming.check(workdir, new, old)
-
-
-@contextlib.contextmanager
-def alone(workdir: pathlib.Path) -> Iterator[None]:
-    """While inside, no other run can begin in the directory; the processes of one run share it.
-
-    Raises:
-        WorkdirError: another run is in it.
-    """
-    lock, fault = None, None
-    if mesh_lib.is_main():
-        try:
-            lock = workdir_lib.lock(workdir)
-        except workdir_lib.WorkdirError as error:
-            fault = str(error)
-    fault = mesh_lib.broadcast(fault)
-    if fault is not None:
-        raise workdir_lib.WorkdirError(fault)
-    with lock or contextlib.nullcontext():
-        yield
 
 
 def settings(config: dict[str, Any], where: str = "config") -> Any:
@@ -208,6 +194,21 @@ def check(config: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
                 f"export: there is no stage {exported!r}; there are {', '.join(stages)}"
             )
     return stages
+
+
+def _check_apart(exports: dict[str, pathlib.Path]) -> None:
+    """Check that no export replaces another, or is a part of one.
+
+    Raises:
+        ConfigError: two go to one directory, or one into the other's.
+    """
+    for stage, out in exports.items():
+        for other, held in exports.items():
+            if stage != other and held in (out, *out.parents):
+                raise config_lib.ConfigError(
+                    f"export.{stage}: {out} is, or is within, that of {other!r}, {held}: give each "
+                    "stage a directory of its own"
+                )
 
 
 def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

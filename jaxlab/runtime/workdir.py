@@ -32,14 +32,22 @@ def expand(path: str, where: str) -> str:
         where: the flag or key that holds it, for errors.
 
     Raises:
-        WorkdirError: it is a URL.
+        WorkdirError: it is a URL, or names a user who is not known here.
     """
     if is_url(path):
         raise WorkdirError(
             f"{where}: {path} is a URL, which is not read or written: mount the bucket (gcsfuse, "
             "mountpoint-s3) or copy the files, and give the path on this machine"
         )
-    return os.path.expanduser(path) if _HOME.match(path) else path
+    if not _HOME.match(path):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded == path:
+        raise WorkdirError(
+            f"{where}: there is no user {path[1:].partition('/')[0]!r}, whose home {path} would be "
+            f"in: write ./{path} for a directory of that name"
+        )
+    return expanded
 
 
 def is_url(text: str) -> bool:
@@ -55,27 +63,35 @@ def local_paths(config: Any, where: str = "config") -> Any:
         where: the dotted prefix that errors name.
 
     Raises:
-        WorkdirError: a key of `PATHS` holds a URL.
+        WorkdirError: a key of `PATHS` holds a URL, or the home of an unknown user.
     """
     if isinstance(config, Mapping):
         return {key: local_paths(value, f"{where}.{key}") for key, value in config.items()}
     if isinstance(config, list | tuple):
         return type(config)(local_paths(value, f"{where}[{i}]") for i, value in enumerate(config))
-    if isinstance(config, str) and (not is_url(config) or where.rpartition(".")[2] in PATHS):
+    if not isinstance(config, str):
+        return config
+    if where.rpartition(".")[2] in PATHS:
         return expand(config, where)
-    return config
+    return os.path.expanduser(config) if _HOME.match(config) else config
 
 
 def directory(path: str | None, where: str) -> pathlib.Path:
     """The directory that a flag names; it need not exist.
 
     Raises:
-        WorkdirError: no name is given, it is a URL, or there is a file of that name.
+        WorkdirError: no name is given, it is a URL or a loop of links, or there is a file of that
+            name.
     """
     if not (path or "").strip():
         raise WorkdirError(f"{where} is empty: name a directory")
     found = pathlib.Path(expand(str(path), where))
-    if found.exists() and not found.is_dir():
+    try:
+        found.resolve()
+        is_file = found.exists() and not found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WorkdirError(f"{where}: {path} cannot be a directory: {error}") from error
+    if is_file:
         raise WorkdirError(f"{where}: {found} is a file: name a directory")
     return found
 

@@ -39,6 +39,14 @@ def test_urls_are_refused(path):
         workdir.expand(path, "--out")
 
 
+def test_the_home_of_nobody_is_refused():
+    with pytest.raises(workdir.WorkdirError, match=r"--out: there is no user 'nobody-here'"):
+        workdir.expand("~nobody-here/x", "--out")
+    with pytest.raises(workdir.WorkdirError, match=r"config.data.train: there is no user"):
+        workdir.local_paths({"data": {"train": "~nobody-here/x"}})
+    assert workdir.local_paths({"stop": "~nobody-here"}) == {"stop": "~nobody-here"}
+
+
 def test_a_flag_names_a_directory(tmp_path):
     assert workdir.directory("runs", "--workdir") == pathlib.Path("runs")
     for empty in ("", " ", None):
@@ -47,3 +55,7 @@ def test_a_flag_names_a_directory(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(workdir.WorkdirError, match="file is a file: name a directory"):
         workdir.directory(str(tmp_path / "file"), "--workdir")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("loop", "a\0b"):
+        with pytest.raises(workdir.WorkdirError, match="--workdir"):
+            workdir.directory(str(tmp_path / name), "--workdir")

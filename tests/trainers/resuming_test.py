@@ -182,6 +182,7 @@ STUDIES = {
     "no config": ({"stages": {"a": None}}, "config.stages.a: expected dict"),
     "unknown key": ({"stages": {"a": {}}, "exprt": {}}, "exprt is not a known key; did you mean"),
     "name": ({"stages": {"../a": {}}}, "'../a' cannot be the name of a directory"),
+    "part": ({"stages": {"checkpoints": {}}}, "'checkpoints' is what a run calls a part"),
     "nothing": ({}, "config.trainer: None is not one of"),
     "url": (_config(data={"train": "gs://b/t"}), "config.data.train: gs://b/t is a URL"),
 }
@@ -206,6 +207,10 @@ def test_exports_of_stages_are_checked_before_training(capsys, tmp_path):
     }.items():
         config = {"stages": stages, "export": {"a": out}}
         assert message in _refused(capsys, lambda config=config: train.run(config, tmp_path))
+    for outs in ({"a": "o", "b": "o"}, {"a": "o/p", "b": "o"}, {"a": "o", "b": "./o/p"}):
+        config = {"stages": stages | {"b": _config()}, "export": outs}
+        line = _refused(capsys, lambda config=config: train.run(config, tmp_path))
+        assert "give each stage a directory of its own" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 
