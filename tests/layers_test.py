@@ -62,7 +62,10 @@ ALLOWED = {
     "evals.general365": PLAIN_BENCHMARK,
     "evals.ajbench": PLAIN_BENCHMARK,
     # What inspect_ai calls.
+    "evals.task_parts": {"evals.grader_errors", "evals.options", "grading"},
     "evals.ajbench.task": PLAIN_BENCHMARK | {"evals.ajbench", "evals.options"},
+    "evals.math.task": {"config", "evals", "grading"},
+    "evals.general365.task": {"config", "evals", "grading"},
     "evals.settings": {"config", "evals.options", "runtime.settings"},
     "evals.options": {"config", "evals.ajbench", "evals.general365", "evals.math"},
     "evals.compare": {

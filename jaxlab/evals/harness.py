@@ -234,7 +234,7 @@ def _model(where: str, name: str) -> inspect_ai.model.Model:
         ConfigError: there is no such provider, or its package, its key or its files are missing.
     """
     try:
-        return tasks.get_model(name)
+        return inspect_ai.model.get_model(name)
     except Exception as error:  # providers raise what they like
         raise config_lib.ConfigError(f"{where}={name}: {text_of(error)}") from error
 

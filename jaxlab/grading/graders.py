@@ -65,7 +65,7 @@ class Verdict:
             reference does not parse; "timeout" and "crash": what became of the worker;
             "truncated": cut off by its length, and therefore wrong; "no_verdict": a judge was
             needed and there was none, or its reply was no verdict; "grader_error": the grader
-            itself failed, see `tasks.accounted`.
+            itself failed, see `grader_errors.accounted`.
     """
 
     correct: bool

@@ -215,12 +215,12 @@ def test_general365_by_rule_and_again_by_a_judge(problems, tmp_path, monkeypatch
         return "I think so" if "sits in seat" in prompt else '{"accuracy": false}'
 
     judge_model = scripted.model(judge)
-    get_model = harness.tasks.get_model
+    get_model = harness.inspect_ai.model.get_model
 
     def named(model=None, **more):
         return judge_model if model == "scripted/judge" else get_model(model, **more)
 
-    monkeypatch.setattr(harness.tasks, "get_model", named)
+    monkeypatch.setattr(harness.inspect_ai.model, "get_model", named)
     other = _run(problems, "general365", samples=1, grader="cascade", judge="scripted/judge")
     with pytest.raises(ConfigError, match="add --regrade"):
         harness.prepare(other, workdir, regrade=False)

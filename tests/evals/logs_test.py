@@ -392,9 +392,9 @@ def test_a_judge_that_fails_is_accounted_for(tmp_path, monkeypatch):
         raise ConnectionError("no network")
 
     models = {"judge": scripted.model(refuse)}
-    get_model = harness.tasks.get_model
+    get_model = harness.inspect_ai.model.get_model
     monkeypatch.setattr(
-        harness.tasks,
+        harness.inspect_ai.model,
         "get_model",
         lambda name=None, **more: models.get(name) or get_model(name, **more),
     )

@@ -196,9 +196,9 @@ def test_a_run_of_them(tmp_path, monkeypatch, count):
         return rng.choice([VERDICT, _any(rng, [VERDICT, "{", "}", "true", "```", "\n"], 4)])
 
     judges = scripted.model(judge)
-    get_model = harness.tasks.get_model
+    get_model = harness.inspect_ai.model.get_model
     monkeypatch.setattr(
-        harness.tasks,
+        harness.inspect_ai.model,
         "get_model",
         lambda name=None, **more: judges if name == "judge" else get_model(name, **more),
     )

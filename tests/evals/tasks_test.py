@@ -10,12 +10,14 @@ import pytest
 pytest.importorskip("inspect_ai")
 
 import inspect_ai
+import inspect_ai.model
 from inspect_ai._util.config import parse_cli_args
 from inspect_ai._util.error import PrerequisiteError
 
 from jaxlab.config import ConfigError
 from jaxlab.evals import grader_errors, harness, options, tasks
 from jaxlab.evals.settings import Benchmark, Run, Subject
+from jaxlab.grading.graders import Verdict
 from jaxlab.grading.rows import Panel, Row
 from tests.evals import scripted
 
@@ -187,7 +189,7 @@ def _fails_on(name, error):
             error()
         if row.id == name:
             raise error
-        return tasks.Verdict(True, text, "match")
+        return Verdict(True, text, "match")
 
     rows = tuple(Row(f"r{i}", f"{i} plus 0", str(i), f"r{i}") for i in range(3))
     return tasks.benchmark(Panel(rows), lambda row: row.question, tasks.by_rule(grade), samples=2)
@@ -213,7 +215,7 @@ class _Unauthorised(Exception):
         ConfigError("no option"),
         ModuleNotFoundError("no package"),
         _Unauthorised("no key"),
-        lambda: tasks.get_model("nowhere/no model"),
+        lambda: inspect_ai.model.get_model("nowhere/no model"),
     ],
 )
 def test_errors_of_the_set_up_end_the_run(tmp_path, error):
