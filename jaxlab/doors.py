@@ -6,6 +6,7 @@ the finished answers kept; 130 a second Ctrl-C, with nothing more saved.
 """
 
 import ast
+import dataclasses
 import errno
 import functools
 import importlib.machinery
@@ -126,16 +127,48 @@ def working(*errors: type[Exception]) -> Iterator[None]:
 
 def config() -> dict[str, Any]:
     """The config of --config, with what --config.KEY changes in it."""
-    value: Any = CONFIG.value  # `_parse` has put the config in the place of its name
-    return value.to_dict()
+    return _loaded().config.to_dict()
+
+
+def sweep() -> list[dict[str, Any]]:
+    """What `sweep()` of the config file yields: overrides by key, such as {"optim.b2": 0.95}.
+
+    Raises:
+        ValueError: there is no such function, it fails, or its overrides are no dicts.
+    """
+    module = _loaded().module
+    if not hasattr(module, "sweep"):
+        raise ValueError(f"--list_sweep: {module.__file__} has no function sweep()")
+    try:
+        found = list(module.sweep())
+    except Exception as error:  # whatever it is, it is the file's
+        raise ValueError(f"{module.__file__}: sweep(): {one_line(error)}") from error
+    for one in found:
+        if not isinstance(one, dict) or not all(isinstance(key, str) for key in one):
+            raise ValueError(f"{module.__file__}: sweep() yields {one!r}, not a dict of keys")
+    return found
+
+
+def with_overrides(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of --config with these keys changed too.
+
+    Raises:
+        ConfigError: there is no such key, or its value is none that it may have.
+    """
+    loaded = _loaded()
+    changed = ConfigDict(loaded.config.to_dict())
+    overrides.apply(changed, overrides.written(changes), loaded.hint)
+    return changed.to_dict()
 
 
 def workdir() -> Path:
     """The directory of --workdir.
 
     Raises:
-        WorkdirError: it is empty, a URL or a file.
+        ValueError: it is not given, is empty, a URL or a file.
     """
+    if WORKDIR.value is None:
+        raise ValueError(f"--workdir is missing: {flags.FLAGS['workdir'].help}")
     return workdir_lib.directory(WORKDIR.value, "--workdir")
 
 
@@ -159,6 +192,12 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
+def _loaded() -> "_Loaded":
+    loaded: Any = CONFIG.value  # `_parse` has put it in the place of the file's name
+    assert isinstance(loaded, _Loaded)
+    return loaded
+
+
 def _is_full(error: Exception) -> bool:
     """Whether the disk, a quota or a limit on the size of files is the cause."""
     known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -179,12 +218,13 @@ def _parse(
     # No shell expands the ~ of --config=~/NAME.py.
     argv = [re.sub("^(--?config=)~(?=/)", rf"\g<1>{Path.home()}", word) for word in argv]
     argv, changes = overrides.split(argv)
-    config = _load_config(argv)
+    loaded = _load_config(argv)
     try:
         rest = flags.FLAGS(argv)
-        if config is not None:
-            overrides.apply(config, changes, schema(config) if schema else Any)
-            flags.FLAGS["config"].value = config
+        if loaded is not None:
+            loaded.hint = schema(loaded.config) if schema else Any
+            overrides.apply(loaded.config, changes, loaded.hint)
+            flags.FLAGS["config"].value = loaded
         elif changes:
             raise ValueError(f"--{changes[0].name} changes a config: --config is missing")
     except (flags.Error, *INPUT_ERRORS) as error:
@@ -194,7 +234,16 @@ def _parse(
     return rest
 
 
-def _load_config(argv: list[str]) -> ConfigDict | None:
+@dataclasses.dataclass
+class _Loaded:
+    """A config, the module of its file, and the annotation that it is to fill."""
+
+    config: ConfigDict
+    module: Any
+    hint: Any = Any
+
+
+def _load_config(argv: list[str]) -> _Loaded | None:
     """The config that --config names; None where there is no such flag.
 
     A file that is absent or fails ends the program with one line and code 2.
@@ -215,13 +264,14 @@ def _load_config(argv: list[str]) -> ConfigDict | None:
         cure = f"did you mean {there[near]}?" if near else f"there are {listed}"
         bad_input(ValueError(f"--config={argument}: there is no file {path}; {cure}"))
     try:
-        get_config = load(path).get_config
-        config = get_config(*argument.split(":", 1)[1:])
+        module: Any = load(path)
+        config = module.get_config(*argument.split(":", 1)[1:])
         if config is None:
             raise ValueError("get_config() gives None: is its return missing?")
         if not isinstance(config, Mapping | ConfigDict):
             raise ValueError(f"get_config() gives {config!r}, not a ConfigDict or a dict")
-        return ConfigDict(dict(config)) if isinstance(config, Mapping) else config
+        config = ConfigDict(dict(config)) if isinstance(config, Mapping) else config
+        return _Loaded(config, module)
     except Exception as error:  # whatever it is, it is the file's
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         bad_input(ValueError(f"--config={argument}: {kind}{one_line(error)}"))

@@ -61,6 +61,18 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     return rest, found
 
 
+def written(changes: Mapping[str, Any]) -> list[Override]:
+    """Returns overrides by key, whose values are no words but values, as `apply` takes them."""
+    words = []
+    for key, value in changes.items():
+        text = value if isinstance(value, str) else repr(value)
+        words.append(f"--config.{key}={text}")
+    rest, found = split(words)
+    if rest:
+        raise ConfigError(f"{rest[0].partition('=')[0]} is not a key of a config")
+    return found
+
+
 def apply(config: ConfigDict, changes: Sequence[Override], hint: Any) -> None:
     """Changes the config in place.
 

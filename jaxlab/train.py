@@ -3,15 +3,16 @@
     python -m jaxlab.train --config=configs/NAME.py[:variant] --workdir=DIR [--config.KEY=VALUE ...]
 
 The same command again goes on from the last checkpoint. A config with `stages` runs them in order,
-each in a directory of its own under --workdir.
+each in a directory of its own under --workdir: --list names them, --stages=A,B runs some of them.
 """
 
 import contextlib
 import dataclasses
 import graphlib
+import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
 from absl import flags
@@ -30,6 +31,15 @@ from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
+STAGES = flags.DEFINE_list(
+    "stages", None, "Run these of the config's stages alone; names, separated by commas."
+)
+LIST = flags.DEFINE_bool("list", False, "Print the names of the config's stages in order; no run.")
+LIST_SWEEP = flags.DEFINE_bool(
+    "list_sweep",
+    False,
+    "Print the overrides that sweep() of the config file yields, a JSON object per line; no run.",
+)
 
 TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = {
     "sft": (sft.Sft, sft.program),
@@ -84,22 +94,65 @@ def main(argv: list[str]) -> None:
     del argv
     exit_on_sigterm()
     with doors.reading_input():
-        config, workdir = doors.config(), doors.workdir()
-    run(config, workdir)
+        config = doors.config()
+        if LIST.value or LIST_SWEEP.value:
+            print("\n".join(listed(config) if LIST.value else sweep()))
+            return
+        workdir = doors.workdir()
+    run(config, workdir, STAGES.value)
 
 
-def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Run a config, or its stages in order; then report, and export what it says."""
+def listed(config: dict[str, Any]) -> list[str]:
+    """The names of the stages in the order in which they run.
+
+    Raises:
+        ConfigError: the config has none, or does not fit.
+    """
+    if "stages" not in config:
+        raise config_lib.ConfigError("--list: the config is a single run, without stages")
+    return list(check(config, ""))
+
+
+def sweep() -> list[str]:
+    """The overrides of the config file's sweep(), each as a JSON object on a line.
+
+    Raises:
+        ValueError: the file has no sweep(), or an override does not fit; names which.
+    """
+    lines = []
+    for i, one in enumerate(doors.sweep()):
+        try:
+            check(doors.with_overrides(one), "")
+        except ValueError as error:
+            raise ValueError(f"sweep()[{i}]: {error}") from error
+        lines.append(json.dumps(config_lib.to_json(one)))
+    return lines
+
+
+def run(config: dict[str, Any], workdir: pathlib.Path, only: Sequence[str] | None = None) -> None:
+    """Run a config, or its stages in order; then report, and export what it says.
+
+    Args:
+        config: one run, or stages.
+        workdir: of the run, or the directory above the stages'.
+        only: names of the stages to run; None: all.
+    """
     with contextlib.ExitStack() as held:
         with doors.reading_input():
             workdir = workdir_lib.directory(str(workdir), "--workdir")
             name = workdir.resolve().name
             stages = check(config, name)
+            if only is not None:
+                stages = _chosen(config, stages, only, workdir)
             mesh_lib.start(_multihost(stages), _decode_devices(stages))
             study = "stages" in config
             runs = {stage: workdir / stage if study else workdir for stage in stages}
+            there = in_order(config["stages"]) if study else {}
+            reported = {stage: workdir / stage for stage in there} or runs
             exports = {}
             for stage, out in config.get("export", {}).items():
+                if stage not in stages:
+                    continue
                 out = workdir / expand(out, f"export.{stage}")
                 exports[stage] = exporting.check_out(out, workdir, runs.values())
             _check_apart(exports)
@@ -116,7 +169,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             train(part, runs[stage])
         with doors.working(exporting.ParityError):
             if mesh_lib.is_main():
-                written = report.write(workdir, runs, config.get("title") or name)
+                begun = {stage: run for stage, run in reported.items() if _begun(run)}
+                written = report.write(workdir, begun, config.get("title") or name)
                 for path in written:
                     logger.info("wrote %s", path)
             for stage, out in exports.items():
@@ -183,6 +237,8 @@ def check(config: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     """
     if "stages" not in config:
         settings(config)
+        for stage in _stages_named(config):
+            raise config_lib.ConfigError(f'path: "@{stage}" is a stage, but the config has none')
         return {name: config}
     study = config_lib.build(Study, config)
     for stage, part in study.stages.items():
@@ -209,6 +265,41 @@ def _check_apart(exports: dict[str, pathlib.Path]) -> None:
                     f"export.{stage}: {out} is, or is within, that of {other!r}, {held}: give each "
                     "stage a directory of its own"
                 )
+
+
+def _chosen(
+    config: dict[str, Any],
+    stages: dict[str, dict[str, Any]],
+    only: Sequence[str],
+    workdir: pathlib.Path,
+) -> dict[str, dict[str, Any]]:
+    """The stages of these names, in order.
+
+    Raises:
+        ConfigError: there is no such stage, or one starts from a stage that has not run.
+    """
+    if "stages" not in config:
+        raise config_lib.ConfigError("--stages: the config is a single run, without stages")
+    for name in only:
+        if name not in stages:
+            near = config_lib.nearest(name, stages)
+            cure = f"did you mean {near!r}?" if near else f"there are {', '.join(stages)}"
+            raise config_lib.ConfigError(f"--stages: there is no stage {name!r}; {cure}")
+    chosen = {name: stage for name, stage in stages.items() if name in only}
+    if not chosen:
+        raise config_lib.ConfigError(f"--stages is empty; there are {', '.join(stages)}")
+    for name, stage in chosen.items():
+        for needed in _stages_named(stage):
+            if needed not in chosen and not any((workdir / needed).glob("checkpoints/*")):
+                raise config_lib.ConfigError(
+                    f"--stages: {name} starts from {needed}, which has no checkpoint in {workdir}: "
+                    "add it"
+                )
+    return chosen
+
+
+def _begun(workdir: pathlib.Path) -> bool:
+    return (workdir / resuming.METRICS).exists()
 
 
 def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -256,19 +347,21 @@ def _complete(config: dict[str, Any]) -> dict[str, Any]:
     return config_lib.to_json(dataclasses.replace(study, stages=stages))
 
 
-def _resolve(config: Any, workdir: pathlib.Path) -> Any:
-    """The stage with every path "@NAME" turned into the work directory of stage NAME."""
+def _resolve(config: Any, workdir: pathlib.Path, key: str = "") -> Any:
+    """The stage with every `path` "@NAME" turned into the work directory of stage NAME."""
     if isinstance(config, dict):
-        return {key: _resolve(value, workdir) for key, value in config.items()}
-    if isinstance(config, str) and config.startswith("@"):
-        return str(workdir / config[1:])
-    return config
+        return {name: _resolve(value, workdir, name) for name, value in config.items()}
+    return str(workdir / config[1:]) if _is_stage(key, config) else config
 
 
-def _stages_named(config: Any) -> list[str]:
+def _stages_named(config: Any, key: str = "") -> list[str]:
     if isinstance(config, dict):
-        return [name for value in config.values() for name in _stages_named(value)]
-    return [config[1:]] if isinstance(config, str) and config.startswith("@") else []
+        return [found for name in config for found in _stages_named(config[name], name)]
+    return [config[1:]] if _is_stage(key, config) else []
+
+
+def _is_stage(key: str, value: Any) -> bool:
+    return key == "path" and isinstance(value, str) and value.startswith("@")
 
 
 def _multihost(stages: dict[str, dict[str, Any]]) -> str:
@@ -292,4 +385,4 @@ def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
 
 
 if __name__ == "__main__":
-    doors.run(main, required=["config", "workdir"], configs="(?!eval_)", schema=schema)
+    doors.run(main, required=["config"], configs="(?!eval_)", schema=schema)
