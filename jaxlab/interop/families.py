@@ -11,6 +11,7 @@ layers is written as fg2_gdn, which has them all, unless one of those two is ask
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
@@ -111,7 +112,13 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     except CheckpointFormatError:
         raise
     except (TypeError, ValueError) as error:
-        raise CheckpointFormatError(f"config.json: {error}") from error
+        raise CheckpointFormatError(f"config.json: {_in_their_words(str(error))}") from error
+
+
+def _in_their_words(message: str) -> str:
+    """An error of `DecoderConfig` with the names of config.json in place of its own."""
+    theirs = {ours: key for key, ours in _SIZES.items()} | {"num_kv_heads": "num_key_value_heads"}
+    return re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), message)
 
 
 def to_json(config: DecoderConfig, family: DeltaFamily | None = None) -> dict[str, Any]:
