@@ -22,7 +22,7 @@ def problems(asked: Asked, options: Options) -> Task:
 
 @scorer(metrics=[mean(), stderr(cluster="cluster")])
 def math_answer(**options: Any) -> Scorer:
-    """Math-verify in a process of its own; the options are `math.options.Grading`."""
+    """Compare answers in a process of its own; the options are `math.options.Grading`."""
     with refusing():
         grading = config_lib.build(Grading, options, "math_answer")
     verify = Verifying()
