@@ -31,6 +31,7 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import provenance
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.runtime.settings import Mesh
@@ -155,6 +156,8 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
         except RuntimeError as error:
             doors.failed(error)
         config_lib.save_json(config, workdir / "config.json")
+        made = provenance.provenance(devices=config.model.path is not None)
+        config_lib.save_json(made, workdir / provenance.FILE)
     try:
         with held:
             if log is None:
@@ -202,6 +205,7 @@ def _task(config: Evaluate, workdir: pathlib.Path) -> None:
         held = contextlib.ExitStack()
         held.enter_context(doors.alone(workdir))
         config_lib.save_json(config, workdir / "config.json")
+        config_lib.save_json(provenance.provenance(), workdir / provenance.FILE)
         mesh = mesh_lib.make_mesh(config.mesh.shape)
         tokenizer = setup.tokenizer(config.data, models.tokenizer_at(config.model, "model"))
         source = models.find(

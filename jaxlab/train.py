@@ -188,7 +188,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
             changes, warnings = _compare(config, workdir)
             program = TRAINERS[run.trainer][1](run, workdir)
             resuming.check_fit(workdir, program.abstract, changes)
-            resuming.note(workdir, new, [*warnings, *resuming.told(changes)])
+            resuming.note(workdir, new, [*warnings, *resuming.told(changes)], config)
         with doors.working(loop.NonFiniteError, setup.LongPromptError, WandbError):
             loop.run(program, run.train, workdir, new)
 
@@ -210,7 +210,9 @@ def _compare(
         import_wandb()
     resuming.check_place(workdir, study=False)
     new, old = config_lib.to_json(run), _recorded(workdir)
-    return resuming.changes(new, old), resuming.check(workdir, new, old)
+    return resuming.changes(new, old, resuming.written(config, workdir)), resuming.check(
+        workdir, new, old
+    )
 
 
 def settings(config: dict[str, Any], where: str = "config") -> Any:
@@ -323,7 +325,9 @@ def in_order(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _note_study(config: dict[str, Any], workdir: pathlib.Path) -> None:
     new = _complete(config)
-    resuming.note(workdir, new, resuming.told(resuming.changes(new, _recorded(workdir))))
+    given = resuming.written(config, workdir)
+    warnings = resuming.told(resuming.changes(new, _recorded(workdir), given))
+    resuming.note(workdir, new, warnings, config)
 
 
 def _recorded(workdir: pathlib.Path) -> dict[str, Any] | None:

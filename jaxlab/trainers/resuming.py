@@ -2,7 +2,7 @@
 
 All of it is looked at before anything is written, so that a run that is refused leaves the
 directory as it was. `config.json` is the run with its defaults filled in; `inputs.json` has the
-digest of every data file by its key in the config.
+digest of every data file by its key in the config, and `run.json` what the run was made with.
 """
 
 import functools
@@ -10,12 +10,13 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import provenance
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
 
 CONFIG, INPUTS, METRICS = "config.json", "inputs.json", "metrics.jsonl"
@@ -24,11 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 class Change(NamedTuple):
-    """A key of the config whose value differs from that of the run so far."""
+    """A key of the config whose value differs from that of the run so far.
+
+    Attributes:
+        key: with dots.
+        old: the run's value so far.
+        new: the value now.
+        default: whether the key was and is left to its default, which the code has changed.
+    """
 
     key: str
     old: Any
     new: Any
+    default: bool = False
 
     def __str__(self) -> str:
         return f"{self.key} was {self.old!r}, now is {self.new!r}"
@@ -123,32 +132,68 @@ def check_fit(workdir: pathlib.Path, abstract: Any, changes: list[Change]) -> No
         raise ConfigError(f"{because}: {error}; set it back, or give another --workdir") from error
 
 
-def changes(new: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Change]:
-    """The keys whose values differ; none where there is no old config."""
+def changes(
+    new: Mapping[str, Any],
+    old: Mapping[str, Any] | None,
+    written: Collection[str] | None = None,
+) -> list[Change]:
+    """The keys whose values differ; none where there is no old config.
+
+    Args:
+        new: the config, with its defaults.
+        old: that of the run so far.
+        written: keys that the config gives, or gave; the others are left to their defaults. None:
+            not known.
+    """
     if old is None:
         return []
     before, now = _flat(old), _flat(new)
+    left = set() if written is None else {key for key in before if not _is_in(key, written)}
     return [
-        Change(key, before.get(key), now.get(key))
+        Change(key, before.get(key), now.get(key), key in left and key in now)
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
 
 
+def written(config: Mapping[str, Any], workdir: pathlib.Path) -> set[str] | None:
+    """The keys that the config gives, or gave when the run began; None where that is not known."""
+    path = workdir / provenance.FILE
+    if not path.exists():
+        return None
+    return {*_flat(config), *config_lib.load_json(path).get("written", ())}
+
+
 def told(changed: list[Change]) -> list[str]:
     """Lines for the user."""
-    start = "config changed since this run began"
-    return [f"{start}: {key}: {old!r} -> {new!r}" for key, old, new in changed]
+    lines = []
+    for key, old, new, default in changed:
+        start = "config changed since this run began"
+        if default:
+            start = "the code has another default than when this run began"
+        lines.append(f"{start}: {key}: {old!r} -> {new!r}")
+    return lines
 
 
-def note(workdir: pathlib.Path, new: dict[str, Any], warnings: list[str]) -> None:
-    """Give the warnings, then write config.json and inputs.json."""
+def note(
+    workdir: pathlib.Path, new: dict[str, Any], warnings: list[str], config: Mapping[str, Any]
+) -> None:
+    """Give the warnings, then write config.json, run.json and inputs.json.
+
+    Args:
+        workdir: of the run.
+        new: the config, with its defaults.
+        warnings: lines for the user.
+        config: the config as it is given, whose keys run.json names.
+    """
     if not mesh_lib.is_main():
         return
     for warning in warnings:
         logger.warning("%s", warning)
     workdir.mkdir(parents=True, exist_ok=True)
     config_lib.save_json(new, workdir / CONFIG)
+    made = provenance.provenance() | {"written": sorted(_flat(config))}
+    config_lib.save_json(made, workdir / provenance.FILE)
     found = inputs(new)
     if found:
         config_lib.save_json(found, workdir / INPUTS)
@@ -230,6 +275,12 @@ def _digest(path: pathlib.Path, size: int, changed: int) -> str:
     del size, changed
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_in(key: str, written: Collection[str]) -> bool:
+    """Whether the key, or a section around it, is written."""
+    parts = key.split(".")
+    return any(".".join(parts[:n]) in written for n in range(1, len(parts) + 1))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

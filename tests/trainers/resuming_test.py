@@ -223,3 +223,20 @@ def test_home_and_empty_names(capsys, monkeypatch, tmp_path):
     capsys.readouterr()
     assert "--workdir is empty" in _refused(capsys, lambda: train.run(_config(), ""))
     assert "gs://b/run is a URL" in _refused(capsys, lambda: train.run(_config(), "gs://b/run"))
+
+
+def test_another_default_of_the_code_is_told(tmp_path):
+    old = {"optim": {"b2": 0.9, "rate": 1.0, "eps": 1.0}, "seed": 0}
+    new = {"optim": {"b2": 0.95, "rate": 2.0, "eps": 2.0}, "seed": 0}
+    config = {"optim": {"rate": 2.0}}
+    assert resuming.written(config, tmp_path) is None
+    (tmp_path / "run.json").write_text('{"written": ["optim.eps"]}')
+    found = resuming.changes(new, old, resuming.written(config, tmp_path))
+    began = "than when this run began"
+    changed = "config changed since this run began"
+    assert resuming.told(found) == [
+        f"the code has another default {began}: optim.b2: 0.9 -> 0.95",
+        f"{changed}: optim.eps: 1.0 -> 2.0",  # given then, left out now
+        f"{changed}: optim.rate: 1.0 -> 2.0",
+    ]
+    assert not any(change.default for change in resuming.changes(new, old))
