@@ -92,7 +92,7 @@ def read(text: str, log_base: Any = sympy.E) -> Expression:
     r"""Read all of a text.
 
     Args:
-        text: without spelling variants, see `equality.spelled`.
+        text: without spelling variants, see `spelling.canonical`.
         log_base: of a \log without base.
 
     Raises:
