@@ -189,12 +189,24 @@ def _build_dataclass(cls: Any, config: Any, where: str) -> Any:
     values = {}
     for key in config:
         values[key] = _coerce(hints[key], _get(config, key, where), f"{where}.{key}")
+    for hint in hints.values():
+        _check_choice(hint, fields, values, where)
     try:
         return cls(**values)
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _check_choice(hint: Any, fields: Mapping[str, Any], values: dict[str, Any], where: str) -> None:
+    """Checks the key beside a dict whose fields it chooses; see `fields_of`."""
+    marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    for mark in marks:
+        if isinstance(mark, Fields) and mark.key is not None and not mark.open:
+            name = values.get(mark.key, fields[mark.key].default)
+            if name not in mark.table:
+                raise _ill_typed(f"{where}.{mark.key}", typing.Literal[tuple(mark.table)], name)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -82,6 +82,10 @@ BAD = {
     ),
     "mesh": (_sft(mesh={"shape": {"data": 3}}), "needs 3 devices, but there are 1 (cpu)"),
     "mesh without data": (_sft(mesh={"shape": {"model": 1}}), 'needs an axis "data"'),
+    "task": (
+        _sft(data={"task": "modsun"}),
+        "config.data.task: expected one of 'modsum', 'gsm8k', got 'modsun' (str); did you mean",
+    ),
     "task option": (
         _sft(data={"task": "modsum", "options": {"modulo": 3}}),
         "data.options.modulo is not a known key; did you mean 'modulus'?",

@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 
 from jaxlab import ranges
 from jaxlab.config import build, fields_of
-from jaxlab.data.tasks import gsm8k
-from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.data.tasks.names import TASKS
 from jaxlab.data.tasks.tokens import ENDLESS
 
-TASKS = {"modsum": ModSum, "gsm8k": gsm8k.Options}
+_OPTIONS = {name: kind.options for name, kind in TASKS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Data:
     """Examples and how they become tokens.
 
     Attributes:
-        task: a name in `jaxlab.data.tasks`.
+        task: a name in `jaxlab.data.tasks.names.TASKS`.
         options: keyword arguments of the task (for the modular sum: modulus and addends).
         train: jsonl file of training rows, for tasks that read one.
         test: jsonl file of test rows.
@@ -97,8 +96,8 @@ class Data:
             says how many; of generated examples it takes others in their place.
     """
 
-    task: Literal["modsum", "gsm8k"]
-    options: Annotated[dict[str, Any], fields_of(TASKS, "task")] = dataclasses.field(
+    task: str
+    options: Annotated[dict[str, Any], fields_of(_OPTIONS, "task")] = dataclasses.field(
         default_factory=dict
     )
     train: str | None = None
@@ -113,24 +112,16 @@ class Data:
         """Check that counts are positive, and the task's options."""
         ranges.check_counts(self, "max_prompt")
         ranges.check(self, "num_train", least=1, most=ENDLESS)
-        if self.task == "modsum":
-            self.modsum()
-        else:
-            self.gsm8k()
+        self.task_options()
 
-    def modsum(self) -> ModSum:
-        """The modular sum with these options.
-
-        Raises:
-            ConfigError: there is no such option, or its value is out of range.
-        """
-        return build(ModSum, {"train_size": self.num_train} | self.options, "data.options")
-
-    def gsm8k(self) -> gsm8k.Options:
-        """These options of GSM8K; a chat template wants the bare question.
+    def task_options(self) -> Any:
+        """The dataclass of the task's options; generated examples are `num_train`.
 
         Raises:
             ConfigError: there is no such option, or its value is of no use.
         """
-        prompt = {"prompt": "{question}"} if self.chat else {}
-        return build(gsm8k.Options, prompt | self.options, "data.options")
+        kind = TASKS[self.task]
+        given: dict[str, Any] = dict(kind.chat) if self.chat else {}
+        if any(field.name == "train_size" for field in dataclasses.fields(kind.options)):
+            given["train_size"] = self.num_train
+        return build(kind.options, given | self.options, "data.options")

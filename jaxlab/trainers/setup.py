@@ -5,7 +5,7 @@ import numpy as np
 
 from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
-from jaxlab.data.tasks.gsm8k import Gsm8k
+from jaxlab.data.tasks.names import TASKS
 from jaxlab.data.tasks.types import Example, Task
 from jaxlab.rollouts.text import LongPromptError as LongPromptError
 from jaxlab.rollouts.text import TextTask
@@ -28,8 +28,10 @@ def tokenizer(data: Data, *candidates: Tokenizer | None) -> Tokenizer:
     for candidate in candidates:
         if candidate is not None:
             return candidate
-    if data.task == "modsum":
-        return data.modsum().tokenizer()
+    own = getattr(data.task_options(), "tokenizer", None)
+    if own is not None:
+        made: Tokenizer = own()
+        return made
     raise ConfigError(
         f"data.tokenizer: the task {data.task} has no tokenizer of its own and neither has the "
         "model: name a directory with tokenizer.json"
@@ -60,14 +62,17 @@ def task(data: Data) -> Task:
         ConfigError: a file is not given, or an option is unknown.
         FileNotFoundError, ValueError: a file is absent or malformed; names file and line.
     """
-    if data.task == "gsm8k":
-        missing = [name for name in ("train", "test") if getattr(data, name) is None]
-        if missing:
-            raise ConfigError(f"data.{missing[0]}: gsm8k needs a jsonl file of question and answer")
-        assert data.train is not None
-        assert data.test is not None
-        return Gsm8k(data.train, data.test, **vars(data.gsm8k()))
-    return data.modsum()
+    read = TASKS[data.task].read
+    options = data.task_options()
+    if read is None:
+        generated: Task = options
+        return generated
+    for name in ("train", "test"):
+        if getattr(data, name) is None:
+            raise ConfigError(f"data.{name}: {data.task} needs a jsonl file of its rows")
+    assert data.train is not None
+    assert data.test is not None
+    return read(options, data.train, data.test)
 
 
 def text_task(data: Data, tok: Tokenizer, max_length: int | None = None) -> TextTask:

@@ -3,29 +3,17 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxlab import ranges
 from jaxlab.config import ConfigError, build, fields_of
 from jaxlab.data import text as text_lib
-from jaxlab.data.tasks.mqar import Mqar
-from jaxlab.data.tasks.needle import Needle
-from jaxlab.data.tasks.palindrome import Palindrome
-from jaxlab.data.tasks.stack import Stacks
-from jaxlab.data.tasks.state_tracking import StateTracking
+from jaxlab.data.tasks.names import TOKEN_TASKS
 from jaxlab.data.tasks.tokens import ENDLESS, Generated, TokenSource, TokenTask
 from jaxlab.data.text import Text
 from jaxlab.text.tokenizer import Tokenizer
-
-TASKS = {
-    "mqar": Mqar,
-    "needle": Needle,
-    "palindrome": Palindrome,
-    "stacks": Stacks,
-    "state_tracking": StateTracking,
-}
 
 # What of a text's options may differ between settings: the rest would tokenise it anew.
 TEXT_SETTINGS = ("length", "documents")
@@ -53,7 +41,7 @@ class TokenData:
     """Rows of tokens.
 
     Attributes:
-        task: a token task, or "text".
+        task: a name in `jaxlab.data.tasks.names.TOKEN_TASKS`, or "text".
         options: fields of the task's dataclass, or of `jaxlab.data.text.Text`.
         mixture: settings to train on; each step draws one, so that its batch has one shape. Empty:
             the options as they are.
@@ -61,8 +49,8 @@ class TokenData:
         cache: directory for the tokens of a text; None: `tokens` in the work directory.
     """
 
-    task: Literal["mqar", "needle", "palindrome", "stacks", "state_tracking", "text"]
-    options: Annotated[dict[str, Any], fields_of(TASKS | {"text": Text}, "task")] = (
+    task: str
+    options: Annotated[dict[str, Any], fields_of(TOKEN_TASKS | {"text": Text}, "task")] = (
         dataclasses.field(default_factory=dict)
     )
     mixture: tuple[Part, ...] = ()
@@ -89,7 +77,7 @@ class TokenData:
                         f"{where}.{name}: only {' and '.join(TEXT_SETTINGS)} can be changed here"
                     )
             return build(Text, self.options | dict(changes), where)
-        return build(TASKS[self.task], self.options | dict(changes), where)
+        return build(TOKEN_TASKS[self.task], self.options | dict(changes), where)
 
 
 class Opened:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from jaxlab.config import ConfigError, build
+from jaxlab.data.tasks.names import TOKEN_TASKS
 from jaxlab.data.tasks.stack import Stacks
-from jaxlab.trainers.token_data import TASKS, Mixture, Opened, TokenData
+from jaxlab.trainers.token_data import Mixture, Opened, TokenData
 
 MQAR = {"task": "mqar", "options": {"vocab_size": 32, "length": 16, "num_pairs": 2}}
 
@@ -12,7 +13,7 @@ def _open(config, tmp_path):
     return Opened(build(TokenData, config, "data"), tmp_path, None)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TOKEN_TASKS)
 def test_every_task_opens_with_its_defaults(task, tmp_path):
     source = _open({"task": task}, tmp_path).source({})
     assert source.batch([0], "train").tokens.shape == (1, source.length)

@@ -103,3 +103,8 @@ class Gsm8k:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read(options: Options, train: str, test: str) -> Gsm8k:
+    """GSM8K from its two files with these options."""
+    return Gsm8k(train, test, **vars(options))
