@@ -7,7 +7,8 @@ import re
 from decimal import Decimal
 from typing import Literal
 
-from jaxlab.grading.spelling import joined, listed, normalized
+from jaxlab.grading.characters import listed, normalized
+from jaxlab.grading.syntax import joined
 
 __all__ = [
     "Anchor",

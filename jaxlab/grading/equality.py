@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy
 
-from jaxlab.grading import spelling
+from jaxlab.grading import spelling, syntax
 from jaxlab.grading.expressions import UnreadableError
 from jaxlab.grading.reading import Reader
 from jaxlab.grading.regions import as_region, merged, point_as_region
@@ -47,13 +47,13 @@ def equal(gold: str, answer: str, places: int | None = None) -> bool:
     if max(len(gold), len(answer)) > _LONGEST:
         return gold.strip() == answer.strip()
     gold, answer = spelling.canonical(gold), spelling.canonical(answer)
-    if spelling.squeezed(gold) == spelling.squeezed(answer):
+    if syntax.squeezed(gold) == syntax.squeezed(answer):
         return True
     choice = _choices(gold, answer)
     if choice is not None:
         return choice
-    label = spelling.option(answer)
-    if label is not None and spelling.option(gold) is None:
+    label = syntax.option(answer)
+    if label is not None and syntax.option(gold) is None:
         answer = label[1] or answer
     bases = [sympy.E, sympy.Integer(10)] if "\\log" in gold + answer else [sympy.E]
     for base in bases:
@@ -67,25 +67,25 @@ def readable(text: str) -> bool:
     """Whether there is anything to compare in a text."""
     if len(text) > _LONGEST:
         return True
-    return bool(spelling.squeezed(spelling.canonical(text)))
+    return bool(syntax.squeezed(spelling.canonical(text)))
 
 
 def _choices(gold: str, answer: str) -> bool | None:
     """The verdict on options, "B" or "(B) 12" or "A, C"; None where the reference is none."""
-    labelled = spelling.option(gold)
+    labelled = syntax.option(gold)
     if labelled is not None and labelled[1]:
-        found = spelling.option(answer)
+        found = syntax.option(answer)
         if found is None:
-            letters = spelling.choices(answer)
+            letters = syntax.choices(answer)
             return letters == {labelled[0]} if letters else equal(labelled[1], answer)
         return found[0] == labelled[0] and (not found[1] or equal(labelled[1], found[1]))
-    wanted = spelling.choices(gold)
+    wanted = syntax.choices(gold)
     if not wanted:
         return None
-    label = spelling.option(answer)
+    label = syntax.option(answer)
     if label is not None:
         return wanted == frozenset(label[0])
-    found_letters = spelling.choices(answer)
+    found_letters = syntax.choices(answer)
     return wanted == found_letters if found_letters else None
 
 
@@ -196,7 +196,7 @@ class _Comparison:
 
     def _relations(self, a: Relation, b: Relation) -> bool:
         if set(a.signs) == set(b.signs) == {"="}:
-            names = {spelling.squeezed(relation.name) for relation in (a, b)}
+            names = {syntax.squeezed(relation.name) for relation in (a, b)}
             if (len(names) == 1 or names <= {"y", "f(x)"}) and self.same(a.sides[-1], b.sides[-1]):
                 return True
             sides = [side for side in (*a.sides, *b.sides) if isinstance(side, Quantity)]
@@ -358,7 +358,7 @@ def _assigns(relation: Relation, value: Value) -> bool:
     """
     if set(relation.signs) != {"="}:
         return False
-    if spelling.is_name(relation.name):
+    if syntax.is_name(relation.name):
         return True
     left = relation.sides[0]
     plain = isinstance(value, Quantity) and not value.value.free_symbols

@@ -12,7 +12,7 @@ from typing import Any
 
 import sympy
 
-from jaxlab.grading.spelling import listed
+from jaxlab.grading.characters import listed
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)"

@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy
 
-from jaxlab.grading import expressions, spelling
+from jaxlab.grading import expressions, syntax
 from jaxlab.grading.expressions import UnreadableError
 from jaxlab.grading.regions import as_region, difference, intersection, interval, point_as_region
 from jaxlab.grading.values import (
@@ -37,60 +37,60 @@ class Reader:
             return self._words(text)
 
     def _words(self, text: str) -> Words:
-        return Words(spelling.words(text))
+        return Words(syntax.words(text))
 
     def _any(self, text: str) -> Value:
         text = _stripped(text)
         if not text:
             raise UnreadableError("nothing is there")
         special = {"\\emptyset": EMPTY, "\\{\\}": EMPTY, "\\mathbb{R}": REALS}
-        if spelling.squeezed(text) in special:
-            return special[spelling.squeezed(text)]
+        if syntax.squeezed(text) in special:
+            return special[syntax.squeezed(text)]
         for mark, kind in (("\\or", "or"), ("\\and", "and"), ("\\\\", "list"), (";", "list")):
-            parts = spelling.split(text, mark)
+            parts = syntax.split(text, mark)
             if len(parts) > 1 and not (mark == ";" and _bracketed(text)):
                 return self._several(parts, kind)
-        matrix = spelling.matrix(text)
+        matrix = syntax.matrix(text)
         if matrix is not None:
             rows = [Group("tuple", tuple(map(self.read, row))) for row in matrix]
             return Group("rows", tuple(rows))
         return self._without_connectives(text)
 
     def _without_connectives(self, text: str) -> Value:
-        pair = spelling.pair(text[1:-1]) if _bracketed(text) else None
+        pair = syntax.pair(text[1:-1]) if _bracketed(text) else None
         if pair is not None:
             return self._pair(text, pair)
-        parts = spelling.split(text, ",")
-        union = len(spelling.split(text, "\\cup")) > 1
+        parts = syntax.split(text, ",")
+        union = len(syntax.split(text, "\\cup")) > 1
         if len(parts) > 1 and all(part.strip() for part in parts) and not union:
             return self._several(parts, "list")
         relation = self._relation(text)
         if relation is not None:
             return relation
-        unions = spelling.split(text, "\\cup")
+        unions = syntax.split(text, "\\cup")
         if len(unions) > 1:
-            if any(len(spelling.split(p, ",")) > 1 and not _bracketed(p.strip()) for p in unions):
+            if any(len(syntax.split(p, ",")) > 1 and not _bracketed(p.strip()) for p in unions):
                 raise UnreadableError("a list of unions")
             return self._union([self._any(part) for part in unions])
-        without = spelling.split(text, "\\setminus")
+        without = syntax.split(text, "\\setminus")
         if len(without) == 2:
             whole, points = map(self._any, without)
             return difference(as_region(whole), points)
-        braces = spelling.inside(text, "\\{", "\\}")
+        braces = syntax.inside(text, "\\{", "\\}")
         if braces is None and ("," in text or _BUILDER.match(text)):
-            braces = spelling.inside(text, "{", "}")
+            braces = syntax.inside(text, "{", "}")
         if braces is not None:
             return self._set(braces)
-        inside = spelling.inside(text, "(", ")") or spelling.inside(text, "[", "]")
+        inside = syntax.inside(text, "(", ")") or syntax.inside(text, "[", "]")
         if inside is not None:
-            parts = spelling.split(inside, ",")
+            parts = syntax.split(inside, ",")
             if len(parts) > 1:
                 return Group("tuple", tuple(map(self.read, parts)), text[0] + text[-1])
             return self._any(inside)
-        inside = spelling.inside(text, "\\langle", "\\rangle")
+        inside = syntax.inside(text, "\\langle", "\\rangle")
         if inside is not None:
-            return Group("tuple", tuple(map(self.read, spelling.split(inside, ","))), "()")
-        ratio = spelling.split(text, ":")
+            return Group("tuple", tuple(map(self.read, syntax.split(inside, ","))), "()")
+        ratio = syntax.split(text, ":")
         if len(ratio) > 1:
             return self._ratio(ratio)
         if "\\pm" in text or "\\mp" in text:
@@ -130,19 +130,19 @@ class Reader:
 
     def _set(self, inside: str) -> Value:
         for mark in ("|", ":"):
-            element, *conditions = spelling.split(inside, mark)
+            element, *conditions = syntax.split(inside, mark)
             if conditions and element.strip():
                 return self._by_condition(element, mark.join(conditions))
-        if spelling.squeezed(inside) == "\\emptyset":
+        if syntax.squeezed(inside) == "\\emptyset":
             raise UnreadableError("a set of a set")
-        parts = spelling.split(inside.replace(";", ","), ",")
+        parts = syntax.split(inside.replace(";", ","), ",")
         return (
             self._several(parts, "list") if len(parts) > 1 else Group("list", (self._any(inside),))
         )
 
     def _by_condition(self, element: str, condition: str) -> Value:
-        variable, *domain = spelling.split(element, "\\in")
-        if domain and spelling.squeezed(domain[0]) != "\\mathbb{R}":
+        variable, *domain = syntax.split(element, "\\in")
+        if domain and syntax.squeezed(domain[0]) != "\\mathbb{R}":
             condition = f"{element}, {condition}"
         condition = re.sub(r",\s*[a-z]\s*\\in\s*\\mathbb\{R\}\s*$", "", condition)
         value = self.read(condition)
@@ -168,20 +168,20 @@ class Reader:
         return Group("ratio", tuple(members))
 
     def _relation(self, text: str) -> Value | None:
-        sides, signs = spelling.relations(text)
+        sides, signs = syntax.relations(text)
         if not signs:
             return None
         if "\\in" in signs:
             if len(sides) != 2:
                 raise UnreadableError("a chain of memberships")
-            name, value = spelling.squeezed(sides[0]), self._any(sides[1])
+            name, value = syntax.squeezed(sides[0]), self._any(sides[1])
             if isinstance(value, Group) and value.kind in ("list", "or"):
                 return value
             return replace(as_region(value), variable=name)
         # In an equation a side may be missing: "= 5".
         if signs[0] == "=" and not sides[0].strip():
             return self._any(text.partition("=")[2])
-        named = spelling.is_name(sides[0])
+        named = syntax.is_name(sides[0])
         first = self.read(sides[0]) if named else self._any(sides[0])
         values = (first, *(self._any(side) for side in sides[1:]))
         if set(signs) == {"="} and not any(map(_is_symbolic, values)):
@@ -191,7 +191,7 @@ class Reader:
 
     def _quantity(self, text: str) -> Quantity:
         text = _stripped(text)
-        text, unit = spelling.unit(text)
+        text, unit = syntax.unit(text)
         expression = expressions.read(text, self._log_base)
         return Quantity(expression.value, expression.decimal, unit)
 
@@ -208,12 +208,12 @@ def _stripped(text: str) -> str:
     """Without the marks of a sentence at its ends, and braces around the whole."""
     while True:
         text = text.strip().rstrip(".,;:").strip()
-        inside = spelling.inside(text, "{", "}")
-        if inside is None or spelling.split(inside, ",")[1:] or _BUILDER.match(text):
+        inside = syntax.inside(text, "{", "}")
+        if inside is None or syntax.split(inside, ",")[1:] or _BUILDER.match(text):
             return text
         text = inside
 
 
 def _bracketed(text: str) -> bool:
     """Whether it is two parts between brackets of any kind, (a, b] or ]a, b[."""
-    return text[0] in "([]" and text[-1] in ")[]" and spelling.pair(text[1:-1]) is not None
+    return text[0] in "([]" and text[-1] in ")[]" and syntax.pair(text[1:-1]) is not None

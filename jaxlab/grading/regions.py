@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy
 
-from jaxlab.grading import spelling
+from jaxlab.grading import syntax
 from jaxlab.grading.expressions import UnreadableError
 from jaxlab.grading.values import (
     DIGITS,
@@ -24,7 +24,7 @@ from jaxlab.grading.values import (
 def interval(relation: Relation, sides: Sequence[str]) -> Region | None:
     """The numbers for which an inequality of one variable holds; None where it is no such thing."""
     signs = relation.signs
-    names = [spelling.squeezed(side) for side in sides]
+    names = [syntax.squeezed(side) for side in sides]
     values = [side for side in relation.sides if isinstance(side, Quantity)]
     if "=" in signs or len(values) != len(sides) or len(sides) > 3:
         return None
@@ -55,7 +55,7 @@ def point_as_region(value: Value) -> Value:
         left, right = value.sides
         variable = isinstance(left, Quantity) and isinstance(left.value, sympy.Symbol)
         if variable and isinstance(right, Quantity):
-            return Region((Piece(right, True, right, True),), spelling.squeezed(value.name))
+            return Region((Piece(right, True, right, True),), syntax.squeezed(value.name))
     return value
 
 
