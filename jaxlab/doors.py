@@ -66,7 +66,7 @@ def run(
     if any(word in HELP for word in sys.argv):
         listed = _list_configs(configs) if configs else ""
         module = sys.modules["__main__"]
-        module.__doc__ = f"{module.__doc__ or ''}{listed}{more_help()}"
+        module.__doc__ = f"{module.__doc__ or ''}{listed}{_list_keys(schema)}{more_help()}"
     flags.mark_flags_as_required(required)
 
     def quietly(argv: list[str]) -> Any:
@@ -214,7 +214,7 @@ def _parse(
 ) -> list[str]:
     # --help must answer whatever else is wrong.
     if any(word in HELP for word in argv):
-        return flags.FLAGS(argv)
+        return flags.FLAGS(overrides.split(argv)[0])
     # No shell expands the ~ of --config=~/NAME.py.
     argv = [re.sub("^(--?config=)~(?=/)", rf"\g<1>{Path.home()}", word) for word in argv]
     argv, changes = overrides.split(argv)
@@ -303,6 +303,21 @@ def _list_configs(pattern: str) -> str:
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         lines.append(f"    {path}  {about.splitlines()[0] if about else ''}")
     return "\n".join([*lines, ""])
+
+
+def _list_keys(schema: Callable[[Mapping[str, Any]], Any] | None) -> str:
+    """Lines for --help: the keys of the config that --config names, if it does."""
+    words, changes = overrides.split(sys.argv)
+    try:
+        loaded = _load_config(words)
+        if loaded is None or schema is None:
+            return ""
+        hint = schema(loaded.config)
+        overrides.apply(loaded.config, changes, hint)
+    except (SystemExit, ValueError):
+        return ""  # --help answers whatever else is wrong
+    lines = [f"    --config.{line}" for line in overrides.keys(hint, loaded.config)]
+    return "\n".join(["", "Keys of this config, with type and value:", "", *lines, ""])
 
 
 def _missing_flag(required: list[str], error: Exception) -> ValueError | None:

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -93,6 +93,37 @@ def apply(config: ConfigDict, changes: Sequence[Override], hint: Any) -> None:
             level = [change for change in changes if len(change.path) == depth]
             for change in sorted(level, key=lambda change: not _sets_tag(config, hint, change)):
                 _changed(config, hint, change.path, change, "config")
+
+
+def keys(hint: Any, config: Any, prefix: str = "") -> Iterator[str]:
+    """Yields a line for each key with its type and value, as in "optim.b2: float = 0.999".
+
+    Args:
+        hint: the annotation of the whole.
+        config: the values that differ from the defaults.
+        prefix: of the keys.
+    """
+    cls = _dataclass(hint, config)
+    if cls is None:
+        for key in config if _is_mapping(config) else ():
+            yield from _lines(_item(hint), _value(config, key), f"{prefix}{key}")
+        return
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if tag := _tag(hint):
+        hints[tag[1]] = Literal[tuple(config_lib.members(*tag))]
+    for name, field in fields.items():
+        given = _is_mapping(config) and name in config
+        value = _value(config, name) if given else _default(field)
+        yield from _lines(_inner(hints[name], config, fields), value, f"{prefix}{name}")
+
+
+def _lines(hint: Any, value: Any, key: str) -> Iterator[str]:
+    if _tag(hint) is not None or _dataclass(hint, {}) is not None:
+        yield from keys(hint, value, f"{key}.")
+    else:
+        shown = config_lib.to_json(value) if _is_mapping(value) else value
+        yield f"{key}: {config_lib.type_name(hint)} = {shown!r}"
 
 
 def parse(text: str | None, hint: Any, where: str) -> Any:

@@ -153,6 +153,20 @@ def test_references_follow():
     assert held.to_dict() == {"steps": 3, "rate": 0.25, "clip": 0.25}
 
 
+def test_keys_are_listed_with_type_and_value():
+    held = ConfigDict({"steps": 3, "task": "words", "options": {"only": ("a",)}})
+    lines = list(overrides.keys(Run, held))
+    assert lines[:5] == [
+        "steps: int = 3",
+        "loss.name: one of 'opd', 'grpo' = 'opd'",
+        "loss.weight: float = 1.0",
+        "task: str = 'words'",
+        "options.prompt: str = '{q}'",
+    ]
+    assert "options.only: tuple[one of 'a', 'b', ...] = ('a',)" in lines
+    assert "shape: dict[str, int] = {'data': -1}" in lines
+
+
 REFUSED = {
     "--config.rat=1": "--config.rat: there is no 'rat'; did you mean 'rate'?",
     "--config.zzz.b=1": "--config.zzz.b: there is no 'zzz'; there are anything, betas, ",
