@@ -23,7 +23,8 @@ from jaxlab.evals import harness
 from jaxlab.evals.general365 import generate, grade
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.interop import hf
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.text.tokenizer import train_bpe
 
 SEEDS, STEPS = 32, 150
@@ -83,7 +84,7 @@ def train(rows: list[dict], out: pathlib.Path) -> None:
         end = len(prompt) + len(answer)
         tokens[i, :end] = prompt + answer
         wanted[i, len(prompt) : end] = True
-    config = DecoderConfig(
+    config = Sizes(
         vocab_size=tokenizer.vocab_size,
         hidden_size=96,
         intermediate_size=256,
@@ -91,7 +92,7 @@ def train(rows: list[dict], out: pathlib.Path) -> None:
         num_heads=4,
         num_kv_heads=2,
         max_position=1024,
-    )
+    ).decoder()
     decoder = Decoder(config)
     params = decoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     optimizer = optax.adam(3e-3)

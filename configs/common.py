@@ -8,7 +8,7 @@ Rules = tuple[tuple[str, tuple], ...]
 
 def with_stacked(rules: Rules) -> Rules:
     """The rules, preceded by their likes for layers that `scan_layers` stacks on a leading axis."""
-    stacked = ((f"^layers/.*{pattern}", (None, *spec)) for pattern, spec in rules if spec)
+    stacked = ((f"^stack_.*{pattern}", (None, *spec)) for pattern, spec in rules if spec)
     return (*stacked, *rules)
 
 

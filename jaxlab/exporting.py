@@ -12,7 +12,8 @@ from jaxlab.config import ConfigError
 from jaxlab.interop import directory, hf, models, torch_check
 from jaxlab.interop.families import DeltaFamily
 from jaxlab.interop.hf import DType
-from jaxlab.models.decoder import DecoderConfig, unscan
+from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.stacking import unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime.checkpoint import Checkpointer
 

@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import ml_collections
 import pytest
@@ -139,6 +139,51 @@ def test_command_lines_spell_choices_and_numbers_their_way(value, places):
     """YAML reads "off" as False, and a flag for a string keeps the digits a string."""
     built = config.build(Run, _valid(places=value)).places
     assert (built, type(built)) == (places, type(places))
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle:
+    radius: float = 1.0
+    kind: Literal["circle"] = "circle"
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    side: float = 2.0
+    kind: Literal["square"] = "square"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    shapes: tuple[Annotated[Circle | Square, config.by("kind")], ...] = ()
+    frame: Annotated[Square | None, config.by("kind")] = None
+
+
+class TestTaggedUnions:
+    def test_the_tag_chooses_the_dataclass(self, tmp_path):
+        given = {"shapes": [{"kind": "square"}, {"kind": "circle", "radius": 3}], "frame": None}
+        drawing = config.build(Drawing, ml_collections.ConfigDict(given))
+        assert drawing == Drawing((Square(2.0), Circle(3.0)), None)
+        config.save_json(drawing, tmp_path / "drawing.json")
+        assert config.build(Drawing, config.load_json(tmp_path / "drawing.json")) == drawing
+        assert config.build(Drawing, {"frame": Square(5.0)}).frame == Square(5.0)
+
+    @pytest.mark.parametrize(
+        ("shape", "message"),
+        [
+            ({"radius": 1.0}, "config.shapes[0].kind is missing: expected one of 'circle', 'squ"),
+            ({"kind": "sqare"}, "config.shapes[0].kind: expected one of 'circle', 'square', got "
+             "'sqare' (str); did you mean 'square'?"),
+            ({"kind": "circle", "side": 1.0}, "config.shapes[0].side is not a known key"),
+            ({"kind": "circle", "radius": "x"}, "config.shapes[0].radius: expected float, got 'x'"),
+            (3, "config.shapes[0]: expected Circle | Square, got 3 (int)"),
+            (None, "config.shapes[0]: expected Circle | Square, got None"),
+        ],
+    )  # fmt: skip
+    def test_errors_name_the_choice(self, shape, message):
+        with pytest.raises(config.ConfigError) as caught:
+            config.build(Drawing, {"shapes": [shape]})
+        assert str(caught.value).startswith(message)
 
 
 def test_json_round_trip(tmp_path):

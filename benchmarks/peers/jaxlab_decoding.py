@@ -19,7 +19,8 @@ import numpy as np
 import turns
 
 from jaxlab.interop import hf
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.policy import Policy
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.mesh import make_mesh, start
@@ -37,7 +38,7 @@ def main() -> None:
     decode_devices.automatically()
     start(decode_devices=arguments.decode_devices)
     work = json.loads(arguments.work)
-    config = DecoderConfig(**work["model"], qk_norm=True)
+    config = Sizes(**work["model"], qk_norm=True).decoder()
     model = Decoder(config)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     if arguments.save:

@@ -20,6 +20,7 @@ from inspect_ai.model import GenerateConfig, get_model
 from jaxlab.data.batch import right_pad
 from jaxlab.interop import hf
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.models.sizes import Sizes
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.mesh import make_mesh, start
 from jaxlab.sampling import SamplingConfig, generate
@@ -41,7 +42,7 @@ def main() -> None:
     start()
     texts = [f"Question {i}: what is {i} and {i + 1}?" for i in range(options.requests)]
     tokenizer = train_bpe(texts, 512)
-    config = DecoderConfig(
+    config = Sizes(
         vocab_size=512,
         hidden_size=options.hidden,
         intermediate_size=4 * options.hidden,
@@ -49,7 +50,7 @@ def main() -> None:
         num_heads=4,
         num_kv_heads=2,
         max_position=1024,
-    )
+    ).decoder()
     params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
         "params"
     ]

@@ -23,7 +23,8 @@ from distillation_work import MICROBATCH, NEW_TOKENS, PROMPT, PROMPTS, SAMPLES, 
 from jaxlab import config as config_lib
 from jaxlab.losses import chunked_vocab, distillation
 from jaxlab.losses.aggregate import per_token, summarise
-from jaxlab.models.decoder import Decoder, DecoderConfig, unembedding
+from jaxlab.models.decoder import Decoder, unembedding
+from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.mesh import make_mesh, start
@@ -54,7 +55,7 @@ def pieces(vocab: int) -> dict[str, tuple[Callable[[], Any], float | None]]:
     """The parts of a step, with their model FLOPs where those are known."""
     shapes = work(vocab)
     student, teacher = (
-        Decoder(config_lib.build(DecoderConfig, shapes[name] | {"qk_norm": True}))
+        Decoder(config_lib.build(Sizes, shapes[name] | {"qk_norm": True}).decoder())
         for name in ("student", "teacher")
     )
     tokens = PROMPTS * SAMPLES * NEW_TOKENS

@@ -13,7 +13,7 @@ from jaxlab import json_file
 from jaxlab.config import build
 from jaxlab.interop import rope_json
 from jaxlab.json_file import BOOL, NULL, SIZE, CheckpointFormatError, Kind
-from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.sizes import Sizes
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 
@@ -25,7 +25,7 @@ _AUTO_MAP = {
 }
 _LAYER_TYPES = {"delta": "linear_attention", "attention": "full_attention"}
 
-# config.json key -> DecoderConfig field, where both hold the same value.
+# config.json key -> Sizes field, where both hold the same value.
 _REQUIRED = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -68,14 +68,14 @@ KEYS = frozenset(
 )
 
 
-def to_json(config: DecoderConfig) -> dict[str, Any]:
+def to_json(config: Sizes) -> dict[str, Any]:
     """config.json of a decoder with delta layers, without token ids or dtype."""
     delta = cast(DeltaConfig, config.delta).resolved(config.hidden_size)
     layers = config.pattern * (config.num_layers // len(config.pattern))
     data: dict[str, Any] = {
         "architectures": [ARCHITECTURE],
         "auto_map": _AUTO_MAP,
-        "delta": dataclasses.asdict(delta),
+        "delta": _fields(delta),
         "hidden_act": "silu",
         "layer_types": [_LAYER_TYPES[kind] for kind in layers],
         "model_type": MODEL_TYPE,
@@ -86,7 +86,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     return data | {"rope_parameters": rope_json.write(config.rope or Rope())["rope_parameters"]}
 
 
-def from_json(data: Mapping[str, Any]) -> DecoderConfig:
+def from_json(data: Mapping[str, Any]) -> Sizes:
     """The decoder of such a config.json, float32 and unrolled.
 
     Raises:
@@ -99,7 +99,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     fields = {field: data[key] for key, field in _REQUIRED.items()}
     fields |= {field: data[key] for key, field in _OPTIONAL.items() if key in data}
     try:
-        return DecoderConfig(
+        return Sizes(
             **fields,
             pattern=_pattern(data["layer_types"], data["num_hidden_layers"]),
             delta=_read_delta(data["delta"], data["hidden_size"]),
@@ -109,6 +109,11 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         raise
     except (TypeError, ValueError) as error:
         raise CheckpointFormatError(f"config.json: {error}") from error
+
+
+def _fields(delta: DeltaConfig) -> dict[str, Any]:
+    """The fields of the layer; what tells mixers apart in our configs means nothing here."""
+    return {name: value for name, value in dataclasses.asdict(delta).items() if name != "name"}
 
 
 def shortest_period(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -134,7 +139,7 @@ def _pattern(layer_types: Any, num_layers: int) -> tuple[Any, ...]:
 
 def _read_delta(data: Any, hidden_size: int) -> DeltaConfig:
     """The config with what goes without saying left to the rule."""
-    known = {field.name: field for field in dataclasses.fields(DeltaConfig)}
+    known = {field.name: field for field in dataclasses.fields(DeltaConfig) if field.name != "name"}
     if not isinstance(data, dict) or not data.keys() <= known.keys():
         unknown = sorted(data.keys() - known.keys()) if isinstance(data, dict) else [data]
         raise CheckpointFormatError(

@@ -1,4 +1,4 @@
-"""Model families of HuggingFace checkpoints: config.json <-> DecoderConfig.
+"""Model families of HuggingFace checkpoints: config.json <-> sizes of a decoder.
 
 family   biases on                                  QK-norm
 llama    query, key, value and output, or nothing   no       and on the MLP where asked
@@ -20,6 +20,7 @@ from jaxlab.interop import delta_json, fla_json, rope_json
 from jaxlab.interop.fla_json import FlaFamily
 from jaxlab.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.sizes import Sizes
 from jaxlab.nn.rope import Rope
 
 Family = Literal["llama", "qwen2", "qwen3", "fg2_gdn", "kda", "gated_deltanet"]
@@ -34,7 +35,7 @@ ARCHITECTURES: dict[Family, str] = {
     "gated_deltanet": fla_json.ARCHITECTURES["gated_deltanet"],
 }
 
-# config.json key -> DecoderConfig field, where both hold the same number.
+# config.json key -> field of `Sizes`, where both hold the same number.
 _SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -72,8 +73,8 @@ OWNED = frozenset(
 _RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
 
 
-def from_json(data: Mapping[str, Any]) -> DecoderConfig:
-    """DecoderConfig of a config.json of either generation, float32 and unrolled.
+def from_json(data: Mapping[str, Any]) -> Sizes:
+    """Sizes of a config.json of either generation, float32 and unrolled.
 
     Raises:
         CheckpointFormatError: naming the key: a missing one, or one whose value asks for what these
@@ -97,7 +98,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     head_dim = data.get("head_dim", 128 if family == "qwen3" else None)
     bias = data.get("attention_bias", False)
     try:
-        return DecoderConfig(
+        return Sizes(
             **sizes,
             num_kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
             head_dim=head_dim,
@@ -121,7 +122,7 @@ def _in_their_words(message: str) -> str:
     return re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), message)
 
 
-def to_json(config: DecoderConfig, family: DeltaFamily | None = None) -> dict[str, Any]:
+def to_json(config: Sizes, family: DeltaFamily | None = None) -> dict[str, Any]:
     """config.json of this model, with the keys of transformers 4 and 5, without token ids or dtype.
 
     Args:
@@ -141,7 +142,7 @@ def to_json(config: DecoderConfig, family: DeltaFamily | None = None) -> dict[st
     return _attention_json(config, family_of(config))
 
 
-def _attention_json(config: DecoderConfig, family: Family) -> dict[str, Any]:
+def _attention_json(config: Sizes, family: Family) -> dict[str, Any]:
     rope = _rope_of(config)
     data: dict[str, Any] = {"architectures": [ARCHITECTURES[family]], "model_type": family}
     data |= {key: getattr(config, field) for key, field in _SIZES.items()}
@@ -163,7 +164,19 @@ def _attention_json(config: DecoderConfig, family: Family) -> dict[str, Any]:
     return data
 
 
-def family_of(config: DecoderConfig) -> Family:
+def flat(config: DecoderConfig) -> Sizes:
+    """Returns the sizes of a decoder whose layers are alike or alternate.
+
+    Raises:
+        CheckpointFormatError: they do neither, which no family has.
+    """
+    try:
+        return Sizes.of(config)
+    except ValueError as error:
+        raise CheckpointFormatError(f"no HuggingFace family has this model: {error}") from error
+
+
+def family_of(config: Sizes) -> Family:
     """The family that is written by itself; `to_json` checks that it has all of these parts."""
     if "delta" in config.pattern:
         return "fg2_gdn"
@@ -214,7 +227,7 @@ def _refuse(data: Mapping[str, Any], family: Family) -> None:
             )
 
 
-def _rope_of(config: DecoderConfig) -> Rope:
+def _rope_of(config: Sizes) -> Rope:
     """The model's rotary part, after a look at the parts that no family goes without."""
     others = [
         (config.intermediate_size == 0, "intermediate_size=0"),
@@ -228,7 +241,7 @@ def _rope_of(config: DecoderConfig) -> Rope:
     return config.rope
 
 
-def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: Family) -> None:
+def _check_round_trip(config: Sizes, data: dict[str, Any], family: Family) -> None:
     back = from_json(data)
     lost = [
         f"{field.name}={getattr(config, field.name)!r}"

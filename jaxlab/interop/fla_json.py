@@ -13,7 +13,7 @@ from jaxlab import json_file
 from jaxlab.interop import rope_json
 from jaxlab.interop.delta_json import shortest_period
 from jaxlab.json_file import BOOL, NULL, POSITIVE, SIZE, TEXT, CheckpointFormatError, Kind
-from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.sizes import Sizes
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 
@@ -94,7 +94,7 @@ KEYS = frozenset({key for defaults in DEFAULTS.values() for key in defaults}) - 
 }
 
 _ATTENTION = {"num_kv_heads": None, "qkv_bias": False, "window_size": None, "rope_theta": 10_000.0}
-# Fields of DecoderConfig that mean nothing without attention layers, and how a model is run.
+# Fields of Sizes that mean nothing without attention layers, and how a model is run.
 _OF_ATTENTION = (
     *("num_heads", "num_kv_heads", "head_dim", "rope"),
     *("qkv_bias", "output_bias", "qk_norm"),
@@ -102,7 +102,7 @@ _OF_ATTENTION = (
 _RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
 
 
-def from_json(data: Mapping[str, Any], family: FlaFamily) -> DecoderConfig:
+def from_json(data: Mapping[str, Any], family: FlaFamily) -> Sizes:
     """The decoder of such a config.json, float32 and unrolled.
 
     Raises:
@@ -115,7 +115,7 @@ def from_json(data: Mapping[str, Any], family: FlaFamily) -> DecoderConfig:
     try:
         _refuse(values, DEFAULTS[family])
         kinds, attention = _read_attention(values["attn"], num_layers, hidden_size)
-        return DecoderConfig(
+        return Sizes(
             vocab_size=values["vocab_size"],
             hidden_size=hidden_size,
             intermediate_size=values["intermediate_size"] or _mlp_width(values),
@@ -133,7 +133,7 @@ def from_json(data: Mapping[str, Any], family: FlaFamily) -> DecoderConfig:
         raise CheckpointFormatError(f"config.json: {error}") from error
 
 
-def to_json(config: DecoderConfig, family: FlaFamily) -> dict[str, Any]:
+def to_json(config: Sizes, family: FlaFamily) -> dict[str, Any]:
     """config.json of a decoder for flash-linear-attention, without token ids or dtype.
 
     Raises:
@@ -195,7 +195,7 @@ def _read_delta(values: Mapping[str, Any], family: FlaFamily) -> DeltaConfig:
 def _read_attention(
     attn: Any, num_layers: int, hidden_size: int
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The mixer of every layer, and the fields of DecoderConfig for those that are attention."""
+    """The mixer of every layer, and the fields of Sizes for those that are attention."""
     specs = [] if attn is None else [attn] if isinstance(attn, dict) else attn
     if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
         raise _unsupported("attn", attn, "null, {layers, num_heads, ...}, or a list of such")
@@ -231,7 +231,7 @@ def _read_attention(
     }
 
 
-def _write_attention(config: DecoderConfig) -> dict[str, Any] | None:
+def _write_attention(config: Sizes) -> dict[str, Any] | None:
     if "attention" not in config.pattern:
         return None
     kinds = config.pattern * (config.num_layers // len(config.pattern))
@@ -287,7 +287,7 @@ def _unsupported(key: str, value: Any, supported: str) -> CheckpointFormatError:
     )
 
 
-def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: FlaFamily) -> None:
+def _check_round_trip(config: Sizes, data: dict[str, Any], family: FlaFamily) -> None:
     """Refuse a model that would come back as another."""
     try:
         back = _function(from_json(data, family))
@@ -300,7 +300,7 @@ def _check_round_trip(config: DecoderConfig, data: dict[str, Any], family: FlaFa
         )
 
 
-def _function(config: DecoderConfig) -> dict[str, Any]:
+def _function(config: Sizes) -> dict[str, Any]:
     """What the model computes: the config without what does not matter, None written out."""
     left_out = (*_RUNTIME, "delta", *(() if "attention" in config.pattern else _OF_ATTENTION))
     fields = {

@@ -51,7 +51,7 @@ def read_config(path: str | Path) -> DecoderConfig:
         )
     data = json_file.read(path / directory.CONFIG)
     with directory.naming(path):
-        return families.from_json(data)
+        return families.from_json(data).decoder()
 
 
 def inspect(path: str | Path) -> DecoderConfig:
@@ -264,15 +264,16 @@ def _put(value: np.ndarray, place: jax.sharding.Sharding | None) -> jax.Array:
 def _config_json(
     config: DecoderConfig, family: DeltaFamily | None, like: str | Path | None
 ) -> dict[str, Any]:
+    sizes = families.flat(config)
     if like is None:
-        return families.to_json(config, family)
+        return families.to_json(sizes, family)
     other = json_file.read(Path(like) / directory.CONFIG)
     with directory.naming(Path(like)):
         likes = families.family_of_json(other)
-    both_delta = config.delta is not None and likes in DELTA_FAMILIES
+    both_delta = sizes.delta is not None and likes in DELTA_FAMILIES
     if both_delta and family is None:
         family = cast(DeltaFamily, likes)
-    data = families.to_json(config, family)
+    data = families.to_json(sizes, family)
     if likes == data["model_type"]:
         return {key: value for key, value in other.items() if key not in families.OWNED} | data
     if not both_delta:

@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 from jaxlab import config as config_lib
 from jaxlab.interop import hf
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, DecoderConfig, Params, rescan, unscan
+from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan, unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 from jaxlab.runtime.checkpoint import Checkpointer
@@ -36,13 +38,14 @@ class Model:
         path: a HuggingFace directory or a work directory of an earlier run. "@NAME" is the work
             directory of the stage NAME of the same config.
         preset: a name of `jaxlab.models.presets`; random parameters.
-        sizes: fields of `DecoderConfig` on top of the preset, or all of them without one. With a
-            path, only those that do not change the function (dtype, scan_layers, remat) make sense.
+        sizes: fields of `jaxlab.models.sizes.Sizes` on top of the preset, or all of them without
+            one. With a path, only those that do not change the function (dtype, scan_layers, remat)
+            make sense.
     """
 
     path: str | None = None
     preset: str | None = None
-    sizes: Annotated[dict[str, Any], config_lib.fields_of(DecoderConfig)] = dataclasses.field(
+    sizes: Annotated[dict[str, Any], config_lib.fields_of(Sizes)] = dataclasses.field(
         default_factory=dict
     )
 
@@ -219,12 +222,14 @@ def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderC
     """Refuse to describe the model anew where checkpoints of the one before would outlive it."""
     if not described.exists() or Checkpointer(workdir / "checkpoints").latest() is None:
         return
-    before = config_lib.load_json(described)
-    for name, value in config_lib.to_json(config).items():
-        if name not in ("dtype", "remat") and before.get(name) != value:
+    before, now = config_lib.load_json(described), config_lib.to_json(config)
+    for name in [key for key in now if key not in ("dtype", "remat")]:
+        found = _first_difference(name, before.get(name), now[name])
+        if found is not None:
+            key, old, new = found
             raise config_lib.ConfigError(
-                f"{workdir} holds checkpoints of another model ({name} was {before.get(name)!r}, "
-                f"now is {value!r}): give another --workdir"
+                f"{workdir} holds checkpoints of another model ({key} was {old!r}, now is "
+                f"{new!r}): give another --workdir"
             )
 
 
@@ -242,18 +247,27 @@ def _check_words(workdir: pathlib.Path, described: pathlib.Path, now: Tokenizer 
         )
 
 
+def _first_difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The innermost key at which two JSON values differ, with both values there."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        parts = [(f"{key}.{name}", old[name], new[name]) for name in old]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        parts = [(f"{key}[{i}]", *pair) for i, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return None if old == new else (key, old, new)
+    return next((found for part in parts if (found := _first_difference(*part))), None)
+
+
 def _scratch_config(spec: Model, where: str, vocab_size: int | None) -> DecoderConfig:
     fields: dict[str, Any] = {}
     if spec.preset is not None:
         # The preset itself follows these two with its head_dim.
         resized = {k: v for k, v in spec.sizes.items() if k in ("hidden_size", "num_heads")}
-        preset = presets.decoder(spec.preset, **resized)
-        fields = {
-            field.name: getattr(preset, field.name) for field in dataclasses.fields(DecoderConfig)
-        }
+        preset = presets.sizes(spec.preset, **resized)
+        fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(Sizes)}
     if vocab_size is not None:
         fields["vocab_size"] = vocab_size
-    return config_lib.build(DecoderConfig, fields | spec.sizes, where)
+    return config_lib.build(Sizes, fields | spec.sizes, where).decoder()
 
 
 def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:

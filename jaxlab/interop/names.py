@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.interop.families import Family, family_of
+from jaxlab.interop.families import Family, family_of, flat
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.models.stacking import members
 
 _LLAMA = {
     "embed/embedding": "model.embed_tokens.weight",
@@ -86,7 +87,8 @@ UNEMBEDDING = _LLAMA["unembed/embedding"]
 
 def table_of(config: DecoderConfig) -> dict[str, str]:
     """Path of a parameter -> name of its tensor, {} for the layer; "layer" is any of them."""
-    if config.delta is not None and config.delta.switches.decay == "head":
+    sizes = flat(config)
+    if sizes.delta is not None and sizes.delta.switches.decay == "head":
         return _FG2_GDN_PER_HEAD
     tables: dict[Family, dict[str, str]] = {
         "llama": _LLAMA,
@@ -94,7 +96,7 @@ def table_of(config: DecoderConfig) -> dict[str, str]:
         "qwen3": _QWEN3,
         "fg2_gdn": _FG2_GDN,
     }
-    return tables[family_of(config)]
+    return tables[family_of(sizes)]
 
 
 Layout = Literal["own", "linear", "conv"]
@@ -147,14 +149,20 @@ def leaves(config: DecoderConfig) -> list[Leaf]:
     The order is that of the kinds of parameter, then of the layers, and so does not depend on
     whether layers are stacked.
     """
-    table, period = table_of(config), len(config.pattern)
-    # Stored in bfloat16, what is float32 all the same shows.
+    table = table_of(config)
+    # One repetition of each stack has all the shapes. Stored in bfloat16, what is float32 all the
+    # same shows.
     one = dataclasses.replace(
-        config, num_layers=period, param_dtype="bfloat16", scan_layers=False, remat=False
+        config,
+        stacks=tuple((1, layers) for _, layers in config.stacks),
+        param_dtype="bfloat16",
+        scan_layers=False,
+        remat=False,
     )
     shapes = flatten(
         jax.eval_shape(Decoder(one).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     )
+    places = {f"layer_{n}": place for n, place in enumerate(members(config))}
     found = []
     for path, leaf in shapes.items():
         shape = tuple(leaf.shape)
@@ -163,19 +171,18 @@ def leaves(config: DecoderConfig) -> list[Leaf]:
             leaf.dtype == jnp.float32,
         )
         top, _, rest = path.partition("/")
-        if not top.startswith("layer_"):
+        if top not in places:
             found.append(Leaf(path, shape, (table[path],), False, *kind))
             continue
-        first = int(top.removeprefix("layer_"))
-        layers = range(first, config.num_layers, period)
-        names = tuple(table[f"layer/{rest}"].format(i) for i in layers)
+        stack, i, numbers = places[top]
+        names = tuple(table[f"layer/{rest}"].format(number) for number in numbers)
         if config.scan_layers:
-            stacked = (len(layers), *shape)
-            found.append(Leaf(f"layers/block_{first}/{rest}", stacked, names, True, *kind))
+            stacked = (len(numbers), *shape)
+            found.append(Leaf(f"stack_{stack}/layer_{i}/{rest}", stacked, names, True, *kind))
         else:
             found += [
-                Leaf(f"layer_{i}/{rest}", shape, (name,), False, *kind)
-                for i, name in zip(layers, names, strict=True)
+                Leaf(f"layer_{number}/{rest}", shape, (name,), False, *kind)
+                for number, name in zip(numbers, names, strict=True)
             ]
     return found
 

@@ -9,6 +9,7 @@ import difflib
 from typing import Any
 
 from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.sizes import Sizes
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 
@@ -53,9 +54,9 @@ _HYBRID_TINY: dict[str, Any] = {
     "max_position": 1024,
 }
 
-DECODERS: dict[str, DecoderConfig] = {
+DECODERS: dict[str, Sizes] = {
     # Qwen3 Technical Report (2025), table 1, and the released config.json files.
-    "qwen3-0.6b": DecoderConfig(
+    "qwen3-0.6b": Sizes(
         hidden_size=1024,
         intermediate_size=3072,
         num_layers=28,
@@ -63,7 +64,7 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         **_QWEN3,
     ),
-    "qwen3-1.7b": DecoderConfig(
+    "qwen3-1.7b": Sizes(
         hidden_size=2048,
         intermediate_size=6144,
         num_layers=28,
@@ -71,7 +72,7 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         **_QWEN3,
     ),
-    "qwen3-4b": DecoderConfig(
+    "qwen3-4b": Sizes(
         hidden_size=2560,
         intermediate_size=9728,
         num_layers=36,
@@ -79,7 +80,7 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         **_QWEN3,
     ),
-    "qwen3-8b": DecoderConfig(
+    "qwen3-8b": Sizes(
         hidden_size=4096,
         intermediate_size=12_288,
         num_layers=36,
@@ -87,7 +88,7 @@ DECODERS: dict[str, DecoderConfig] = {
         **_QWEN3,
     ),
     # Qwen2.5 Technical Report (2024), table 1.
-    "qwen2.5-0.5b": DecoderConfig(
+    "qwen2.5-0.5b": Sizes(
         vocab_size=151_936,
         hidden_size=896,
         intermediate_size=4864,
@@ -100,7 +101,7 @@ DECODERS: dict[str, DecoderConfig] = {
         max_position=32_768,
     ),
     # Llama 3.2 model card (2024).
-    "llama-3.2-1b": DecoderConfig(
+    "llama-3.2-1b": Sizes(
         vocab_size=128_256,
         hidden_size=2048,
         intermediate_size=8192,
@@ -113,8 +114,8 @@ DECODERS: dict[str, DecoderConfig] = {
         max_position=131_072,
     ),
     # FG2-GDN, arXiv 2604.19021, at the paper's two sizes: 15 and 100 billion tokens. See above.
-    "fg2-gdn-340m": DecoderConfig(delta=DeltaConfig(rule="fg2"), **_HYBRID_340M),
-    "fg2-gdn-1.3b": DecoderConfig(
+    "fg2-gdn-340m": Sizes(delta=DeltaConfig(rule="fg2"), **_HYBRID_340M),
+    "fg2-gdn-1.3b": Sizes(
         hidden_size=2048,
         intermediate_size=5632,
         num_heads=16,
@@ -124,12 +125,12 @@ DECODERS: dict[str, DecoderConfig] = {
     ),
     # What it is compared with. GDN has 3/4 of the width in keys and twice that in values
     # (arXiv 2412.06464, as in its released layer).
-    "kda-340m": DecoderConfig(delta=DeltaConfig(rule="kda"), **_HYBRID_340M),
-    "gdn-340m": DecoderConfig(
+    "kda-340m": Sizes(delta=DeltaConfig(rule="kda"), **_HYBRID_340M),
+    "gdn-340m": Sizes(
         delta=DeltaConfig(rule="gdn", head_dim=256, num_heads=3, expand_value=2.0), **_HYBRID_340M
     ),
     # Shaped like Qwen3.
-    "tiny": DecoderConfig(
+    "tiny": Sizes(
         vocab_size=256,
         hidden_size=32,
         intermediate_size=64,
@@ -140,7 +141,7 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         max_position=256,
     ),
-    "small": DecoderConfig(
+    "small": Sizes(
         vocab_size=512,
         hidden_size=64,
         intermediate_size=192,
@@ -151,15 +152,20 @@ DECODERS: dict[str, DecoderConfig] = {
         tie_embeddings=True,
         max_position=1024,
     ),
-    "fg2-tiny": DecoderConfig(delta=DeltaConfig(rule="fg2", head_dim=16), **_HYBRID_TINY),
-    "fg2-plus-tiny": DecoderConfig(delta=DeltaConfig(rule="fg2_plus", head_dim=16), **_HYBRID_TINY),
-    "kda-tiny": DecoderConfig(delta=DeltaConfig(rule="kda", head_dim=16), **_HYBRID_TINY),
-    "gdn-tiny": DecoderConfig(delta=DeltaConfig(rule="gdn", head_dim=16), **_HYBRID_TINY),
+    "fg2-tiny": Sizes(delta=DeltaConfig(rule="fg2", head_dim=16), **_HYBRID_TINY),
+    "fg2-plus-tiny": Sizes(delta=DeltaConfig(rule="fg2_plus", head_dim=16), **_HYBRID_TINY),
+    "kda-tiny": Sizes(delta=DeltaConfig(rule="kda", head_dim=16), **_HYBRID_TINY),
+    "gdn-tiny": Sizes(delta=DeltaConfig(rule="gdn", head_dim=16), **_HYBRID_TINY),
 }
 
 
 def decoder(name: str, **overrides: Any) -> DecoderConfig:
-    """The named config with some fields replaced.
+    """Returns the named decoder with some sizes replaced; see `sizes`."""
+    return sizes(name, **overrides).decoder()
+
+
+def sizes(name: str, **overrides: Any) -> Sizes:
+    """Returns the named sizes with some fields replaced.
 
     With another hidden_size or num_heads, a head_dim that was hidden_size / num_heads stays so.
 
@@ -168,10 +174,10 @@ def decoder(name: str, **overrides: Any) -> DecoderConfig:
     """
     if name not in DECODERS:
         raise ValueError(f"no decoder preset {name!r}; {_nearest(name, list(DECODERS))}")
-    fields = [field.name for field in dataclasses.fields(DecoderConfig)]
+    fields = [field.name for field in dataclasses.fields(Sizes)]
     for field in overrides:
         if field not in fields:
-            raise ValueError(f"DecoderConfig has no field {field!r}; {_nearest(field, fields)}")
+            raise ValueError(f"Sizes has no field {field!r}; {_nearest(field, fields)}")
     named = DECODERS[name]
     resized = {"hidden_size", "num_heads"} & overrides.keys()
     if resized and named.head_dim == named.hidden_size // max(named.num_heads, 1):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from jaxlab.nn.context import Context
 from jaxlab.nn.norm import RMSNorm
 
 
@@ -13,8 +14,7 @@ class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)) where there is an mlp.
 
     Attributes:
-        mixer: a module with `__call__(x, positions, segment_ids)`, `prefill` and `step` as
-            `jaxlab.nn.attention.Attention` has them; its cache is its own affair.
+        mixer: a module of a mixer, see `jaxlab.nn.layers`.
         mlp: a module [B, T, d] -> [B, T, d]; None for a block of the mixer alone.
         norm_eps: of both norms.
         param_dtype: of both norms' scales.
@@ -31,25 +31,18 @@ class Block(nn.Module):
         if self.mlp is not None:
             self.mlp_norm = RMSNorm(self.norm_eps, self.param_dtype)
 
-    def __call__(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
-    ) -> jax.Array:
-        """[B, T, d] at int32 positions [B, T] -> [B, T, d]."""
-        x = x + self.mixer(self.mixer_norm(x), positions, segment_ids)
-        return self._feed_forward(x)
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """[B, T, d] -> [B, T, d]."""
+        return self._feed_forward(x + self.mixer(self.mixer_norm(x), context))
 
-    def prefill(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache_length: int
-    ) -> tuple[jax.Array, Any]:
-        """As `__call__`, and the mixer's cache of `cache_length` slots."""
-        y, cache = self.mixer.prefill(self.mixer_norm(x), positions, segment_ids, cache_length)
+    def prefill(self, x: jax.Array, context: Context, cache: Any) -> tuple[jax.Array, Any]:
+        """As `__call__`, and the mixer's cache with these tokens."""
+        y, cache = self.mixer.prefill(self.mixer_norm(x), context, cache)
         return self._feed_forward(x + y), cache
 
-    def step(
-        self, x: jax.Array, positions: jax.Array, cache: Any, span: Any
-    ) -> tuple[jax.Array, Any]:
-        """N tokens per row, [B, N, d], against the mixer's cache."""
-        y, cache = self.mixer.step(self.mixer_norm(x), positions, cache, span)
+    def extend(self, x: jax.Array, context: Context, cache: Any) -> tuple[jax.Array, Any]:
+        """Reads N more tokens per row, [B, N, d] -> [B, N, d], into the mixer's cache."""
+        y, cache = self.mixer.extend(self.mixer_norm(x), context, cache)
         return self._feed_forward(x + y), cache
 
     def _feed_forward(self, x: jax.Array) -> jax.Array:

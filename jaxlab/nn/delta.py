@@ -1,7 +1,7 @@
 """The gated-delta layer: DeltaNet, GDN, KDA, FG2-GDN, FG2-GDN+ and Gated DeltaNet-2.
 
-A mixer like `jaxlab.nn.attention.Attention`, with a state of fixed size instead of a cache that
-grows. Parameters, [in, out], with H Dk and HV Dv as in `DeltaConfig`:
+A mixer with a state of fixed size instead of a cache that grows. Parameters, [in, out], with H Dk
+and HV Dv as in `DeltaConfig`:
 
     query, key/kernel [d, H Dk]     value/kernel [d, HV Dv]     {query,key,value}_conv/taps [W, .]
     decay/project/...  [d, HV] or [d, HV Dk]     decay/A_log [HV]     decay/dt_bias [HV or HV Dk]
@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxlab_kernels import gated_delta_from_logits, gated_delta_step
 from jaxlab_kernels.delta_rule import Rule
 
+from jaxlab.nn.context import CacheKind, Context, repeat_rows
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.gates import LogDecay, projection
 from jaxlab.nn.linear import Linear
@@ -47,21 +48,25 @@ class DeltaCache(NamedTuple):
     value: jax.Array
     state: jax.Array
 
+    def repeat(self, times: int) -> "DeltaCache":
+        """Returns the cache with each row `times` times in succession."""
+        return repeat_rows(self, times)
+
 
 class GatedDelta(nn.Module):
     """Projections, short convolutions, gates, gated delta rule, gated norm, output projection.
 
     Attributes:
-        model_dim: d.
         config: sizes and switches.
+        model_dim: d.
         norm_eps: of the output's RMSNorm.
         output_init_scale: of the output projection.
         dtype: compute dtype; convolutions, decays, gates and the state are float32.
         param_dtype: storage dtype.
     """
 
-    model_dim: int
     config: DeltaConfig
+    model_dim: int
     norm_eps: float = 1e-6
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -97,26 +102,34 @@ class GatedDelta(nn.Module):
         gate_scale = 2.0 if c.negative_eigenvalues else 1.0
         self.rule = Rule(s.form, logits=True, gate_scale=gate_scale, norm_eps=NORM_EPS)
 
-    def __call__(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """[B, T, d] -> [B, T, d]; positions do not matter.
 
         A segment begins with an empty state and sees no token of another. Segment 0 is padding:
         what stands there reaches nothing, not even as NaN, and its output is 0.
         """
-        return self._mix(x, segment_ids)[0]
+        return self._mix(x, context.segment_ids)[0]
+
+    def empty_cache(self, batch: int, kind: CacheKind) -> DeltaCache:
+        """Returns an empty state and empty windows of the convolutions; `kind` is for attention."""
+        # Called without parameters, so that nothing of `setup` is there.
+        heads, value_heads, key_dim, value_dim = self.config.sizes(self.model_dim)
+        seen = max(self.config.conv_size - 1, 0)
+        widths = (heads * key_dim, heads * key_dim, value_heads * value_dim)
+        query, key, value = (jnp.zeros((batch, seen, width), self.dtype) for width in widths)
+        state = jnp.zeros((batch, value_heads, key_dim, value_dim), jnp.float32)
+        return DeltaCache(query, key, value, state)
 
     def prefill(
-        self, x: jax.Array, positions: jax.Array, segment_ids: jax.Array, cache_length: int
+        self, x: jax.Array, context: Context, cache: DeltaCache
     ) -> tuple[jax.Array, DeltaCache]:
-        """As `__call__`, and the cache behind the last token; its size has no `cache_length`."""
-        return self._mix(x, segment_ids)
+        """As `__call__`, and the cache behind the last token."""
+        return self._mix(x, context.segment_ids)
 
-    def step(
-        self, x: jax.Array, positions: jax.Array, cache: DeltaCache, span: Any
+    def extend(
+        self, x: jax.Array, context: Context, cache: DeltaCache
     ) -> tuple[jax.Array, DeltaCache]:
-        """N tokens per row, [B, N, d] -> [B, N, d], and the cache with them."""
+        """Reads N more tokens per row, [B, N, d] -> [B, N, d], into the cache."""
         query, query_tail = self.query_conv.step(self.query(x), cache.query)
         key, key_tail = self.key_conv.step(self.key(x), cache.key)
         value, value_tail = self.value_conv.step(self.value(x), cache.value)

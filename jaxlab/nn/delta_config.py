@@ -87,6 +87,7 @@ class DeltaConfig:
             "none".
         output_gate_rank: of that projection; 0 means full and without bias; a low-rank one has a
             bias (KDA). None means Dv for "sigmoid" (KDA) and full for "swish" (GDN).
+        name: the tag of this mixer in a config.
     """
 
     rule: RuleName = "fg2"
@@ -106,6 +107,7 @@ class DeltaConfig:
     negative_eigenvalues: bool = False
     output_gate: OutputGate | None = None
     output_gate_rank: int | None = None
+    name: Literal["delta"] = "delta"
 
     def __post_init__(self) -> None:
         """Check numbers, and that no two switches contradict each other."""
@@ -117,6 +119,12 @@ class DeltaConfig:
             raise ValueError(f"rule {self.rule!r} is none of {', '.join(RULES)}")
         for reason in _contradictions(self, self.switches):
             raise ValueError(reason)
+
+    def module(self, **shared: Any) -> Any:
+        """Returns the layer; see `jaxlab.nn.layers.Mixer` for what all mixers share."""
+        from jaxlab.nn.delta import GatedDelta  # which imports this module
+
+        return GatedDelta(config=self, **shared)
 
     @property
     def switches(self) -> Switches:

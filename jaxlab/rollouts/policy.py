@@ -16,7 +16,7 @@ from jaxlab.runtime.decode_devices import mesh_for
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.sharding import Rules, ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
-from jaxlab.sampling.cache import repeat
+from jaxlab.sampling.caches import Dense
 
 
 class Rollout(NamedTuple):
@@ -148,10 +148,9 @@ def response_hidden(
         decoder: the model.
         params: the decoder's.
         rollout: B completions.
-        samples: so many consecutive rows have one prompt. It is read once for all of them, unless
-            the layers are stacked (`scan_layers`).
+        samples: so many consecutive rows have one prompt, which is read once for all of them.
     """
-    if samples > 1 and not decoder.config.scan_layers:
+    if samples > 1:
         return _behind_shared_prompts(decoder, params, rollout, samples)
     count = rollout.response.shape[1]
     positions, segment_ids = left_padded(rollout.tokens.shape[1], rollout.lengths + count)
@@ -171,11 +170,11 @@ def _behind_shared_prompts(
     # The last token of a completion predicts nothing.
     seen = rollout.response[:, :-1]
     slots = rollout.prompt_width + seen.shape[1]
-    last, cache = _apply(decoder, params, "prefill", prompts, firsts(rollout.lengths), slots)
+    last, cache = _apply(decoder, params, "prefill", prompts, firsts(rollout.lengths), Dense(slots))
     first = jnp.repeat(last, samples, axis=0)[:, None]
     if not seen.shape[1]:
         return first
-    hidden, _ = _apply(decoder, params, "extend", seen, repeat(cache, samples))
+    hidden, _ = _apply(decoder, params, "extend", seen, decoder.repeat(cache, samples))
     return jnp.concatenate([first, hidden], axis=1)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxlab.models.decoder import Cache, Decoder, Params, unscan
-from jaxlab.sampling import cache as caches
+from jaxlab.models.decoder import Cache, Decoder, Params
+from jaxlab.sampling.caches import Dense
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.sample import Draw, sample
 
@@ -59,7 +59,7 @@ def generate(
     vmap.) Rows whose logits are not finite go on with token 0 and log-probability NaN.
 
     Args:
-        model: the decoder; scanned layers are taken apart inside.
+        model: the decoder.
         params: its parameters, without the "params" level.
         prompts: int [B, P], each row's prompt in its first columns; what stands behind is ignored.
         prompt_lengths: int [B], from 1 to P.
@@ -149,14 +149,12 @@ def _decode(
     lengths: jax.Array,
     keys: jax.Array,
 ) -> Completions:
-    config, params = unscan(model.config, params)
-    decoder = Decoder(config)
     budget, times = sampling.max_new_tokens, sampling.num_samples
     stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
     keys = keys.reshape(-1)
 
     def apply(method: str, *arguments: Any) -> Any:
-        return decoder.apply({"params": params}, *arguments, method=method)
+        return model.apply({"params": params}, *arguments, method=method)
 
     def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
@@ -197,9 +195,9 @@ def _decode(
         "prefill",
         _left_pad(prompts, lengths),
         lengths,
-        prompts.shape[1] + budget - 1,
+        Dense(prompts.shape[1] + budget - 1, sampling.cache_dtype),
     )
-    cache = caches.repeat(caches.store_as(cache, sampling.cache_dtype), times)
+    cache = model.repeat(cache, times)
     hidden = jnp.repeat(hidden, times, axis=0)
     rows = hidden.shape[0]
     start = _State(

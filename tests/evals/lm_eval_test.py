@@ -20,11 +20,12 @@ from jaxlab.config import ConfigError
 from jaxlab.evals.likelihood import Likelihood
 from jaxlab.evals.lm_eval_adapter import JaxlabLM
 from jaxlab.interop import hf
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.text.tokenizer import train_bpe
 
-CONFIG = DecoderConfig(
+CONFIG = Sizes(
     vocab_size=300,
     hidden_size=32,
     intermediate_size=64,
@@ -32,7 +33,7 @@ CONFIG = DecoderConfig(
     num_heads=2,
     num_kv_heads=1,
     max_position=256,
-)
+).decoder()
 MESH = make_mesh({"data": 1}, devices=jax.devices()[:1])
 # What a float32 forward pass and a sum of some hundred log-probabilities round off.
 TOLERANCE = 1e-4

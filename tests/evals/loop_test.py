@@ -5,12 +5,13 @@ import pytest
 
 from jaxlab.data.tasks.types import Example, Grade
 from jaxlab.evals import loop
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.mesh import make_mesh
 
 DECODER = Decoder(
-    DecoderConfig(
+    Sizes(
         vocab_size=8,
         hidden_size=16,
         intermediate_size=32,
@@ -18,7 +19,7 @@ DECODER = Decoder(
         num_heads=2,
         num_kv_heads=1,
         max_position=16,
-    )
+    ).decoder()
 )
 
 

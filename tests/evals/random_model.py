@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.interop import hf
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.text.tokenizer import train_bpe
 
 
@@ -18,7 +19,7 @@ def save(
     gain: float = 1.0,
 ) -> Path:
     """A HuggingFace directory with a tokenizer of bytes; parameters are scaled by `gain`."""
-    config = DecoderConfig(
+    config = Sizes(
         vocab_size=300,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
@@ -26,7 +27,7 @@ def save(
         num_heads=2,
         num_kv_heads=1,
         max_position=max_position,
-    )
+    ).decoder()
     tokenizer = train_bpe(["a b c 1 2 3"], 257)
     params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda x: gain * x, params)

@@ -7,7 +7,8 @@ from jaxlab.data.tasks.mqar import Mqar
 from jaxlab.data.tasks.palindrome import Palindrome
 from jaxlab.data.tasks.tokens import Generated, TokenBatch
 from jaxlab.evals.tokens import TokenEval, TokenEvaluator, label
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.mesh import make_mesh
 
 VOCAB = 8
@@ -33,7 +34,7 @@ class Fixed:
 
 @pytest.fixture(scope="module")
 def model():
-    config = DecoderConfig(
+    config = Sizes(
         vocab_size=VOCAB,
         hidden_size=16,
         intermediate_size=32,
@@ -41,7 +42,7 @@ def model():
         num_heads=2,
         num_kv_heads=2,
         max_position=64,
-    )
+    ).decoder()
     decoder = Decoder(config)
     return decoder, decoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 

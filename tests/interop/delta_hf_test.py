@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 from jaxlab.exporting import MAX_DIFFERENCE
 from jaxlab.interop import directory, hf, safetensors_io, torch_check
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, rescan
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan
 from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.rope import Rope
 from jaxlab.sampling.config import SamplingConfig
@@ -100,32 +102,36 @@ CASES = {rule: {"pattern": HYBRID, "delta": delta(rule)} for rule in RULES} | {
 @functools.cache
 def model(name):
     """A decoder in which no parameter is trivially zero or one."""
-    config = dataclasses.replace(presets.decoder("fg2-tiny"), tie_embeddings=False)
-    config = dataclasses.replace(config, **SIZES | CASES[name])
+    config = sizes(name).decoder()
     return config, random_params(config)
+
+
+def sizes(name, **more):
+    named = dataclasses.replace(presets.sizes("fg2-tiny"), tie_embeddings=False)
+    return dataclasses.replace(named, **SIZES | CASES[name] | more)
 
 
 class TestConfig:
     @pytest.mark.parametrize("name", CASES)
     def test_nothing_is_lost(self, name, tmp_path):
-        config = model(name)[0]
+        config = Sizes.of(model(name)[0])
         data = hf.families.to_json(config)
         (tmp_path / "config.json").write_text(json.dumps(data))
-        back = hf.read_config(tmp_path)
+        back = Sizes.of(hf.read_config(tmp_path))
         assert hf.families.to_json(back) == data
         assert back.delta.resolved(16) == config.delta.resolved(16)
         assert dataclasses.replace(back, delta=config.delta) == config
 
     @pytest.mark.parametrize("name", [n for n, c in presets.DECODERS.items() if c.delta])
     def test_presets_come_back_as_they_are_written(self, name, tmp_path):
-        config = presets.decoder(name)
+        config = presets.sizes(name)
         (tmp_path / "config.json").write_text(json.dumps(hf.families.to_json(config)))
-        assert hf.read_config(tmp_path) == config
+        assert hf.read_config(tmp_path) == config.decoder()
 
     def test_a_pattern_comes_back_as_its_shortest_period(self, tmp_path):
-        config = dataclasses.replace(model("fg2")[0], num_layers=4, pattern=HYBRID * 2)
+        config = sizes("fg2", num_layers=4, pattern=HYBRID * 2)
         (tmp_path / "config.json").write_text(json.dumps(hf.families.to_json(config)))
-        assert hf.read_config(tmp_path) == dataclasses.replace(config, pattern=HYBRID)
+        assert hf.read_config(tmp_path) == dataclasses.replace(config, pattern=HYBRID).decoder()
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -151,7 +157,7 @@ class TestConfig:
         ],
     )
     def test_refusals_name_key_and_value(self, changes, message, tmp_path):
-        data = hf.families.to_json(model("fg2")[0]) | changes
+        data = hf.families.to_json(sizes("fg2")) | changes
         (tmp_path / "config.json").write_text(json.dumps(data))
         with pytest.raises(hf.CheckpointFormatError, match=message) as error:
             hf.read_config(tmp_path)
@@ -207,7 +213,7 @@ class TestFiles:
         config, params = model(name)
         out = hf.save(tmp_path / "out", config, params, eos_token_id=3)
         loaded_config, loaded = hf.load(out)
-        assert loaded_config.delta.resolved(16) == config.delta.resolved(16)
+        assert Sizes.of(loaded_config).delta.resolved(16) == Sizes.of(config).delta.resolved(16)
         assert_same(loaded, params)
         again = hf.save(tmp_path / "again", loaded_config, loaded, like=out)
         assert contents(again) == contents(out)
@@ -218,7 +224,7 @@ class TestFiles:
         out = hf.save(tmp_path / "out", *model(name))
         config, params = hf.load(out, scan_layers=True)
         expected_config, expected = rescan(*model(name))
-        assert config.pattern == expected_config.pattern
+        assert config.stacks == expected_config.stacks
         assert_same(params, expected)
         assert contents(hf.save(tmp_path / "again", config, params)) == contents(out)
 
@@ -390,7 +396,7 @@ class TestTorch:
         with torch.no_grad():
             assert (theirs(tokens).logits - plain).abs().max() < 1e-4
             assert torch.equal(theirs.generate(tokens, **options), completed)
-        layers = model(name)[0].num_layers // len(model(name)[0].pattern)
+        layers = sizes(name).num_layers // len(sizes(name).pattern)
         assert calls == [9] * 2 * layers + [1] * 5 * layers
 
     def test_the_kernel_of_fla_is_for_gpus_and_symmetric_rules(self, torch, tmp_path, monkeypatch):
@@ -425,7 +431,7 @@ class TestTorch:
             assert parameter.grad.abs().max() > 0, name
         theirs.save_pretrained(tmp_path / "theirs")
         back_config, back = hf.load(tmp_path / "theirs")
-        assert back_config.delta.resolved(16) == config.delta.resolved(16)
+        assert Sizes.of(back_config).delta.resolved(16) == Sizes.of(config).delta.resolved(16)
         assert_same(back, params)
 
     def test_bfloat16(self, torch, tmp_path):

@@ -23,7 +23,8 @@ from safetensors.numpy import load_file
 from jaxlab.exporting import MAX_DIFFERENCE
 from jaxlab.interop import families, hf, safetensors_io, torch_check
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.rope import Rope
 from tests.interop.directories import assert_same, contents, random_params
@@ -186,7 +187,7 @@ CLASSES = {"kda": "KDA", "gated_deltanet": "GatedDeltaNet"}
 
 def read(path, data):
     (path / "config.json").write_text(json.dumps(data))
-    return hf.read_config(path)
+    return Sizes.of(hf.read_config(path))
 
 
 def small(family, **changes):
@@ -197,14 +198,14 @@ def small(family, **changes):
 def model(name):
     """One of CASES as a decoder in which no parameter is trivially zero or one."""
     family, changes = CASES[name]
-    config = families.from_json(small(family, **changes))
+    config = families.from_json(small(family, **changes)).decoder()
     return family, config, random_params(config)
 
 
 class TestConfig:
     @pytest.mark.parametrize("data", [KDA, {"model_type": "kda"}])
     def test_defaults_of_kda(self, data, tmp_path):
-        assert read(tmp_path, data) == DecoderConfig(
+        assert read(tmp_path, data) == Sizes(
             vocab_size=32_000,
             hidden_size=2048,
             # 2/3 of four times the width is 5461.3; the next multiple of 256:
@@ -237,6 +238,7 @@ class TestConfig:
     @pytest.mark.parametrize("name", CASES)
     def test_nothing_is_lost(self, name, tmp_path):
         family, config, _ = model(name)
+        config = Sizes.of(config)
         data = families.to_json(config, family)
         assert read(tmp_path, data).delta.resolved(16) == config.delta.resolved(16)
         assert dataclasses.replace(read(tmp_path, data), delta=config.delta) == config
@@ -332,7 +334,7 @@ class TestFamily:
     @pytest.mark.parametrize("rule", RULES)
     @pytest.mark.parametrize("family", ["kda", "gated_deltanet"])
     def test_a_rule_belongs_to_one_of_them_or_none(self, rule, family):
-        config = presets.decoder("fg2-tiny", delta=DeltaConfig(rule=rule, head_dim=16))
+        config = presets.sizes("fg2-tiny", delta=DeltaConfig(rule=rule, head_dim=16))
         if {"kda": "kda", "gdn": "gated_deltanet"}.get(rule) == family:
             assert families.to_json(config, family)["model_type"] == family
         else:
@@ -342,7 +344,7 @@ class TestFamily:
 
     def test_the_switches_make_the_rule_and_not_its_name(self):
         delta = DeltaConfig(rule="fg2", erase="head", head_dim=16)
-        data = families.to_json(presets.decoder("fg2-tiny", delta=delta), "kda")
+        data = families.to_json(presets.sizes("fg2-tiny", delta=delta), "kda")
         assert families.from_json(data).delta == DeltaConfig(
             "kda", head_dim=16, num_heads=2, num_value_heads=2
         )
@@ -366,14 +368,14 @@ class TestFamily:
         ],
     )
     def test_parts_that_kda_has_not(self, parts, message):
-        config = presets.decoder("fg2-tiny", **{"delta": DeltaConfig("kda", 16)} | parts)
+        config = presets.sizes("fg2-tiny", **{"delta": DeltaConfig("kda", 16)} | parts)
         with pytest.raises(hf.CheckpointFormatError, match=f"kda has no such model: .*{message}"):
             families.to_json(config, "kda")
 
     def test_what_attention_layers_would_have_does_not_matter_without_them(self):
         delta = DeltaConfig("kda", 16)
         parts = {"pattern": ("delta",), "num_heads": 5, "head_dim": 3, "rope": None}
-        data = families.to_json(presets.decoder("fg2-tiny", delta=delta, **parts), "kda")
+        data = families.to_json(presets.sizes("fg2-tiny", delta=delta, **parts), "kda")
         assert data["attn"] is None
 
     def test_a_model_without_delta_layers(self, tmp_path):
@@ -394,7 +396,7 @@ class TestFiles:
         if family == "kda":
             delta = dataclasses.replace(config.delta, conv_size=3)
             config = dataclasses.replace(config, delta=delta)
-        out = hf.save(tmp_path / "out", config, params, family=family)
+        out = hf.save(tmp_path / "out", config.decoder(), params, family=family)
         taps = config.delta.conv_size
         expected = OUTSIDE | {
             f"model.layers.{i}.{key}": (*shape[:2], taps) if "conv1d" in key else shape

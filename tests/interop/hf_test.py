@@ -19,7 +19,9 @@ from safetensors.numpy import load_file, save_file
 from jaxlab.interop import hf, safetensors_io
 from jaxlab.interop.names import flatten
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, DecoderConfig, rescan
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan
 from jaxlab.nn.rope import Rope
 from tests.interop.directories import assert_same, contents
 
@@ -161,7 +163,7 @@ class TestConfig:
     @pytest.mark.parametrize("name", [n for n, c in presets.DECODERS.items() if c.delta is None])
     def test_round_trip_through_both_spellings(self, name, tmp_path):
         config = presets.decoder(name)
-        data = hf.families.to_json(config)
+        data = hf.families.to_json(presets.sizes(name))
         write_config(tmp_path, data)
         assert hf.read_config(tmp_path) == config
         for spelling in (("rope_parameters",), ("rope_scaling", "rope_theta")):
@@ -207,14 +209,14 @@ class TestConfig:
     )
     def test_rope(self, changes, rope, tmp_path):
         write_config(tmp_path, QWEN_2_5_HALF_B | changes)
-        assert hf.read_config(tmp_path).rope == rope
+        assert Sizes.of(hf.read_config(tmp_path)).rope == rope
 
     def test_defaults_of_old_llama_files(self, tmp_path):
         """Llama 1 has neither key-value heads nor head_dim nor rope_theta in its file."""
         absent = ("num_key_value_heads", "rope_scaling", "rope_theta", "head_dim", "mlp_bias")
         data = {key: LLAMA_3_2_1B[key] for key in LLAMA_3_2_1B if key not in absent}
         write_config(tmp_path, data | {"head_dim": None})
-        config = hf.read_config(tmp_path)
+        config = Sizes.of(hf.read_config(tmp_path))
         assert (config.num_kv_heads, config.head_dim, config.rope) == (32, 64, Rope(10_000.0))
 
     @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ class TestConfig:
     )
     def test_models_that_no_family_has(self, parts):
         with pytest.raises(hf.CheckpointFormatError, match="no HuggingFace family has this model"):
-            hf.families.to_json(presets.decoder("tiny", **parts))
+            hf.families.to_json(presets.sizes("tiny", **parts))
 
     @pytest.mark.parametrize(
         ("name", "parts", "message"),
@@ -274,7 +276,7 @@ class TestConfig:
     )
     def test_parts_that_no_family_has_are_named(self, name, parts, message):
         with pytest.raises(hf.CheckpointFormatError, match=message):
-            hf.families.to_json(presets.decoder(name, **parts))
+            hf.families.to_json(presets.sizes(name, **parts))
 
     @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
     def test_unreadable(self, text, tmp_path):
@@ -484,7 +486,7 @@ class TestDamage:
 
     def test_params_of_another_config(self, model, tmp_path):
         config, params = model
-        other = dataclasses.replace(config, num_layers=3, intermediate_size=65)
+        other = dataclasses.replace(Sizes.of(config), num_layers=3, intermediate_size=65).decoder()
         with pytest.raises(hf.CheckpointFormatError) as error:
             hf.save(tmp_path / "out", other, params)
         assert "missing layer_2/mixer/key/bias" in str(error.value)
@@ -619,8 +621,9 @@ def test_reader_agrees_with_the_safetensors_package(tmp_path):
         np.testing.assert_array_equal(actual, tensors[name])
 
 
-def test_config_of_a_decoder_that_is_not_attention_only():
-    config = DecoderConfig(8, 8, 8, 2, 2, 2, qk_norm=True)
-    object.__setattr__(config, "pattern", ("attention", "other"))
-    with pytest.raises(hf.CheckpointFormatError, match="pattern="):
-        hf.families.to_json(config)
+def test_layers_of_two_kinds_of_attention_have_no_family(tmp_path):
+    (stack,) = presets.decoder("tiny").stacks
+    other = presets.decoder("tiny", num_kv_heads=1).stacks
+    config = dataclasses.replace(presets.decoder("tiny"), stacks=(stack, *other))
+    with pytest.raises(hf.CheckpointFormatError, match="the layers have 2 kinds of attention"):
+        hf.save(tmp_path / "out", config, random_params(config))

@@ -49,7 +49,7 @@ CONFIGS = {
     "qwen2": QWEN_2_5_HALF_B | {"layer_types": ["full_attention"] * 24},
     "qwen3": QWEN_3_0_6B | {"rope_scaling": YARN},
     "parameters": QWEN_3_0_6B | {"rope_parameters": YARN | {"rope_theta": 5e4}},
-    "fg2_gdn": hf.families.to_json(presets.decoder("fg2-tiny")),
+    "fg2_gdn": hf.families.to_json(presets.sizes("fg2-tiny")),
     "kda": KDA | {"safe_gate": True, "lower_bound": -4.0},
     "gated_deltanet": GDN | {"attn": ATTN, "use_short_conv": False, "num_v_heads": 12},
 }

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 
 from jaxlab.models import decoder as decoder_lib
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan, unscan
+from jaxlab.sampling.caches import Dense
 
 MESH_SCRIPT = pathlib.Path(__file__).with_name("decoder_mesh_script.py")
 
@@ -23,7 +27,7 @@ MESH_SCRIPT = pathlib.Path(__file__).with_name("decoder_mesh_script.py")
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 # Every optional part at once, and sizes that no two axes share.
-FULL = DecoderConfig(
+FULL = Sizes(
     vocab_size=19,
     hidden_size=12,
     intermediate_size=20,
@@ -39,9 +43,14 @@ FULL = DecoderConfig(
 )
 
 
+def decoder(config):
+    """The decoder of sizes, or of a config."""
+    return Decoder(config.decoder() if isinstance(config, Sizes) else config)
+
+
 def random_params(config, seed=0):
     """Normal parameters of scale 0.3, norm scales around 1: nothing is trivially zero or one."""
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+    shapes = jax.eval_shape(decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
         "params"
     ]
     rng = np.random.default_rng(seed)
@@ -60,7 +69,7 @@ def random_tokens(config, batch, length, seed=0):
 
 @functools.cache
 def compiled(config, method):
-    apply = functools.partial(Decoder(config).apply, method=method)
+    apply = functools.partial(decoder(config).apply, method=method)
     return jax.jit(apply, compiler_options=UNOPTIMISED)
 
 
@@ -217,11 +226,11 @@ class TestDecoding:
     def test_prefill_and_steps_equal_the_full_forward(self, full, rows):
         config, params = full
         rows, expected = rows
-        model = Decoder(config)
+        model = decoder(config)
         variables = {"params": params}
         prefill = jax.jit(
             lambda prompts: model.apply(
-                variables, prompts, jnp.asarray(self.LENGTHS), 10, method="prefill"
+                variables, prompts, jnp.asarray(self.LENGTHS), Dense(10), method="prefill"
             )
         )
         step = jax.jit(lambda tokens, cache: model.apply(variables, tokens, cache, method="step"))
@@ -239,37 +248,50 @@ class TestDecoding:
     def test_several_tokens_at_once_are_as_many_steps(self, full, rows):
         config, params = full
         rows, expected = rows
-        model, variables = Decoder(config), {"params": params}
+        model, variables = decoder(config), {"params": params}
         prompts, lengths = self.left_padded(rows, garbage=0), jnp.asarray(self.LENGTHS)
-        _, cache = model.apply(variables, prompts, lengths, 12, method="prefill")
+        _, cache = model.apply(variables, prompts, lengths, Dense(12), method="prefill")
         tokens = [row[0, n : n + 4] for row, n in zip(rows, self.LENGTHS, strict=True)]
         tokens = jnp.stack(tokens)
         extend = jax.jit(
             lambda tokens, cache: model.apply(variables, tokens, cache, method="extend")
         )
         first, cache = extend(tokens[:, :3], cache)
-        assert int(cache.span.slot) == prompts.shape[1] + 3
+        assert int(cache.slot) == prompts.shape[1] + 3
         second, cache = extend(tokens[:, 3:], cache)
         logits = model.apply(variables, jnp.concatenate([first, second], 1), method="logits")
         for row, full_logits, n in zip(logits, expected, self.LENGTHS, strict=True):
             np.testing.assert_allclose(row, full_logits[0, n:], atol=1e-5)
 
-    def test_stacked_layers_are_refused(self):
-        config = dataclasses.replace(FULL, scan_layers=True)
-        with pytest.raises(ValueError, match="unscan"):
-            Decoder(config).apply(
-                {"params": random_params(config)},
-                jnp.ones((1, 2), jnp.int32),
-                jnp.ones(1, jnp.int32),
-                4,
-                method="prefill",
-            )
+    def test_stacked_layers_decode_as_layers_apart_do(self, full, rows):
+        """Prefill, repeated rows and a step equal those of layers apart."""
+        config, params = full
+        rows, _ = rows
+        prompts, lengths = self.left_padded(rows, garbage=0), jnp.asarray(self.LENGTHS)
+        tokens = jnp.stack([row[0, n] for row, n in zip(rows, self.LENGTHS, strict=True)])
+        config = config.decoder()
+
+        def run(config, params):
+            model = Decoder(config)
+
+            def twice(params):
+                _, cache = model.apply(
+                    {"params": params}, prompts, lengths, Dense(8), method="prefill"
+                )
+                cache = model.repeat(cache, 2)
+                doubled = jnp.repeat(tokens, 2, axis=0)
+                return model.apply({"params": params}, doubled, cache, method="step")[0]
+
+            return jax.jit(twice, compiler_options=UNOPTIMISED)(params)
+
+        apart, stacked = run(config, params), run(*rescan(config, params))
+        np.testing.assert_allclose(stacked, apart, atol=1e-5)
 
 
 class TestLayers:
     def loss_and_gradient(self, config, params, tokens):
         def loss(params):
-            logits = Decoder(config).apply({"params": params}, tokens)
+            logits = decoder(config).apply({"params": params}, tokens)
             return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
 
         return jax.jit(jax.value_and_grad(loss), compiler_options=UNOPTIMISED)(params)
@@ -281,24 +303,56 @@ class TestLayers:
         assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-2
         for scan, remat in ((False, True), (True, False)):
             one = dataclasses.replace(config, remat=remat)
-            other, others = decoder_lib.rescan(one, params) if scan else (one, params)
+            other, others = rescan(one.decoder(), params) if scan else (one, params)
             other_loss, others = self.loss_and_gradient(other, others, tokens)
-            _, others = decoder_lib.unscan(other, others)
+            _, others = unscan(other if scan else other.decoder(), others)
             np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), others, gradient)
 
     def test_rescan_and_unscan_are_inverse_and_match_init(self, full):
         config, params = full
-        scanned, stacked = decoder_lib.rescan(config, params)
+        scanned, stacked = rescan(config.decoder(), params)
         assert scanned.scan_layers
         expected = jax.eval_shape(
             Decoder(scanned).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
         )["params"]
         assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, expected)
-        assert decoder_lib.rescan(scanned, stacked) == (scanned, stacked)
-        back_config, back = decoder_lib.unscan(scanned, stacked)
-        assert back_config == config
+        assert rescan(scanned, stacked) == (scanned, stacked)
+        back_config, back = unscan(scanned, stacked)
+        assert back_config == config.decoder()
         jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubling:
+    """A mixer of its own: one file, that is all."""
+
+    name: str = "doubling"
+
+    def module(self, **shared):
+        return DoublingLayer(parent=shared["parent"])
+
+
+class DoublingLayer(nn.Module):
+    @nn.compact
+    def __call__(self, x, context):
+        self.sow("aux", "load", jnp.mean(x))
+        return 2 * x
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_a_mixer_reports_arrives_layer_by_layer(full, scan):
+    config, _ = full
+    ((_, (layer,)),) = config.decoder().stacks
+    mixer = dataclasses.replace(layer, mixer=Doubling())
+    config = dataclasses.replace(
+        config.decoder(), stacks=((1, (layer,)), (3, (mixer,))), scan_layers=scan
+    )
+    params, tokens = random_params(config), random_tokens(config, 1, 4)
+    _, reports = Decoder(config).apply({"params": params}, tokens, mutable=["aux"])
+    loads = [np.ravel(load) for load in jax.tree.leaves(reports["aux"])]
+    assert np.concatenate(loads).shape == (3,)
+    assert len(set(np.concatenate(loads).tolist())) == 3
 
 
 def test_bfloat16_compute_gives_float32_logits(full):

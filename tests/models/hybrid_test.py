@@ -15,17 +15,20 @@ from jaxlab import config as config_lib
 from jaxlab.models import decoder as decoder_lib
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan, unscan
+from jaxlab.nn.context import Context
 from jaxlab.nn.delta import DeltaCache, GatedDelta
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.norm import rms_norm
 from jaxlab.sampling import SamplingConfig, generate
-from jaxlab.sampling import cache as caches
+from jaxlab.sampling.caches import Dense
 from jaxlab.trainers import optim
 
 # Ways to the same numbers are compared: LLVM's optimisations leave them as they are, and are half
 # of the time to compile. Rows of one shape share a program.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
-HYBRID = DecoderConfig(
+HYBRID = Sizes(
     vocab_size=19,
     hidden_size=12,
     intermediate_size=20,
@@ -53,10 +56,15 @@ NOPE = dataclasses.replace(HYBRID, rope=None, delta=DeltaConfig(rule="gdn", head
 both = pytest.mark.parametrize("config", [HYBRID, LINEAR], ids=["hybrid", "linear"])
 
 
+def decoder(config):
+    """The decoder of sizes, or of a config."""
+    return Decoder(config.decoder() if isinstance(config, Sizes) else config)
+
+
 @functools.cache
 def random_params(config):
     """Normal parameters of scale 0.3, norm scales around 1."""
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    shapes = jax.eval_shape(decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -73,7 +81,7 @@ def random_tokens(config, batch, length, seed=0):
 
 @functools.cache
 def compiled(config, method="__call__"):
-    apply = functools.partial(Decoder(config).apply, method=method)
+    apply = functools.partial(decoder(config).apply, method=method)
     static = 3 if method == "prefill" else ()
     return jax.jit(apply, static_argnums=static, compiler_options=UNOPTIMISED)
 
@@ -84,13 +92,13 @@ def forward(config, params, *args):
 
 def test_a_linear_model_without_mlp_is_its_parts():
     params, tokens = random_params(LINEAR), random_tokens(LINEAR, 1, 8)
-    mixer = GatedDelta(LINEAR.hidden_size, LINEAR.delta, LINEAR.norm_eps)
+    mixer = GatedDelta(LINEAR.delta, LINEAR.hidden_size, LINEAR.norm_eps)
     table = params["embed"]["embedding"]
     x = table[tokens]
     for layer in (params["layer_0"], params["layer_1"]):
         assert layer.keys() == {"mixer", "mixer_norm"}
         normed = rms_norm(x, layer["mixer_norm"]["scale"], LINEAR.norm_eps)
-        x = x + jax.jit(mixer.apply)({"params": layer["mixer"]}, normed, tokens)
+        x = x + jax.jit(mixer.apply)({"params": layer["mixer"]}, normed, Context(tokens))
     expected = rms_norm(x, params["final_norm"]["scale"], LINEAR.norm_eps) @ table.T
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(forward(LINEAR, params, tokens), expected, atol=1e-5)
@@ -137,7 +145,7 @@ def test_prefill_and_steps_equal_the_whole_row(config):
     for i, n in enumerate(lengths):
         prompts[i, 6 - n :] = rows[i, :n]
     variables = {"params": params}
-    hidden, cache = compiled(config, "prefill")(variables, prompts, jnp.asarray(lengths), 10)
+    hidden, cache = compiled(config, "prefill")(variables, prompts, jnp.asarray(lengths), Dense(10))
     for t in range(4):
         logits = compiled(config, "logits")(variables, hidden)
         for i, n in enumerate(lengths):
@@ -151,11 +159,11 @@ def test_completions_behind_a_shared_prompt_have_the_gradients_of_whole_rows():
     config = HYBRID
     params, lengths = random_params(config), jnp.asarray([4, 2])
     prompts, seen = random_tokens(config, 2, 4), random_tokens(config, 6, 3, seed=1)
-    model = Decoder(config)
+    model = decoder(config)
 
     def shared(params):
-        last, cache = model.apply({"params": params}, prompts, lengths, 7, method="prefill")
-        cache = caches.repeat(cache, 3)
+        last, cache = model.apply({"params": params}, prompts, lengths, Dense(7), method="prefill")
+        cache = model.repeat(cache, 3)
         hidden, _ = model.apply({"params": params}, seen, cache, method="extend")
         return jnp.concatenate([jnp.repeat(last, 3, axis=0)[:, None], hidden], axis=1)
 
@@ -184,7 +192,7 @@ def test_greedy_completions_are_the_argmax_of_the_whole_row(config):
     params, lengths = random_params(config), np.asarray([5, 1, 3])
     prompts = np.asarray(random_tokens(config, 3, 5, seed=4))
     sampling = SamplingConfig(max_new_tokens=6, temperature=0.0, num_samples=2)
-    out = generate(Decoder(config), params, prompts, lengths, jax.random.key(0), sampling)
+    out = generate(decoder(config), params, prompts, lengths, jax.random.key(0), sampling)
     rows = np.zeros((3, 11), np.int32)
     for i, n in enumerate(lengths):
         rows[i, :n] = prompts[i, :n]
@@ -195,16 +203,17 @@ def test_greedy_completions_are_the_argmax_of_the_whole_row(config):
     np.testing.assert_array_equal(out.tokens, np.repeat(expected, 2, axis=0))
     if config is LINEAR:
         return
-    # Scanned layers are taken apart inside.
-    scanned, stacked = decoder_lib.rescan(config, params)
+    scanned, stacked = rescan(config.decoder(), params)
     again = generate(Decoder(scanned), stacked, prompts, lengths, jax.random.key(0), sampling)
     np.testing.assert_array_equal(again.tokens, out.tokens)
 
 
 def test_a_bfloat16_cache_leaves_states_in_float32():
     params, prompts = random_params(HYBRID), random_tokens(HYBRID, 3, 6)
-    _, cache = compiled(HYBRID, "prefill")({"params": params}, prompts, jnp.asarray([6, 2, 1]), 10)
-    stored = caches.repeat(caches.store_as(cache, jnp.bfloat16), 3)
+    _, cache = compiled(HYBRID, "prefill")(
+        {"params": params}, prompts, jnp.asarray([6, 2, 1]), Dense(10, "bfloat16")
+    )
+    stored = decoder(HYBRID).repeat(cache, 3)
     delta, attention = stored.layers[:2]
     assert isinstance(delta, DeltaCache)
     assert {leaf.dtype for leaf in delta} == {jnp.dtype("float32")}
@@ -218,7 +227,7 @@ class TestLayers:
         segment_ids = jnp.asarray([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]])
 
         def loss(params):
-            logits = Decoder(config).apply({"params": params}, tokens, None, segment_ids)
+            logits = decoder(config).apply({"params": params}, tokens, None, segment_ids)
             return jnp.mean(jax.nn.log_softmax(logits)[:, :, 0])
 
         return jax.jit(jax.value_and_grad(loss), compiler_options=UNOPTIMISED)(params)
@@ -229,9 +238,9 @@ class TestLayers:
         loss, gradient = self.loss_and_gradient(config, params, tokens)
         for scan, remat in ((False, True), (True, True)) if config is HYBRID else ((True, True),):
             other = dataclasses.replace(config, remat=remat)
-            other, others = decoder_lib.rescan(other, params) if scan else (other, params)
+            other, others = rescan(other.decoder(), params) if scan else (other, params)
             other_loss, others = self.loss_and_gradient(other, others, tokens)
-            _, others = decoder_lib.unscan(other, others)
+            _, others = unscan(other if scan else other.decoder(), others)
             np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), others, gradient)
             # And by each leaf's own size, or a small gradient would not be held to anything.
@@ -245,17 +254,17 @@ class TestLayers:
     @both
     def test_rescan_and_unscan_are_inverse_and_match_init(self, config):
         params = random_params(config)
-        scanned, stacked = decoder_lib.rescan(config, params)
+        scanned, stacked = rescan(config.decoder(), params)
         init = functools.partial(Decoder(scanned).init, jax.random.key(0))
         expected = jax.eval_shape(init, jnp.zeros((1, 1), jnp.int32))["params"]
         assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, expected)
-        back_config, back = decoder_lib.unscan(scanned, stacked)
-        assert back_config == config
+        back_config, back = unscan(scanned, stacked)
+        assert back_config == config.decoder()
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
     def test_scanned_logits_are_those_of_layers_apart(self):
         params, tokens = random_params(HYBRID), random_tokens(HYBRID, 1, 8)
-        scanned, stacked = decoder_lib.rescan(HYBRID, params)
+        scanned, stacked = rescan(HYBRID.decoder(), params)
         expected = forward(HYBRID, params, tokens)
         np.testing.assert_allclose(forward(scanned, stacked, tokens), expected, atol=2e-6)
 
@@ -290,7 +299,7 @@ class TestConfig:
             "delta": {"rule": "fg2_plus", "head_dim": 64, "expand_value": 2},
             "rope": None,
         }
-        config = config_lib.build(DecoderConfig, ConfigDict(sizes))
+        config = config_lib.build(Sizes, ConfigDict(sizes))
         assert config.delta == DeltaConfig(rule="fg2_plus", head_dim=64, expand_value=2.0)
         assert (config.rope, config.head_dim) == (None, None)
         for key, value, message in (
@@ -301,7 +310,7 @@ class TestConfig:
             bad = json.loads(json.dumps(sizes))
             bad["delta"][key] = value
             with pytest.raises(config_lib.ConfigError, match=message):
-                config_lib.build(DecoderConfig, bad)
+                config_lib.build(Sizes, bad)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -319,9 +328,9 @@ class TestConfig:
 
     def test_another_width_of_a_preset_without_attention(self):
         heads = {"num_heads": 0, "num_kv_heads": 0, "head_dim": None}
-        linear = presets.decoder("fg2-tiny", pattern=("delta",), **heads)
+        linear = presets.sizes("fg2-tiny", pattern=("delta",), **heads)
         assert linear.head_dim is None
-        assert presets.decoder("fg2-tiny", hidden_size=64).head_dim == 32
+        assert presets.sizes("fg2-tiny", hidden_size=64).head_dim == 32
 
 
 def test_a_decoder_learns_to_recall():
@@ -330,7 +339,7 @@ def test_a_decoder_learns_to_recall():
     config = dataclasses.replace(LINEAR, vocab_size=16, hidden_size=32, num_layers=1, delta=delta)
     recipe = optim.Optim(learning_rate=1e-2, schedule="cosine", warmup_steps=20)
     optimizer = optim.make(recipe, steps)
-    model = Decoder(config)
+    model = decoder(config)
 
     def batch(key, size):
         """Three pairs of a key 0..7 and a value 8..15, then one of the keys again."""

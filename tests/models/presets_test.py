@@ -55,12 +55,12 @@ def test_parameter_counts(name, count):
 
 
 def test_overrides():
-    config = presets.decoder("qwen3-0.6b", dtype="bfloat16", num_layers=3)
-    assert (config.dtype, config.num_layers, config.hidden_size) == ("bfloat16", 3, 1024)
+    sizes = presets.sizes("qwen3-0.6b", dtype="bfloat16", num_layers=3)
+    assert (sizes.dtype, sizes.num_layers, sizes.hidden_size) == ("bfloat16", 3, 1024)
     # head_dim 8 = 32 / 4 is derived, Qwen3's 128 is not.
-    assert presets.decoder("tiny", hidden_size=64).head_dim == 16
-    assert presets.decoder("tiny", hidden_size=64, head_dim=8).head_dim == 8
-    assert presets.decoder("qwen3-0.6b", hidden_size=64).head_dim == 128
+    assert presets.sizes("tiny", hidden_size=64).head_dim == 16
+    assert presets.sizes("tiny", hidden_size=64, head_dim=8).head_dim == 8
+    assert presets.sizes("qwen3-0.6b", hidden_size=64).head_dim == 128
 
 
 def test_unknown_names_list_the_nearest():

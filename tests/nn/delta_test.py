@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.nn.context import Context
 from jaxlab.nn.delta import NORM_EPS, GatedDelta
 from jaxlab.nn.delta_config import RULES, DeltaConfig
 from jaxlab.nn.gates import LogDecay
@@ -44,12 +45,13 @@ CASES = {rule: DeltaConfig(rule=rule, head_dim=4, num_heads=2) for rule in RULES
 
 @functools.cache
 def layer(config, **options):
-    return GatedDelta(WIDTH, config, norm_eps=EPS, **options)
+    return GatedDelta(config, WIDTH, norm_eps=EPS, **options)
 
 
 def random_params(config, seed=0):
     """Normal parameters of scale 0.5: nothing is trivially zero or one."""
-    shapes = jax.eval_shape(layer(config).init, jax.random.key(0), *inputs(2))["params"]
+    x, positions = inputs(2)
+    shapes = jax.eval_shape(layer(config).init, jax.random.key(0), x, Context(positions))["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
 
@@ -63,13 +65,12 @@ def inputs(length=LENGTH, batch=2, seed=1):
 @functools.cache
 def compiled(config, method="__call__"):
     apply = functools.partial(layer(config).apply, method=method)
-    static = 4 if method == "prefill" else ()
-    return jax.jit(apply, static_argnums=static)
+    return jax.jit(apply)
 
 
 def forward(config, params, x, segment_ids=None):
     positions = jnp.zeros(x.shape[:2], jnp.int32)
-    return compiled(config)({"params": params}, x, positions, segment_ids)
+    return compiled(config)({"params": params}, x, Context(positions, segment_ids))
 
 
 def sigmoid(x):
@@ -232,7 +233,9 @@ def test_prefill_and_steps_equal_the_whole_row(name):
         prompt[i, width - n :] = row[:n]
     ids = jnp.asarray(~np.isnan(prompt[..., 0]), jnp.int32)
     variables, nowhere = {"params": params}, jnp.zeros((3, width), jnp.int32)
-    y, cache = compiled(config, "prefill")(variables, jnp.asarray(prompt), nowhere, ids, 100)
+    y, cache = compiled(config, "prefill")(
+        variables, jnp.asarray(prompt), Context(nowhere, ids), layer(config).empty_cache(3, None)
+    )
     taps = max(config.conv_size - 1, 0)
     heads, value_heads, key_dim, value_dim = config.sizes(WIDTH)
     assert cache.key.shape == (3, taps, heads * key_dim)
@@ -240,7 +243,7 @@ def test_prefill_and_steps_equal_the_whole_row(name):
     actual, t = [y[:, -1:]], 0
     for count in (1, 1, 3):
         x = jnp.stack([row[n + t : n + t + count] for row, n in zip(rows, lengths, strict=True)])
-        y, cache = compiled(config, "step")(variables, x, nowhere[:, :count], cache, None)
+        y, cache = compiled(config, "extend")(variables, x, Context(nowhere[:, :count]), cache)
         actual.append(y)
         t += count
     for i, n in enumerate(lengths):
@@ -251,10 +254,10 @@ def test_prefill_and_steps_equal_the_whole_row(name):
 def test_bfloat16_keeps_gates_and_state_in_float32():
     config = CASES["fg2_plus"]
     params, (x, positions) = random_params(config), inputs(20)
-    rough = GatedDelta(WIDTH, config, EPS, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    rough = GatedDelta(config, WIDTH, EPS, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     ids = jnp.ones(positions.shape, jnp.int32)
-    prefill = jax.jit(functools.partial(rough.apply, method="prefill"), static_argnums=4)
-    y, cache = prefill({"params": params}, x, positions, ids, 0)
+    prefill = jax.jit(functools.partial(rough.apply, method="prefill"))
+    y, cache = prefill({"params": params}, x, Context(positions, ids), None)
     assert (y.dtype, cache.key.dtype, cache.state.dtype) == (
         jnp.bfloat16, jnp.bfloat16, jnp.float32
     )  # fmt: skip
@@ -263,7 +266,7 @@ def test_bfloat16_keeps_gates_and_state_in_float32():
     error = jnp.sqrt(jnp.mean((y - exact) ** 2) / jnp.mean(exact**2))
     assert 1e-4 < error < 2e-2
 
-    fresh = jax.eval_shape(rough.init, jax.random.key(0), x, positions)["params"]
+    fresh = jax.eval_shape(rough.init, jax.random.key(0), x, Context(positions))["params"]
     float32 = {
         "/".join(key.key for key in path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(fresh)

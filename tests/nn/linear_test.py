@@ -62,12 +62,14 @@ def test_swiglu_hand_worked():
         "up": {"kernel": jnp.asarray([[3.0]])},
         "down": {"kernel": jnp.asarray([[1.0]])},
     }
-    actual = SwiGLU(1).apply({"params": params}, jnp.ones((1, 1, 1)))
+    actual = SwiGLU(1).module(model_dim=1).apply({"params": params}, jnp.ones((1, 1, 1)))
     np.testing.assert_allclose(actual.ravel(), [6.0 / (1.0 + np.exp(-2.0))], rtol=1e-6)
 
 
 def test_swiglu_biases():
-    shapes = jax.eval_shape(SwiGLU(5, use_bias=True).init, jax.random.key(0), jnp.ones((1, 3)))
+    shapes = jax.eval_shape(
+        SwiGLU(5, use_bias=True).module(model_dim=3).init, jax.random.key(0), jnp.ones((1, 3))
+    )
     assert jax.tree.map(jnp.shape, shapes["params"]) == {
         "gate": {"kernel": (3, 5), "bias": (5,)},
         "up": {"kernel": (3, 5), "bias": (5,)},

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.batcher import Batcher
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import SamplingConfig, generate
 
 DECODER = Decoder(
-    DecoderConfig(
+    Sizes(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=64,
@@ -20,7 +21,7 @@ DECODER = Decoder(
         num_heads=2,
         num_kv_heads=1,
         max_position=64,
-    )
+    ).decoder()
 )
 MESH = make_mesh({"data": 1}, devices=jax.devices()[:1])
 SAMPLING = SamplingConfig(max_new_tokens=6, stop_ids=(0,), prompt_multiple=8)

@@ -6,7 +6,9 @@ import pytest
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.types import Example
 from jaxlab.losses import chunked_vocab
-from jaxlab.models.decoder import Decoder, DecoderConfig, rescan, unembedding
+from jaxlab.models.decoder import Decoder, unembedding
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan
 from jaxlab.rollouts import policy
 from jaxlab.rollouts import text as text_lib
 from jaxlab.rollouts.text import TextTask
@@ -16,7 +18,7 @@ from jaxlab.sampling import SamplingConfig
 PAD, EOS = 0, 1
 PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11]]
 DECODER = Decoder(
-    DecoderConfig(
+    Sizes(
         vocab_size=18,
         hidden_size=16,
         intermediate_size=32,
@@ -25,7 +27,7 @@ DECODER = Decoder(
         num_kv_heads=1,
         qk_norm=True,
         max_position=64,
-    )
+    ).decoder()
 )
 
 

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.models.decoder import Decoder, DecoderConfig, rescan
+from jaxlab.models import presets
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
+from jaxlab.models.stacking import rescan
 from jaxlab.sampling import SamplingConfig, decode, generate
 
-CONFIG = DecoderConfig(
+CONFIG = Sizes(
     vocab_size=61,
     hidden_size=16,
     intermediate_size=24,
@@ -23,7 +26,7 @@ CONFIG = DecoderConfig(
     num_kv_heads=2,
     qk_norm=True,
     max_position=64,
-)
+).decoder()
 MODEL = Decoder(CONFIG)
 PROMPTS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (3, 7))
 LENGTHS = np.asarray([7, 1, 4])
@@ -237,19 +240,31 @@ def test_rows_beyond_the_vocabulary_are_as_if_they_were_not_there(params, temper
     np.testing.assert_allclose(out.logprobs, wanted.logprobs, rtol=1e-5, atol=1e-6)
 
 
+def test_stacked_layers_are_decoded_without_a_copy_of_the_parameters():
+    model = Decoder(presets.decoder("small", num_layers=16, vocab_size=64, scan_layers=True))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    inputs = (jnp.ones((1, 4), jnp.int32), jnp.ones(1, jnp.int32), jax.random.key(0)[None, None])
+    lowered = decode._generate.lower(model, SamplingConfig(max_new_tokens=4), params, *inputs)
+    compiled = lowered.compile({"xla_backend_optimization_level": 0})
+    assert compiled.memory_analysis().temp_size_in_bytes < size / 4
+
+
 def test_a_batch_sharded_over_data_gives_the_same_tokens():
     program = """
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-        from jaxlab.models.decoder import Decoder, DecoderConfig
+        from jaxlab.models.decoder import Decoder
+        from jaxlab.models.sizes import Sizes
         from jaxlab.rollouts.policy import Policy
         from jaxlab.runtime import decode_devices
         from jaxlab.runtime.mesh import make_mesh
         from jaxlab.sampling import SamplingConfig, generate
 
         decode_devices.start(8)
-        model = Decoder(DecoderConfig(vocab_size=61, hidden_size=16, intermediate_size=24,
-                                      num_layers=1, num_heads=4, num_kv_heads=2, max_position=64))
+        sizes = Sizes(vocab_size=61, hidden_size=16, intermediate_size=24, num_layers=1,
+                      num_heads=4, num_kv_heads=2, max_position=64)
+        model = Decoder(sizes.decoder())
         params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
         prompts = np.random.default_rng(0).integers(0, 61, (8, 7))
         lengths = np.arange(8) % 7 + 1

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.sampling import SamplingConfig, generate
 
 torch = pytest.importorskip("torch")
@@ -69,7 +70,7 @@ def converted(model):
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])
 def test_greedy_equals_transformers_token_for_token(family):
     theirs = torch_model(family)
-    ours = Decoder(DecoderConfig(**SIZES, qk_norm=family == "Qwen3"))
+    ours = Decoder(Sizes(**SIZES, qk_norm=family == "Qwen3").decoder())
     rng = np.random.default_rng(0)
     lengths = np.asarray([9, 1, 5, 3])
     prompts = rng.integers(1, SIZES["vocab_size"], (4, 9))

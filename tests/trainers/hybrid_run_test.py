@@ -13,7 +13,8 @@ from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.exporting import MAX_DIFFERENCE, export
 from jaxlab.interop import hf, models
 from jaxlab.interop.models import Model
-from jaxlab.models.decoder import Decoder, DecoderConfig
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.runtime.mesh import make_mesh
 
@@ -60,7 +61,7 @@ def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, t
     tokenizer = ModSum(**stages["teacher"]["data"]["options"]).tokenizer()
     changes = {"delta": {"rule": "gdn", "head_dim": 8, "num_heads": 2}, "intermediate_size": 24}
     sizes = SIZES | LINEAR | changes | {"vocab_size": tokenizer.vocab_size, "num_layers": 1}
-    decoder = config_lib.build(DecoderConfig, sizes)
+    decoder = config_lib.build(Sizes, sizes).decoder()
     params = Decoder(decoder).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     given = {"family": "gated_deltanet", "eos_token_id": tokenizer.eos_id}
     source = hf.save(tmp_path / "source", decoder, params, **given)

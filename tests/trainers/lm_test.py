@@ -102,10 +102,11 @@ def test_the_first_step_has_the_loss_of_a_plain_forward(reference, tmp_path):
     from jaxlab.data.index import example_ids
     from jaxlab.data.tasks.state_tracking import StateTracking
     from jaxlab.data.tasks.tokens import Generated
-    from jaxlab.models.decoder import Decoder, DecoderConfig
+    from jaxlab.models.decoder import Decoder
+    from jaxlab.models.sizes import Sizes
 
     config = _config()
-    model = DecoderConfig(vocab_size=3, **config["model"]["sizes"])
+    model = Sizes(vocab_size=3, **config["model"]["sizes"]).decoder()
     params = Decoder(model).init(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
     source = Generated(StateTracking("z3", length=6))
     batch = source.batch(example_ids(0, 8, 2**40, 3), "train")

@@ -65,7 +65,7 @@ def test_no_decay_is_a_choice():
 
 def test_decay_spares_the_rates_of_delta_layers():
     """Of a real layer: A_log, dt_bias, biases and norms stay; everything else is decayed."""
-    layer = GatedDelta(6, DeltaConfig(rule="fg2_plus", head_dim=3))
+    layer = GatedDelta(DeltaConfig(rule="fg2_plus", head_dim=3), 6)
     shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 2, 6)), jnp.zeros((1, 2)))
     ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
     params = {"layer_0": {"mixer": ones}}

@@ -10,6 +10,7 @@ from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.evals.loop import Eval, _entropy
 from jaxlab.losses import chunked_vocab, distillation
 from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.policy import Rollout, response_hidden
 from jaxlab.trainers import distill, lm, sft
 
@@ -149,7 +150,7 @@ def test_every_log_probability_of_other_trainers_is_over_the_words(asked, tmp_pa
     runs.append(lm.program(config_lib.build(lm.Lm, config), tmp_path / "lm"))
     for program in runs:
         jax.eval_shape(lambda state, p=program: p.step(state, 0).metrics, program.abstract)
-    decoder = Decoder(lm.DecoderConfig(**SIZES, vocab_size=STUDENT))
+    decoder = Decoder(Sizes(**SIZES, vocab_size=STUDENT).decoder())
     params = program.abstract.params
     jax.eval_shape(lambda p, r: _entropy(decoder, Eval(samples=2), WORDS, p, r), params, ROLLOUT)
     assert asked == [WORDS] * 3
