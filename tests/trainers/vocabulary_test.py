@@ -79,7 +79,7 @@ def test_differently_padded_tables_train_as_unpadded_ones(tmp_path, monkeypatch)
     @jax.jit
     def plain(student, teacher, rollout):
         """The dense loss of decoders that have the words alone; the sampler's logp error."""
-        decoder = Decoder(run.student.config.__class__(**SIZES, vocab_size=WORDS))
+        decoder = Decoder(Sizes(**SIZES, vocab_size=WORDS).decoder())
         student_logp, teacher_logp = (
             jax.nn.log_softmax(
                 response_hidden(decoder, params, rollout) @ params["unembed"]["embedding"].T
