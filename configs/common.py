@@ -42,34 +42,13 @@ def model(**sizes: object) -> ConfigDict:
 
 
 def train(steps: int, **more: object) -> ConfigDict:
-    """Length and logging, with the keys that every config has."""
-    defaults = {
-        "steps": steps,
-        "log_every": 10,
-        "eval_every": 100,
-        "checkpoint_every": 100,
-        "keep_checkpoints": 3,
-        "nonfinite": "stop",
-        "microbatch": placeholder(int),
-        "stop_after": placeholder(int),
-        "tensorboard": False,
-        "wandb": placeholder(str),
-        "profile_start": placeholder(int),
-    }
-    return ConfigDict(defaults | more)
+    """Length and logging."""
+    return ConfigDict({"steps": steps} | more)
 
 
 def optim(learning_rate: float, **more: object) -> ConfigDict:
-    """AdamW with the papers' weight decay and clipping."""
-    defaults = {
-        "name": "adamw",
-        "learning_rate": learning_rate,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "weight_decay": 0.01,
-        "clip_norm": 1.0,
-    }
-    return ConfigDict(defaults | more)
+    """AdamW; weight decay and clipping are the papers' where `more` does not say."""
+    return ConfigDict({"learning_rate": learning_rate} | more)
 
 
 def mesh() -> ConfigDict:
@@ -100,17 +79,7 @@ def tiny_model() -> ConfigDict:
 
 def gsm8k(max_prompt: int) -> ConfigDict:
     """GSM8K from two jsonl files of {question, answer}."""
-    return ConfigDict(
-        {
-            "task": "gsm8k",
-            "train": placeholder(str),
-            "test": placeholder(str),
-            "tokenizer": placeholder(str),
-            "chat": False,
-            "max_prompt": max_prompt,
-            "long_prompts": "error",
-        }
-    )
+    return ConfigDict({"task": "gsm8k", "max_prompt": max_prompt})
 
 
 def evaluation(tiny: bool, small: bool) -> ConfigDict:
