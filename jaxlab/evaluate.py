@@ -24,20 +24,21 @@ from absl import flags
 
 from jaxlab import config as config_lib
 from jaxlab import doors, ranges
+from jaxlab.data import settings
+from jaxlab.data.settings import Data
 from jaxlab.evals import compare, options, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
+from jaxlab.rollouts.text import text_task
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import provenance
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.workdir import local_paths
-from jaxlab.trainers import setup
-from jaxlab.trainers.settings import Data
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
@@ -207,11 +208,11 @@ def _task(config: Evaluate, workdir: pathlib.Path) -> None:
         config_lib.save_json(config, workdir / "config.json")
         config_lib.save_json(provenance.provenance(), workdir / provenance.FILE)
         mesh = mesh_lib.make_mesh(config.mesh.shape)
-        tokenizer = setup.tokenizer(config.data, models.tokenizer_at(config.model, "model"))
+        tokenizer = settings.tokenizer(config.data, models.tokenizer_at(config.model, "model"))
         source = models.find(
             config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
         )
-        text = setup.text_task(config.data, tokenizer)
+        text = text_task(config.data, tokenizer)
         evaluator = Evaluator(
             Decoder(source.config), text, config.eval, mesh, config.mesh.decode_rules
         )

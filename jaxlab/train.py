@@ -21,12 +21,13 @@ from jaxlab import config as config_lib
 from jaxlab import doors, exporting
 from jaxlab.evals import report
 from jaxlab.exporting import export
+from jaxlab.rollouts.text import LongPromptError
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, lm, loop, resuming, setup, sft
+from jaxlab.trainers import distill, lm, loop, resuming, sft
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
@@ -189,7 +190,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
             program = TRAINERS[run.trainer][1](run, workdir)
             resuming.check_fit(workdir, program.abstract, changes)
             resuming.note(workdir, new, [*warnings, *resuming.told(changes)], config)
-        with doors.working(loop.NonFiniteError, setup.LongPromptError, WandbError):
+        with doors.working(loop.NonFiniteError, LongPromptError, WandbError):
             loop.run(program, run.train, workdir, new)
 
 

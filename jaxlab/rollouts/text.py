@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from jaxlab.config import ConfigError
+from jaxlab.data import settings
 from jaxlab.data.tasks.types import Example, Grade, Split, Task
 from jaxlab.text.tokenizer import Tokenizer
 
@@ -164,3 +166,25 @@ class TextTask:
             f"the prompt of {split} example {i} has {length} tokens, more than "
             f"{self._limits[split][1]}: raise it, or set data.long_prompts='drop'"
         )
+
+
+def text_task(data: settings.Data, tok: Tokenizer, max_length: int | None = None) -> TextTask:
+    """The task seen through the tokenizer; `max_length` is that of `TextTask`.
+
+    Raises:
+        ConfigError: the tokenizer names no end of sequence.
+        FileNotFoundError, ValueError: a file is absent or malformed, or a prompt is too long.
+    """
+    if not tok.eos_ids:
+        raise ConfigError(
+            f"data.tokenizer: {tok.name} names no end-of-sequence token, so no completion would end"
+        )
+    return TextTask(
+        settings.task(data),
+        tok,
+        chat=data.chat,
+        max_prompt=data.max_prompt,
+        max_length=max_length,
+        generated=data.train is None,
+        long_prompts=data.long_prompts,
+    )

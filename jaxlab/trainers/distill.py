@@ -19,6 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlab import config as config_lib
 from jaxlab import ranges
 from jaxlab.credit import advantages
+from jaxlab.data import settings
+from jaxlab.data.settings import Data
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
@@ -26,13 +28,14 @@ from jaxlab.losses import chunked_vocab, distillation, policy_gradient
 from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, cropped, response_hidden, to_host
+from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
 from jaxlab.sampling import SamplingConfig
 from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Data, Train
+from jaxlab.trainers.settings import Train
 
 # Losses that compare the student with a teacher at each of the student's tokens.
 METHODS = {
@@ -239,7 +242,7 @@ class _Run:
             models.tokenizer_at(config.student, "student"),
             models.tokenizer_at(config.teacher, "teacher"),
         )
-        tokenizer = setup.tokenizer(config.data, *known)
+        tokenizer = settings.tokenizer(config.data, *known)
         setup.check_same_words(tokenizer, "teacher", known[1])
         # Tables may be padded beyond the tokenizer's words, each model's differently: sampling,
         # log-probabilities and losses are over the words.
@@ -247,7 +250,7 @@ class _Run:
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)
         self.student = Decoder(self.source.config)
-        self.text = setup.text_task(config.data, tokenizer)
+        self.text = text_task(config.data, tokenizer)
         self.teacher, self.teacher_params = self._load_teacher(size)
         _check_context(config, self.student)
         host_batch_slice(config.rollout.prompts, self.mesh)

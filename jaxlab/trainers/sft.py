@@ -11,19 +11,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import ranges
 from jaxlab.config import ConfigError
+from jaxlab.data import settings
 from jaxlab.data.batch import bucket, prompt_completion_batch
+from jaxlab.data.settings import Data
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Data, Train
+from jaxlab.trainers.settings import Train
 
 # Batches are padded to a multiple of this many tokens, so that few widths are compiled.
 LENGTH_BUCKET = 64
@@ -78,10 +81,10 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     mesh = make_mesh(config.mesh.shape)
     # The vocabulary of a model from scratch is its tokenizer's, so the tokenizer comes first.
     known = models.tokenizer_at(config.model, "model")
-    tokenizer = setup.tokenizer(config.data, known)
+    tokenizer = settings.tokenizer(config.data, known)
     source = models.find(config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed)
     models.describe(workdir, source, tokenizer)
-    text = setup.text_task(config.data, tokenizer, config.max_length)
+    text = text_task(config.data, tokenizer, config.max_length)
     decoder = Decoder(source.config)
     _check_lengths(config, decoder)
     host_batch_slice(config.batch_size, mesh)
