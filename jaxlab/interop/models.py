@@ -209,7 +209,11 @@ def read_run(workdir: pathlib.Path) -> DecoderConfig:
     if not file.is_file():
         cause = "has no model/decoder.json" if workdir.is_dir() else "does not exist"
         raise config_lib.ConfigError(f"{workdir} is no run of training: it {cause}")
-    return config_lib.build(DecoderConfig, config_lib.load_json(file), str(file))
+    fields = config_lib.load_json(file)
+    if "stacks" not in fields:
+        # Runs of before 0.1's stacks describe their layers by flat sizes.
+        return config_lib.build(Sizes, fields, str(file)).decoder()
+    return config_lib.build(DecoderConfig, fields, str(file))
 
 
 def abstract_params(config: DecoderConfig) -> Params:
