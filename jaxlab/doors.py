@@ -249,9 +249,13 @@ def _load_config(argv: list[str]) -> _Loaded | None:
     A file that is absent or fails ends the program with one line and code 2.
     """
     words = [word.lstrip("-") if word.startswith("-") else "" for word in argv]
-    argument = next((word[len("config=") :] for word in words if word.startswith("config=")), None)
-    if "config" in words[:-1]:
-        argument = argv[words.index("config") + 1]
+    argument = None
+    # Of a flag that is given twice, the last one counts, as everywhere.
+    for word, behind in zip(words, [*argv[1:], None], strict=True):
+        if word.startswith("config="):
+            argument = word.removeprefix("config=")
+        elif word == "config" and behind is not None:
+            argument = behind
     if argument is None:
         return None
     path = Path(argument.partition(":")[0])
