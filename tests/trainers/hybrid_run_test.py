@@ -52,7 +52,7 @@ def test_a_hybrid_distils_a_linear_model(config, tuned, tmp_path):
     stage["rollout"] |= {"prompts": 2, "samples": 2}
     train.train(stage, tmp_path)
     assert Checkpointer(tmp_path / "checkpoints").latest() == 2
-    assert models.read_run(tmp_path).delta.rule == "kda"
+    assert Sizes.of(models.read_run(tmp_path)).delta.rule == "kda"
 
 
 def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, tuned, tmp_path):
@@ -87,14 +87,15 @@ def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, t
     stage = stages["gkd"] | {"teacher": {"path": str(out)}, "student": {"path": str(tuned)}}
     stage["rollout"] |= {"prompts": 2, "samples": 2}
     train.train(stage, tmp_path / "distilled")
-    assert models.read_run(tmp_path / "distilled").pattern == ("delta", "attention")
+    assert Sizes.of(models.read_run(tmp_path / "distilled")).pattern == ("delta", "attention")
     samples = (tmp_path / "distilled" / "samples.jsonl").read_text().splitlines()
     assert {json.loads(line)["step"] for line in samples} == {0, 1, 2}
     rows = (tmp_path / "distilled" / "metrics.jsonl").read_text().splitlines()
     # What was sampled is scored alike by the sampler and by the trainer.
     errors = [json.loads(row).get("eval/sampler_logp_error") for row in rows]
     assert 0 < max(error for error in errors if error is not None) < 1e-5
-    assert hf.load(export(tmp_path / "distilled", tmp_path / "student"))[0].delta.rule == "fg2_plus"
+    student = hf.load(export(tmp_path / "distilled", tmp_path / "student"))[0]
+    assert Sizes.of(student).delta.rule == "fg2_plus"
 
 
 def test_a_run_is_read_in_another_dtype_and_layout(tuned):
@@ -106,7 +107,7 @@ def test_a_run_is_read_in_another_dtype_and_layout(tuned):
     expected = source.abstract_params()
     kinds = [jax.tree.map(lambda x: (x.dtype, x.shape), tree) for tree in (params, expected)]
     assert kinds[0] == kinds[1]
-    mixer = params["layers"]["block_0"]["mixer"]
+    mixer = params["stack_0"]["layer_0"]["mixer"]
     assert mixer["query"]["kernel"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(
         mixer["decay"]["A_log"][0], stored["layer_0"]["mixer"]["decay"]["A_log"]
@@ -118,7 +119,7 @@ def test_an_export_is_the_trained_model_and_can_be_built_upon(tuned, tmp_path):
     with Checkpointer(tuned / "checkpoints") as checkpointer:
         trained = checkpointer.restore_params()
     config, exported = hf.load(out)
-    assert config.delta.rule == "fg2_plus"
+    assert Sizes.of(config).delta.rule == "fg2_plus"
     jax.tree.map(np.testing.assert_array_equal, exported, trained)
     spec = Model(path=str(out), sizes={"param_dtype": "bfloat16", "scan_layers": True})
     source = models.find(spec, "model", vocab_size=None, seed=0)
