@@ -24,8 +24,8 @@ def test_stacked_layers_are_laid_out_like_single_ones(preset, rules):
 
     apart = layout(scan_layers=False)
     stacked = layout(scan_layers=True)
-    for name, block in stacked["layers"].items():
-        first = apart[f"layer_{name.removeprefix('block_')}"]
+    for name, block in stacked["stack_0"].items():
+        first = apart[name]
         single, many = (_by_path(x) for x in (first, block))
         assert many == {path: (None, *spec) for path, spec in single.items()}
         assert any("model" in spec for spec in many.values())

@@ -167,7 +167,7 @@ def model_flops(
 
     Only completion tokens are unembedded.
     """
-    c = decoder.config
+    c = Sizes.of(decoder.config)
     rows, width = rollout.tokens.shape[0], rollout.prompt_width
     table = c.vocab_size * c.hidden_size
     # A prompt is read once for the completions of it that a microbatch has side by side.
