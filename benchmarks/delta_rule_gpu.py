@@ -37,6 +37,7 @@ except Exception as error:  # releases that do not fit one another fail in any w
     sys.exit(0)
 
 from jaxlab_kernels.delta_rule.triton_versions import check_triton  # noqa: E402
+from jaxlab_kernels.dispatch import Refusal  # noqa: E402
 
 from benchmarks.gpu import checks, decode, jax_times, peers, times  # noqa: E402
 from benchmarks.gpu.operands import random_given  # noqa: E402
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     record["device"] = properties.name
     try:
         check_triton(triton.__version__, 10 * properties.major + properties.minor)
-    except NotImplementedError as reason:
+    except Refusal as reason:
         print(f"note: {reason}\n      here results are compared, so it goes on")
     print(f"{properties.name}, torch {torch.__version__}, triton {triton.__version__}, "
           f"jax {jax.__version__}")  # fmt: skip

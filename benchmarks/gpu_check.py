@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 try:
     import jax
     import numpy as np
+    from jaxlab_kernels.dispatch import Refusal
 
     from benchmarks.gpu import parts, suite
 except ImportError as missing:
@@ -118,7 +119,7 @@ def compare(make: Callable[[], parts.Part], device: Any, host: Any) -> dict[str,
         expected, host_seconds = reference(part, host)
         actual, seconds = measure(part.call, part.arguments, device)
         found = distances(actual, expected)
-    except NotImplementedError as reason:  # not possible here, which is no fault of the part
+    except Refusal as reason:  # not possible here, which is no fault of the part
         return {"ok": None, "reason": _line(reason)}
     except ModuleNotFoundError as error:
         absent = (error.name or "").partition(".")[0]
@@ -154,7 +155,7 @@ def told(name: str, row: dict[str, Any]) -> str:
 def _line(error: BaseException) -> str:
     """Type and text in one line."""
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, Refusal) else f"{type(error).__name__}: {text}"
 
 
 def main(argv: list[str] | None = None) -> int:

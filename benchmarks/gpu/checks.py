@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxlab_kernels.delta_rule import launches, torch_launch
 from jaxlab_kernels.delta_rule.launches import Launch, Operands, Plan
+from jaxlab_kernels.dispatch import Refusal
 
 from benchmarks.gpu.operands import TOLERANCES, distance, random_operands, recurrence
 
@@ -70,7 +71,7 @@ def judged(row: dict[str, Any], tolerance: float, distances: Callable[[], dict[s
     """The row with distances, or with the reason why there are none, and `ok`."""
     try:
         found = distances()
-    except NotImplementedError as error:  # not possible here, which is no fault of the kernels
+    except Refusal as error:  # not possible here, which is no fault of the kernels
         return {**row, "ok": None, "reason": " ".join(str(error).split())}
     except Exception as error:  # of a compiler or a driver: the other rows go on
         return {**row, "ok": False, "reason": reason(error)}

@@ -107,6 +107,7 @@ def _solved(relation: Relation) -> Region | None:
         try:
             found = sympy.solve_univariate_inequality(operators[sign](left, right), x, False)
         except (NotImplementedError, TypeError, ValueError):
+            # sympy cannot solve it: then it is compared as a relation and not as a region.
             return None
         pieces = [_piece(part) for part in (found.args if found.is_Union else [found])]
         if not all(pieces):

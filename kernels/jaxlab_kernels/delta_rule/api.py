@@ -120,7 +120,7 @@ def gated_delta(
         ValueError: an argument's shape, dtype or value of a choice is wrong. With JAXLAB_DEBUG=1
             in the environment also for NaN, log_decay > 0 and gates outside [0, 2]; inside jit this
             arrives as JAX's runtime error, with the same text.
-        NotImplementedError: no implementation takes the call.
+        Refusal: no implementation takes the call.
 
     Source: Yang et al., Gated Delta Networks, arXiv 2412.06464; Kimi Linear, arXiv 2510.26692;
     FG2-GDN, Eqs 8-14; Gated DeltaNet-2, arXiv 2605.22791.
@@ -174,7 +174,7 @@ def gated_delta_from_logits(
 
     Raises:
         ValueError: see `gated_delta`.
-        NotImplementedError: see `gated_delta`.
+        Refusal: see `gated_delta`.
     """
     if not 0.0 < gate_scale <= 2.0:
         raise ValueError(f"gate_scale={gate_scale} is outside (0, 2]")

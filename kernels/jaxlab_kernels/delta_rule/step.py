@@ -70,7 +70,7 @@ def gated_delta_step(
     Raises:
         ValueError: an argument has the wrong shape or dtype; with JAXLAB_DEBUG=1 also values, as
             in `gated_delta`.
-        NotImplementedError: the named implementation does not take the call.
+        Refusal: the named implementation does not take the call.
     """
     _check("state", rule, q, k, v, log_decay, erase, write, state)
     scale = static_scale(scale, k.shape[-1])

@@ -52,7 +52,7 @@ def pallas(
         out [B, T, HV, Dv] in the dtype of v, and the last state [B, HV, Dk, Dv].
 
     Raises:
-        NotImplementedError: the kernels do not take the call.
+        Refusal: the kernels do not take the call.
     """
     if inputs.initial_state.dtype == jnp.float64:
         raise Refusal("float64; the kernels compute in float32")

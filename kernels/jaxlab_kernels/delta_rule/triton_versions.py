@@ -19,7 +19,7 @@ def check_triton(version: str, capability: int, *, unchecked: bool | None = None
             JAXLAB_TRITON_UNCHECKED=1 in the environment says.
 
     Raises:
-        NotImplementedError: the combination is known to be bad.
+        Refusal: the combination is known to be bad.
     """
     if unchecked is None:
         unchecked = os.environ.get("JAXLAB_TRITON_UNCHECKED") == "1"

@@ -177,13 +177,12 @@ class Cluster:
                 raise NoServer(f"PostgreSQL does not start: {self._said()}")
             if time.monotonic() > deadline:
                 raise NoServer(f"PostgreSQL is not ready after {_STARTING_SECONDS:g} s")
-            try:
-                # A folder that is copied may hold the file of another server.
+            # Until the server has written all lines of the file, it is asked again.
+            with contextlib.suppress(OSError, IndexError):
                 lines = status.read_text().split("\n")
+                # A folder that is copied may hold the file of another server.
                 if lines[0] == str(self._process.pid) and lines[7].strip() == "ready":
                     return
-            except (OSError, IndexError):
-                pass
             time.sleep(0.01)
 
     def _said(self) -> str:
