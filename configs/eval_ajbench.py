@@ -48,7 +48,6 @@ def get_config(variant: str = "") -> ConfigDict:
         labels=placeholder(str),
         definitions=placeholder(str),
         postgres="auto",
-        dsn=placeholder(str),
         tools=placeholder(tuple),
         servers=ConfigDict(),
         web="snapshot",

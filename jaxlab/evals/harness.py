@@ -7,7 +7,6 @@ directory and are not generated again.
 import contextlib
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -26,8 +25,6 @@ from jaxlab import config as config_lib
 from jaxlab.evals import benchmark_report, logs, progress, results, task_file, tasks
 from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench import metrics as ajbench_metrics
-from jaxlab.evals.ajbench import options as ajbench_options
-from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.general365 import options as general365_options
 from jaxlab.evals.grader_errors import accounted, fault, is_setup, kinds, text_of
@@ -72,27 +69,6 @@ class Outcome:
     ungraded: list[str] = dataclasses.field(default_factory=list)
     grader_errors: dict[str, int] = dataclasses.field(default_factory=dict)
     ended: str | None = None
-
-
-def without_secrets(run: Run) -> Run:
-    """The run as it may be written down: the password of a DSN goes into the environment.
-
-    There (`postgres_server.DSN`) it is found by the server's start in this process, and a run that
-    goes on finds it if it is given again, in the variable or as the option.
-
-    Raises:
-        ValueError: the DSN is malformed.
-    """
-    dsn = run.benchmark.options.get("dsn") or os.environ.get(postgres_server.DSN)
-    if run.benchmark.name != "ajbench" or not dsn:
-        return run
-    shown = postgres_server.without_password(dsn)
-    held = os.environ.get(postgres_server.DSN)
-    # One without a password may be what is left of the one that is there.
-    if dsn != shown or held is None or postgres_server.without_password(held) != shown:
-        os.environ[postgres_server.DSN] = dsn
-    options = {**run.benchmark.options, "dsn": shown}
-    return dataclasses.replace(run, benchmark=dataclasses.replace(run.benchmark, options=options))
 
 
 def evaluate(
@@ -413,7 +389,7 @@ def graded_samples(log: EvalLog) -> list[results.Result]:
 
 
 def resolved(run: Run) -> Run:
-    """The run as it is written down and compared: every option there, and no secret.
+    """Returns the run as it is written down and compared, with every option there.
 
     Raises:
         ConfigError: an option is unknown, or has a value that it cannot have.
@@ -423,7 +399,7 @@ def resolved(run: Run) -> Run:
         run = dataclasses.replace(
             run, benchmark=dataclasses.replace(run.benchmark, options=options)
         )
-    return without_secrets(run)
+    return run
 
 
 def _options(run: Run) -> Any:
@@ -444,13 +420,8 @@ def _task(run: Run) -> Task:
             return make(**asked, **wanted.options)
         except TypeError as error:
             raise config_lib.ConfigError(f"benchmark.options: {error}") from error
-    options = _options(run)
-    if isinstance(options, ajbench_options.Options):
-        # It is in the environment, and no reason to take a run for another one.
-        options = dataclasses.replace(options, dsn=None)
-    task = tasks.BENCHMARKS[wanted.name].task(
-        Asked(path, wanted.samples, wanted.limit, run.seed), options
-    )
+    asked_rows = Asked(path, wanted.samples, wanted.limit, run.seed)
+    task = tasks.BENCHMARKS[wanted.name].task(asked_rows, _options(run))
     return task_with(task, name=f"jaxlab/{wanted.name}")
 
 

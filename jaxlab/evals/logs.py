@@ -39,7 +39,6 @@ FREE = (
     "eval.batch",
     "eval.padding",
     "benchmark.max_parse_failures",
-    "benchmark.options.dsn",
 )
 
 # Field of a log's metadata -> what its answers belong to.

@@ -122,7 +122,7 @@ def judge(units: Mapping[str, Unit], options: Options, seed: int = 0) -> Solver:
 def missing(units: Sequence[Unit], options: Options) -> list[str]:
     """What `subdomains.missing` says of a run with these options, and what nobody could look at."""
     states = Path(options.states) if options.states is not None else None
-    run = Run(Path(), states, options.postgres, options.dsn, replay=options.replay, web=options.web)
+    run = Run(Path(), states, options.postgres, replay=options.replay, web=options.web)
     found = subdomains.missing(units, run)
     if options.observation == "screenshot":
         own = [unit for unit in units if unit.subdomain not in options.servers]
@@ -414,7 +414,6 @@ def _run_of(options: Options) -> Run:
         return _run(
             options.states,
             options.postgres,
-            options.dsn,
             _limits(options),
             options.replay,
             options.web,
@@ -422,11 +421,9 @@ def _run_of(options: Options) -> Run:
 
 
 @functools.cache
-def _run(
-    states: str | None, postgres: Source, dsn: str | None, limits: Limits, replay: Replay, web: Web
-) -> Run:
+def _run(states: str | None, postgres: Source, limits: Limits, replay: Replay, web: Web) -> Run:
     folder = Path(states) if states is not None else None
-    run = Run(_folder(), folder, postgres, dsn, limits, replay, web)
+    run = Run(_folder(), folder, postgres, limits, replay, web)
     # Before the run's folder goes: what is registered last comes first.
     atexit.register(run.close)
     return run

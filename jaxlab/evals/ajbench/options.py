@@ -60,7 +60,6 @@ class Options(Grading):
         states: folder of states; see `environments.states`.
         definitions: folder of MCPMark's task definitions, from which instructions come.
         postgres: whose programs servers are made of; see `postgres_programs.server`.
-        dsn: refused; a server of the user's would have the roles of all samples in common.
         tools: only these of the tools; all by default.
         servers: sub-domain -> MCP server whose tools the judge gets instead of ours.
         web: for Search: "snapshot" (pages in `states`, as text), "browser" (the same in Chromium),
@@ -88,7 +87,6 @@ class Options(Grading):
     states: str | None = None
     definitions: str | None = None
     postgres: Source = "auto"
-    dsn: str | None = None
     tools: tuple[str, ...] | str | None = None
     servers: dict[AnySubdomain, McpServer] = field(default_factory=dict)
     web: Web = "snapshot"

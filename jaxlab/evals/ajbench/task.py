@@ -11,13 +11,11 @@ from inspect_ai import Task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
-from psycopg.conninfo import conninfo_to_dict
 
 from jaxlab import config as config_lib
 from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench import judges, rows, verdicts
 from jaxlab.evals.ajbench import options as ajbench_options
-from jaxlab.evals.ajbench.databases import postgres_server
 from jaxlab.evals.ajbench.environments.subdomains import ENVIRONMENTS
 from jaxlab.evals.ajbench.options import Options
 from jaxlab.evals.options import Asked
@@ -36,13 +34,6 @@ def trajectories(asked: Asked, options: Options) -> Task:
         ValueError: a unit cannot be read, or lacks what its judge needs.
         FileNotFoundError: nothing of the layout is at the path.
     """
-    dsn = options.dsn
-    shown = postgres_server.without_password(dsn or "")
-    if conninfo_to_dict(dsn or "") != conninfo_to_dict(shown):
-        raise ValueError(
-            "a DSN with a password would stand in every log: give it in the environment as "
-            f"{postgres_server.DSN}"
-        )
     if options.definitions is not None and not Path(options.definitions).is_dir():
         raise FileNotFoundError(f"definitions: there is no folder {options.definitions}")
     found = rows.read(

@@ -31,7 +31,7 @@ AnySubdomain = Literal[Subdomain, "DS-SQLite", "GUI-Page"]
 Replay = Literal["true", "false", "prebuilt_state"]
 Web = Literal["snapshot", "browser", "live"]
 Observation = Literal["a11y", "screenshot", "mixed"]
-Source = Literal["auto", "dsn", "system", "wheel"]
+Source = Literal["auto", "system", "wheel"]
 
 Ability = Literal["information acquisition", "state verification", "process verification"]
 # The paper names the three abilities; which domain asks for which is our reading of it.

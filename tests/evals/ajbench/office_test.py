@@ -532,9 +532,9 @@ def test_a_large_file_is_not_opened(filled):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/environ").exists(), reason="needs /proc")
 def test_a_child_that_reads_files_gets_no_keys(opened, monkeypatch):
-    """Not of a model's provider, nor the password of a DSN."""
+    """Of a model's provider, whatever their names."""
     monkeypatch.setenv("OPENAI_API_KEY", "geheim-1")
-    monkeypatch.setenv("JAXLAB_AJBENCH_DSN", "postgresql://u:geheim-2@h/d")
+    monkeypatch.setenv("MY_DATABASE", "postgresql://u:geheim-2@h/d")
     environment, folder = opened()
     gui_trees.excel(folder / "sales.xlsx", True)
     assert not Toolbox(environment.tools(True)).call("overview", {"path": "sales.xlsx"}).failed

@@ -553,17 +553,6 @@ def test_why_there_is_no_server(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("source", "dsn", "held"), [("auto", "host=x", ""), ("dsn", None, ""), ("auto", None, "host=x")]
-)
-def test_a_server_of_the_user_is_refused(tmp_path, monkeypatch, source, dsn, held):
-    """Roles are common to all databases of a server."""
-    monkeypatch.setenv(postgres_server.DSN, held)
-    for ask in (postgres_server.look, lambda *args: postgres_server.start(tmp_path, *args)):
-        with pytest.raises(NoServer, match=f"leave {'JAXLAB_AJBENCH_DSN' if held else 'dsn'} out"):
-            ask(source, dsn)
-
-
-@pytest.mark.parametrize(
     ("lines", "cause"),
     [
         ("echo 'initdb: error: No space left'; echo 'initdb: removing data directory'", "No space"),

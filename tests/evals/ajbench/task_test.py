@@ -1,15 +1,13 @@
 """What is wrong with a run of judges is said before its first sample; passwords are not written."""
 
-import os
-
 import pytest
 
 pytest.importorskip("inspect_ai")
 
-from psycopg.conninfo import conninfo_to_dict
 
-from jaxlab.evals import harness, tasks
+from jaxlab.evals import harness
 from jaxlab.evals.ajbench.databases import postgres_server
+from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
 from jaxlab.evals.ajbench.environments import subdomains
 from tests.evals.ajbench import layout, web_trees
 
@@ -41,38 +39,6 @@ def test_a_subdomain_without_environment_is_named_at_once(tmp_path, monkeypatch)
     harness.prepare(layout.run(tmp_path, ("DS-SQLite",), arm="text"), tmp_path, regrade=False)
 
 
-@pytest.mark.parametrize(
-    ("dsn", "cause"),
-    [
-        ("postgresql://u:geheim@h/d", "in the environment as JAXLAB_AJBENCH_DSN"),
-        ("host=h password=geheim", "in the environment as JAXLAB_AJBENCH_DSN"),
-        ("postgresql://u:ge/heim@h:x/d", "the DSN is malformed"),
-        ("password", "the DSN is malformed"),
-    ],
-)
-def test_a_task_takes_no_dsn_with_a_password(tmp_path, dsn, cause):
-    layout.write(tmp_path, ("sqlite",))
-    with pytest.raises(ValueError, match=cause) as error:
-        tasks.ajbench(str(tmp_path / "src"), arm="text", dsn=dsn)
-    assert "geheim" not in str(error.value)
-    tasks.ajbench(str(tmp_path / "src"), arm="text", dsn="postgresql://u@h/d")
-
-
-def test_the_harness_keeps_a_password_to_itself(tmp_path, monkeypatch):
-    monkeypatch.setenv(postgres_server.DSN, "")
-    run = layout.run(tmp_path, arm="text", dsn="postgresql://u:geheim@h:5433/d")
-    shown = harness.without_secrets(run).benchmark.options["dsn"]
-    assert conninfo_to_dict(shown) == {"user": "u", "host": "h", "port": "5433", "dbname": "d"}
-    assert os.environ[postgres_server.DSN] == "postgresql://u:geheim@h:5433/d"
-    # What is shown leads back to the whole one; another server's does not.
-    for dsn, held in ((shown, "geheim"), (None, "geheim"), ("host=other user=u", "other")):
-        again = harness.without_secrets(layout.run(tmp_path, arm="text", dsn=dsn))
-        assert "geheim" not in again.benchmark.options["dsn"]
-        assert held in os.environ[postgres_server.DSN]
-    with pytest.raises(ValueError, match="malformed"):
-        harness.without_secrets(layout.run(tmp_path, arm="text", dsn="postgresql://u:ge heim@h:x"))
-
-
 def test_a_live_web_needs_a_server(tmp_path):
     web_trees.make(tmp_path / "src")
     run = layout.run(tmp_path, ("Search-Wide",), web="live")
@@ -93,21 +59,19 @@ def test_missing_states_are_named_before_the_first_sample(tmp_path):
 
 def test_a_missing_server_is_named_before_the_first_sample(tmp_path, monkeypatch):
     """Looked for once, and not for every unit."""
-    monkeypatch.setenv(postgres_server.DSN, "")
     looked = []
-    look = postgres_server.look
-    monkeypatch.setattr(
-        postgres_server, "look", lambda *which: looked.append(which) or look(*which)
-    )
-    dsn = f"host={tmp_path} user=u"
-    run = layout.run(tmp_path, ("DS-Postgres",), dsn=dsn)
+
+    def look(*which):
+        looked.append(which)
+        raise NoServer("no PostgreSQL server (system: none)")
+
+    monkeypatch.setattr(postgres_server, "look", look)
+    run = layout.run(tmp_path, ("DS-Postgres",))
     with pytest.raises(
-        ValueError, match=r"2 of 2 units lack what they need: .*no PostgreSQL server \(dsn"
+        ValueError, match=r"2 of 2 units lack what they need: .*no PostgreSQL server \(system"
     ):
         harness.prepare(run, tmp_path, regrade=False)
     assert len(looked) == 1
-    harness.prepare(layout.run(tmp_path, ("DS-SQLite",), dsn=dsn), tmp_path, regrade=False)
-    harness.prepare(
-        layout.run(tmp_path, ("DS-Postgres",), dsn=dsn, arm="text"), tmp_path, regrade=False
-    )
+    harness.prepare(layout.run(tmp_path, ("DS-SQLite",)), tmp_path, regrade=False)
+    harness.prepare(layout.run(tmp_path, ("DS-Postgres",), arm="text"), tmp_path, regrade=False)
     assert len(looked) == 1

@@ -9,7 +9,6 @@ rights and, where the kernel permits it, without a network.
 import logging
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
@@ -17,9 +16,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jaxlab.evals.ajbench.databases import postgres_programs
 from jaxlab.evals.ajbench.databases.postgres_cluster import (
@@ -34,8 +31,6 @@ from jaxlab.evals.ajbench.databases.postgres_programs import NoServer
 from jaxlab.evals.ajbench.sandbox import files, programs
 from jaxlab.evals.ajbench.types import Source
 
-# Holds a DSN that must not be written down; options are, in config.json, logs and reports.
-DSN = "JAXLAB_AJBENCH_DSN"
 # Names of sockets end here on Linux; the path has to leave room for "/.s.PGSQL.5432".
 _SOCKET_PATH = 107 - len("/.s.PGSQL.5432")
 # No disk has to survive anything here, and no other machine has to reach it.
@@ -179,60 +174,26 @@ class Server:
         return self._folder / f"pg-{secrets.token_hex(6)}"
 
 
-def start(folder: Path, source: Source = "auto", dsn: str | None = None) -> Server:
-    """The servers of the run whose folder this is.
+def start(folder: Path, source: Source = "auto") -> Server:
+    """Returns the servers of the run whose folder this is.
 
     Args:
         folder: of `workspace.run_folder`, which cleans up after it.
         source: see `postgres_programs.server`.
-        dsn: of a server of the user's, which is refused: roles would be common to all samples.
 
     Raises:
-        NoServer: there are no programs, or a server is named.
+        NoServer: there are no programs.
     """
-    _refuse(source, dsn)
     return Server(folder, source)
 
 
-def look(source: Source = "auto", dsn: str | None = None) -> None:
-    """Whether `start` would find programs, without starting any.
+def look(source: Source = "auto") -> None:
+    """Check that `start` would find programs, without starting any.
 
     Raises:
         NoServer: it would not.
     """
-    _refuse(source, dsn)
     postgres_programs.server(source)
-
-
-def _refuse(source: Source, dsn: str | None) -> None:
-    where = "dsn" if dsn or source == "dsn" else DSN if os.environ.get(DSN) else None
-    if where is not None:
-        raise NoServer(
-            f"no PostgreSQL server (dsn: roles are part of a state and common to all databases of "
-            f"a server, so that every sample has one of its own: leave {where} out, and choose its "
-            "programs by postgres=system or wheel)"
-        )
-
-
-def without_password(dsn: str) -> str:
-    """The server, database and role of a DSN, as conninfo that can be written down.
-
-    Raises:
-        ValueError: it is malformed; it is not repeated, for a password may be what is wrong.
-    """
-    try:
-        fields = conninfo_to_dict(dsn)
-        # A password with a slash that is not escaped becomes part of these.
-        if not re.fullmatch(r"[\d,]*", str(fields.get("port", ""))):
-            raise ValueError
-        if "://" in dsn and "@" in str(fields.get("dbname", "")):
-            raise ValueError
-    except (psycopg.Error, ValueError):
-        raise ValueError(
-            "the DSN is malformed: postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE is wanted, with "
-            "%XX for what is no letter or digit, or 'host=... user=... dbname=...'"
-        ) from None
-    return make_conninfo("", **{key: fields[key] for key in fields if "password" not in key})
 
 
 def clean(folder: Path) -> None:

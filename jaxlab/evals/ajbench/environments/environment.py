@@ -56,7 +56,6 @@ class Run:
         folder: Path,
         states: Path | None = None,
         postgres: Source = "auto",
-        dsn: str | None = None,
         limits: Limits = DEFAULT,
         replay: Replay = "true",
         web: Web = "snapshot",
@@ -64,7 +63,7 @@ class Run:
         """Starts nothing: databases come with the first sample that needs one."""
         self.folder, self.states, self.limits, self.replay = folder, states, limits, replay
         self.web = web
-        self._source, self._dsn = postgres, dsn
+        self._source = postgres
         self._server: Server | None = None
         self._snapshots: dict[Path, snapshot.Snapshot] = {}
         self._lock = threading.Lock()
@@ -77,14 +76,14 @@ class Run:
         """
         with self._lock:
             if self._server is None:
-                self._server = postgres_server.start(self.folder, self._source, self._dsn)
+                self._server = postgres_server.start(self.folder, self._source)
             return self._server
 
     @functools.cached_property
     def no_server(self) -> NoServer | None:
         """Why `server` would have none, or None."""
         try:
-            postgres_server.look(self._source, self._dsn)
+            postgres_server.look(self._source)
         except NoServer as error:
             return error
         return None
