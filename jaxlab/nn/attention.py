@@ -65,6 +65,28 @@ class Attention:
         return AttentionLayer(self, **shared)
 
 
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array | None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`jaxlab_kernels.attention` on each device's rows and heads of the ambient mesh.
+
+    The compiler divides no kernel over devices, but rows and heads do not depend on each other.
+    """
+
+    def call(query, key, value, segment_ids):
+        return attention(query, key, value, segment_ids=segment_ids, implementation=implementation)
+
+    rows = dividing("data", query.shape[0])
+    heads = dividing("model", query.shape[2], key.shape[2])
+    arrays = (rows, None, heads)
+    specs = (arrays, arrays, arrays, (rows,))
+    return shard_call(call, specs, arrays)(query, key, value, segment_ids)
+
+
 class AttentionLayer(nn.Module):
     """Projections, optional QK-norm, rotary positions, attention, output projection.
 
@@ -99,13 +121,9 @@ class AttentionLayer(nn.Module):
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """[B, T, d] -> [B, T, d]."""
-        # Kernels are not divided over devices by the compiler, but rows and heads are independent.
-        rows = dividing("data", x.shape[0])
-        heads = dividing("model", self.config.num_heads, self.config.num_kv_heads)
-        arrays = (rows, None, heads)
-        call = shard_call(self._attend, (arrays, arrays, arrays, (rows,)), arrays)
-        y = call(*self._project(x, context.positions), context.segment_ids)
-        return self._read(y)
+        query, key, value = self._project(x, context.positions)
+        implementation = self.config.implementation
+        return self._read(attend(query, key, value, context.segment_ids, implementation))
 
     def empty_cache(self, batch: int, kind: CacheKind) -> AttentionCache:
         """Returns the cache of this layer before the first token."""
@@ -141,11 +159,6 @@ class AttentionLayer(nn.Module):
             return query, key, value
         cos, sin = angles(c.rope, c.head_dim, positions)
         return rotate(query, cos, sin), rotate(key, cos, sin), value
-
-    def _attend(self, query, key, value, segment_ids):
-        return attention(
-            query, key, value, segment_ids=segment_ids, implementation=self.config.implementation
-        )
 
     def _read(self, y: jax.Array) -> jax.Array:
         return self.output(y.reshape(*y.shape[:2], -1))

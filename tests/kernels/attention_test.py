@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxlab_kernels import attention, attention_step
-from jaxlab_kernels.attention import api, cases, chunked, splash
+from jaxlab_kernels.attention import api, cases, chunked, splash, step
 from jaxlab_kernels.dispatch import Refusal
 
 ARRAYS = ("query", "key", "value")
@@ -147,6 +147,25 @@ def test_a_step_is_the_last_rows_of_the_whole():
     for form in (last, jnp.broadcast_to(last, (2, 3))):
         actual = STEP(query[:, -3:], *slots, first=jnp.zeros(2, jnp.int32), last=form)
         np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+def test_many_new_tokens_are_read_in_blocks_with_the_same_gradients(monkeypatch):
+    arguments = cases.make(cases.CASES["narrow_values"], dtype=np.float32)
+    query, key, value = (jnp.asarray(arguments[name]) for name in ARRAYS)
+    length = query.shape[1]
+    first, last = jnp.asarray([0, 3]), jnp.arange(7, length)
+
+    def loss(query, key, value):
+        slots = [x.transpose(0, 2, 1, 3) for x in (key, value)]
+        out = attention_step(query[:, 7:], *slots, first=first, last=last)
+        return jnp.sum(jnp.sin(out)), out
+
+    results = []
+    for block in (length, 8):
+        monkeypatch.setattr(step, "BLOCK", block)
+        run = jax.jit(lambda *x: jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*x))
+        results.append(run(query, key, value))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *results)
 
 
 def test_rows_of_a_step_may_have_lengths_of_their_own():

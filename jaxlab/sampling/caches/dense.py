@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxlab_kernels import attention, attention_step
+from jaxlab_kernels import attention_step
 
+from jaxlab.nn.attention import attend
 from jaxlab.nn.context import Context, repeat_rows
 
 
@@ -26,7 +27,7 @@ class DenseCache(NamedTuple):
         self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
     ) -> tuple[jax.Array, "DenseCache"]:
         """See `jaxlab.nn.context.AttentionCache`; the first T slots hold the tokens."""
-        y = attention(query, key, value, segment_ids=context.segment_ids)
+        y = attend(query, key, value, context.segment_ids)
         return y, self._write(key, value, 0)
 
     def append_and_attend(

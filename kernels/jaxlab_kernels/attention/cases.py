@@ -47,9 +47,9 @@ CASES = {
 
 BENCHMARKS = {
     f"t{length}": Case(
-        batch=1, length=length, heads=8, kv_heads=2, dim=64, value_dim=64, packed=packed
+        batch=max(1, 2048 // length), length=length, heads=8, kv_heads=2, dim=64, value_dim=64
     )
-    for length, packed in ((512, ()), (2048, ()), (8192, ()))
+    for length in (128, 256, 512, 1024, 2048, 4096, 8192)
 }
 
 
