@@ -2,6 +2,7 @@ import fcntl
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -44,6 +45,14 @@ LONG = (
 def pytest_collection_modifyitems(items):
     """Begin with the longest."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def no_lasting_log_handlers():
+    """inspect_ai adds a handler to the root logger, which would print in all later tests."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -166,10 +166,10 @@ def test_wandb_is_told_of_runs_that_die(wandb, tmp_path, monkeypatch, capsys):
 
     assert dying(nan_at=1)[1] == 1
     with monkeypatch.context() as patch:
-        patch.setattr(quick_program.time, "sleep", lambda _: 1 / 0)
+        patch.setattr(quick_program, "sleep", lambda _: 1 / 0)
         error, code = dying()
         assert (type(error), code) == (ZeroDivisionError, 1)
-        patch.setattr(quick_program.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(quick_program, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert dying()[1] == 143
     capsys.readouterr()
     closed = _config(train={"wandb": "closed"})

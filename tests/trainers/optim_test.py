@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.nn.context import Context
 from jaxlab.nn.delta import GatedDelta
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.trainers import optim
@@ -66,7 +67,9 @@ def test_no_decay_is_a_choice():
 def test_decay_spares_the_rates_of_delta_layers():
     """Of a real layer: A_log, dt_bias, biases and norms stay; everything else is decayed."""
     layer = GatedDelta(DeltaConfig(rule="fg2_plus", head_dim=3), 6)
-    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 2, 6)), jnp.zeros((1, 2)))
+    shapes = jax.eval_shape(
+        layer.init, jax.random.key(0), jnp.ones((1, 2, 6)), Context(jnp.zeros((1, 2)))
+    )
     ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes["params"])
     params = {"layer_0": {"mixer": ones}}
     updates = _update(optim.Optim(learning_rate=0.1, weight_decay=0.5), _zeros(params), params)

@@ -5,7 +5,7 @@ python quick_program.py --config=FILE --workdir=DIR, as python -m jaxlab.train.
 
 import dataclasses
 import math
-import time
+from time import sleep
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ def program(config, workdir):
         return TrainState(np.int32(step), {"w": np.full(config.model.size, float(step))}, slots)
 
     def step(current, index):
-        time.sleep(config.seconds)
+        sleep(config.seconds)
         loss = math.nan if index == config.nan_at else 1.0 / (index + 1)
         return StepOutput(state(int(current.step) + 1), {"loss": loss, "grad_norm": 1.0}, dict)
 
