@@ -45,8 +45,9 @@ APART = ({f"trainers.{name}" for name in ("sft", "lm", "distill", "agent", "prob
 LISTS = {"evals.tasks", "evals.options", "evals.harness", "evals.compare"}
 
 # Text and numbers without an array library, but for these modules of evals.
-NO_JAX = GROUND | {"text", "grading", "envs", "agents", "data", "evals", "overrides"}
+NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}
 WITH_JAX = {f"evals.{m}" for m in ("loop", "tokens", "likelihood", "lm_eval_adapter", "provider")}
+WITH_JAX |= {"balance.measure"}
 
 # Library -> the only part that may import it; and what is of the checkout alone.
 ONLY = {"orbax": "runtime.checkpoint", "inspect_ai": "evals", "lm_eval": "evals.lm_eval_adapter"}
