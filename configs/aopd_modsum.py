@@ -87,7 +87,13 @@ def distill(loss: dict, seed: int, tiny: bool, steps: int) -> ConfigDict:
     config.teacher.path = "@teacher"
     config.loss = loss
     config.rollout = ConfigDict(
-        {"prompts": 16, "samples": 8, "max_new_tokens": 10, "temperature": 1.0}
+        {
+            # Tiny runs sample as their evaluations do, so that one program does both.
+            "prompts": 4 if tiny else 16,
+            "samples": 2 if tiny else 8,
+            "max_new_tokens": 10,
+            "temperature": 1.0,
+        }
     )
     config.train = common.train(
         steps, eval_every=max(steps // 8, 1), checkpoint_every=max(steps // 2, 1)

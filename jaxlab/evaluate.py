@@ -237,7 +237,8 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
         logger.info("%s %.4g", name, value)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the program of the command line: `python -m jaxlab.evaluate`."""
     doors.run(
         main,
         required=["workdir"],
@@ -246,3 +247,7 @@ if __name__ == "__main__":
         schema=schema,
         more_help=_options_help,
     )
+
+
+if __name__ == "__main__":
+    start()

@@ -60,5 +60,10 @@ def main(argv: list[str]) -> None:
     logger.info("wrote %s", out)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the program of the command line: `python -m jaxlab.export`."""
     doors.run(main, required=["workdir", "out"])
+
+
+if __name__ == "__main__":
+    start()

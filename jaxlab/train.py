@@ -389,5 +389,10 @@ def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
     return next(iter(given.values()), None)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the program of the command line: `python -m jaxlab.train`."""
     doors.run(main, required=["config"], configs="(?!eval_)", schema=schema)
+
+
+if __name__ == "__main__":
+    start()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,8 +108,9 @@ class Evaluator:
         # Every batch has the same shape, which the devices share evenly.
         shares = mesh.shape["data"]
         self._batch = -(-min(config.batch, count) // shares) * shares
-        entropy = functools.partial(_entropy, decoder, config, text.tokenizer.vocab_size)
-        self._entropy = jax.jit(ambient(mesh)(entropy))
+        self._entropy = _entropy(
+            decoder, config.samples, config.temperature or 1.0, text.tokenizer.vocab_size, mesh
+        )
 
     def __call__(self, params: Params, key: jax.Array) -> tuple[dict[str, float], list[dict]]:
         """Sample and grade.
@@ -174,16 +176,21 @@ class Evaluator:
         ]
 
 
+# The methods and seeds of a study follow each other, with one model.
+@functools.lru_cache(maxsize=4)
 def _entropy(
-    decoder: Decoder, config: Eval, vocab_size: int, params: Params, rollout: Rollout
-) -> jax.Array:
-    """Sum over each completion of the policy's entropy, [B] in nats."""
-    hidden = response_hidden(decoder, params, rollout, samples=config.samples)
-    _, entropy = chunked_vocab.token_logp(
-        hidden,
-        unembedding(params),
-        rollout.response,
-        config.temperature or 1.0,
-        vocab_size=vocab_size,
-    )
-    return (entropy * rollout.mask).sum(1)
+    decoder: Decoder, samples: int, temperature: float, vocab_size: int, mesh: Mesh
+) -> Callable[[Params, Rollout], jax.Array]:
+    """A function of params and rollout: each completion's sum of the policy's entropy, [B] nats."""
+
+    def entropy(params: Params, rollout: Rollout) -> jax.Array:
+        _, entropy = chunked_vocab.token_logp(
+            response_hidden(decoder, params, rollout, samples=samples),
+            unembedding(params),
+            rollout.response,
+            temperature,
+            vocab_size=vocab_size,
+        )
+        return (entropy * rollout.mask).sum(1)
+
+    return jax.jit(ambient(mesh)(entropy))

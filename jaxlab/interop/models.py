@@ -5,6 +5,7 @@ tokenizer's files and, for a model that came from a HuggingFace directory, its c
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -218,8 +219,14 @@ def read_run(workdir: pathlib.Path) -> DecoderConfig:
 
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of a decoder's params."""
+    return jax.tree.map(lambda leaf: leaf, _abstract(config))  # dicts of the caller's own
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: DecoderConfig) -> Params:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(Decoder(config).init, jax.random.key(0), tokens)["params"]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(Decoder(config).init, key, tokens)["params"]
 
 
 def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderConfig) -> None:
@@ -278,15 +285,18 @@ def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Sour
     config = _scratch_config(spec, f"{where}.sizes", vocab_size)
 
     def load(mesh: Mesh, rules: Rules) -> Params:
-        where_to = sharding_lib.infer(abstract_params(config), rules, mesh)
-        tokens = jnp.zeros((1, 1), jnp.int32)
-
-        def init(key: jax.Array) -> Params:
-            return Decoder(config).init(key, tokens)["params"]
-
-        return jax.jit(init, out_shardings=where_to)(jax.random.key(seed))
+        return _initialiser(config, mesh, rules)(jax.random.key(seed))
 
     return Source(config, load, None)
+
+
+# Runs of one model follow each other: a study's seeds, or one that goes on.
+@functools.lru_cache(maxsize=4)
+def _initialiser(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Callable[[jax.Array], Params]:
+    def init(key: jax.Array) -> Params:
+        return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    return jax.jit(init, out_shardings=sharding_lib.infer(abstract_params(config), rules, mesh))
 
 
 def _from_run(path: pathlib.Path, spec: Model) -> Source:

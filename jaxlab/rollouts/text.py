@@ -12,7 +12,7 @@ from jaxlab.data.tasks.types import Example, Grade, Split, Task
 from jaxlab.text.tokenizer import Tokenizer
 
 # Of a task that generates its examples so many are looked at before a run begins.
-MAX_CHECKED = 20_000
+MAX_CHECKED = 2_000
 
 # So many examples in a row that do not fit mean that hardly any will.
 MAX_LONG = 1000

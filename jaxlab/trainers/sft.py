@@ -1,8 +1,10 @@
 """Supervised fine-tuning: cross entropy of reference completions."""
 
 import dataclasses
+import functools
 import pathlib
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,10 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
-from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import microbatch, optim, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
@@ -88,12 +90,70 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     decoder = Decoder(source.config)
     _check_lengths(config, decoder)
     host_batch_slice(config.batch_size, mesh)
-    optimizer = optim.make(config.optim, config.train.steps)
-    abstract = state.abstract(source.abstract_params(), optimizer, mesh, config.mesh.rules)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    compiled = _compiled(
+        _Recipe(
+            source.config,
+            config.optim,
+            config.train.steps,
+            config.train.nonfinite == "skip",
+            config.train.parts(config.batch_size),
+            tokenizer.vocab_size,
+        ),
+        mesh,
+        config.mesh.rules,
+    )
     evaluator = Evaluator(decoder, text, config.eval, mesh, config.mesh.decode_rules)
-    rate = optim.schedule(config.optim, config.train.steps)
-    parts = config.train.parts(config.batch_size)
+
+    def init() -> state.TrainState:
+        return compiled.create(source.load(mesh, config.mesh.rules))
+
+    def step(current: state.TrainState, index: int) -> StepOutput:
+        rows = setup.training_rows(text, index, config.batch_size, config.seed)
+        prompts = [prompt for _, prompt in rows]
+        targets = [text.target(example) for example, _ in rows]
+        longest = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
+        width = min(bucket(longest, LENGTH_BUCKET), config.max_length)
+        tokens, mask = prompt_completion_batch(prompts, targets, width, tokenizer.pad_id)
+        mine = host_batch_slice(len(tokens), mesh)
+        trained = int(np.sum(mask))
+        new, metrics = compiled.update(current, *put_global((tokens[mine], mask[mine]), mesh))
+        return StepOutput(new, metrics, lambda: {"tokens": trained})
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        # The same randomness at every evaluation: differences come from the params.
+        scores, samples = evaluator(current.params, setup.step_key(config.seed, setup.EVAL_STEP))
+        return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
+
+    return Program(compiled.abstract, init, step, evaluate)
+
+
+class _Recipe(NamedTuple):
+    """What decides about the compiled step: runs that differ in seed or data share it."""
+
+    decoder: DecoderConfig
+    optim: optim.Optim
+    steps: int
+    skip_nonfinite: bool
+    parts: int
+    vocab_size: int
+
+
+class _Compiled(NamedTuple):
+    """The state's shapes, params -> state, and (state, tokens, mask) -> (state, metrics)."""
+
+    abstract: state.TrainState
+    create: Callable[[Params], state.TrainState]
+    update: Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]
+
+
+# One: a run that goes on, or the next seed, follows at once; see `lm._compiled`.
+@functools.lru_cache(maxsize=1)
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+    decoder = Decoder(recipe.decoder)
+    optimizer = optim.make(recipe.optim, recipe.steps)
+    rate = optim.schedule(recipe.optim, recipe.steps)
+    abstract = state.abstract(models.abstract_params(recipe.decoder), optimizer, mesh, rules)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
     def update(current: state.TrainState, tokens: jax.Array, mask: jax.Array):
         targets, counts = tokens[:, 1:], mask[:, 1:]
@@ -108,45 +168,24 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
                 targets,
                 counts,
                 denominator=denominator,
-                vocab_size=tokenizer.vocab_size,
+                vocab_size=recipe.vocab_size,
                 summary=per_token,
             )
 
         (loss, stats), grads = microbatch.value_and_grad(
-            loss_of_part, current.params, (tokens[:, :-1], targets, counts), parts
+            loss_of_part, current.params, (tokens[:, :-1], targets, counts), recipe.parts
         )
-        new, more = state.apply_gradients(
-            current, grads, loss, optimizer, config.train.nonfinite == "skip"
-        )
+        new, more = state.apply_gradients(current, grads, loss, optimizer, recipe.skip_nonfinite)
         metrics = summarise(loss, stats, counts) | more
         metrics["learning_rate"] = jnp.asarray(rate(current.step))
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    update = jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere))
-
-    def init() -> state.TrainState:
-        params = source.load(mesh, config.mesh.rules)
-        return jax.jit(lambda p: state.create(p, optimizer), out_shardings=shardings)(params)
-
-    def step(current: state.TrainState, index: int) -> StepOutput:
-        rows = setup.training_rows(text, index, config.batch_size, config.seed)
-        prompts = [prompt for _, prompt in rows]
-        targets = [text.target(example) for example, _ in rows]
-        longest = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
-        width = min(bucket(longest, LENGTH_BUCKET), config.max_length)
-        tokens, mask = prompt_completion_batch(prompts, targets, width, tokenizer.pad_id)
-        mine = host_batch_slice(len(tokens), mesh)
-        trained = int(np.sum(mask))
-        new, metrics = update(current, *put_global((tokens[mine], mask[mine]), mesh))
-        return StepOutput(new, metrics, lambda: {"tokens": trained})
-
-    def evaluate(current: state.TrainState, index: int) -> Evaluation:
-        # The same randomness at every evaluation: differences come from the params.
-        scores, samples = evaluator(current.params, setup.step_key(config.seed, setup.EVAL_STEP))
-        return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
-
-    return Program(abstract, init, step, evaluate)
+    return _Compiled(
+        abstract,
+        jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
+        jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
+    )
 
 
 def _check_lengths(config: Sft, decoder: Decoder) -> None:

@@ -41,7 +41,7 @@ def test_it_has_thirty_lines():
     assert len([line for line in BLOCKS["python"].splitlines() if line]) <= 30
 
 
-def test_the_command_runs_on_a_checkpoint(benchmark, door, tmp_path):
+def test_the_command_runs_on_a_checkpoint(benchmark, door_process, tmp_path):
     model = random_model.save(tmp_path / "MODEL")
     command = BLOCKS[""].partition("\ninspect")[0].replace("\\\n", " ")
     for name, path in {
@@ -54,7 +54,9 @@ def test_the_command_runs_on_a_checkpoint(benchmark, door, tmp_path):
         command = command.replace(name, path)
     python, module, door_name, *flags = shlex.split(command)
     assert (python, module, door_name) == ("python", "-m", "jaxlab.evaluate")
-    done = door("evaluate", *flags, "--config.eval.max_new_tokens=8", "--config.eval.batch=8")
+    done = door_process(
+        "evaluate", *flags, "--config.eval.max_new_tokens=8", "--config.eval.batch=8"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     workdir = tmp_path / "runs" / "backwards"
     graded = results.read(workdir / "samples.jsonl")

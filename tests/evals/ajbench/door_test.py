@@ -19,7 +19,7 @@ def model(tmp_path):
     return random_model.save(tmp_path / "model", max_position=4096)
 
 
-def test_a_random_model_judges(door, model, base, tmp_path):
+def test_a_random_model_judges(door_process, model, base, tmp_path):
     """Its replies are noise: none is a verdict, and each is accounted for.
 
     The other sub-domains go through the door in subdomains_test, with a judge that needs no jax.
@@ -34,7 +34,7 @@ def test_a_random_model_judges(door, model, base, tmp_path):
         "record_characters": 40,
         "max_turns": 1,
     }
-    done = door(
+    done = door_process(
         "evaluate",
         "--config=configs/eval_ajbench.py:tiny",
         f"--config.model.path={model}",
