@@ -132,7 +132,9 @@ class JaxlabAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Complete one conversation.
+        """Complete one conversation, `num_choices` times; it is read once for all of them.
+
+        `metadata["choices"]` of the output has "tokens" and "logprob", the mean in nats, of each.
 
         Without a seed each call draws anew. With one, the completion is a function of seed,
         messages and sampling options, whatever else is under way.
@@ -146,8 +148,9 @@ class JaxlabAPI(ModelAPI):
         prompt = self.tokenizer.encode_prompt(self._render(input))
         wanted = self._settings.max_tokens if config.max_tokens is None else config.max_tokens
         budget = _budget(wanted, self._context - len(prompt))
+        choices = config.num_choices or 1
         if budget < 1:
-            return self._output(prompt, [], [], "", "model_length")
+            return self._output(prompt, [("", [], [], "model_length")] * choices, False)
         sampling = SamplingConfig(
             max_new_tokens=budget,
             temperature=1.0 if config.temperature is None else config.temperature,
@@ -159,16 +162,32 @@ class JaxlabAPI(ModelAPI):
             prompt_multiple=self._settings.prompt_multiple,
         )
         if config.seed is None:
-            seed = secrets.randbits(31)
+            seeds = [secrets.randbits(31) for _ in range(choices)]
         else:  # one seed for a whole run must not mean the same draws for every prompt
-            seed = sample_seed(config.seed, repr(prompt), 0)
-        reply = await asyncio.wrap_future(self._batcher.submit(prompt, sampling, seed))
-        text, count, hit = self._cut(reply, config.stop_seqs or [])
-        stop: StopReason = "stop"
-        if not (reply.stopped or hit):
-            stop = "max_tokens" if budget == wanted else "model_length"
-        logprobs = reply.logprobs[:count] if config.logprobs else []
-        return self._output(prompt, reply.tokens[:count], logprobs, text, stop)
+            seeds = [sample_seed(config.seed, repr(prompt), j) for j in range(choices)]
+        replies = await asyncio.wrap_future(self._batcher.submit_group(prompt, sampling, seeds))
+        parts: list[_Part] = []
+        for reply in replies:
+            text, count, hit = self._cut(reply, config.stop_seqs or [])
+            stop: StopReason = "stop"
+            if not (reply.stopped or hit):
+                stop = "max_tokens" if budget == wanted else "model_length"
+            parts.append((text, reply.tokens[:count], reply.logprobs[:count], stop))
+        return self._output(prompt, parts, bool(config.logprobs))
+
+    def prompt_length(self, messages: Sequence[ChatMessage]) -> int:
+        """Tokens of the messages as the model reads them."""
+        return len(self.tokenizer.encode_prompt(self._render(messages)))
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        return self._context
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens of prompts that were read so far, see `Batcher`."""
+        return self._batcher.prefilled
 
     def max_tokens(self) -> int | None:
         """Longest completion where the request does not say."""
@@ -208,30 +227,39 @@ class JaxlabAPI(ModelAPI):
         return text[: min(places)], low, True
 
     def _output(
-        self,
-        prompt: Sequence[int],
-        tokens: Sequence[int],
-        logprobs: Sequence[float],
-        text: str,
-        stop: StopReason,
+        self, prompt: Sequence[int], parts: Sequence["_Part"], with_logprobs: bool
     ) -> ModelOutput:
+        written = sum(len(tokens) for _, tokens, _, _ in parts)
+        usage = ModelUsage(
+            input_tokens=len(prompt), output_tokens=written, total_tokens=len(prompt) + written
+        )
+        about = [
+            {"tokens": len(tokens), "logprob": sum(logprobs) / len(logprobs) if logprobs else None}
+            for _, tokens, logprobs, _ in parts
+        ]
+        choices = [self._choice(part, with_logprobs) for part in parts]
+        return ModelOutput(
+            model=self.model_name, choices=choices, usage=usage, metadata={"choices": about}
+        )
+
+    def _choice(self, part: "_Part", with_logprobs: bool) -> ChatCompletionChoice:
+        text, tokens, logprobs, stop = part
         content = [
             Logprob(
                 token=self.tokenizer.decode([token], skip_special_tokens=False), logprob=logprob
             )
-            for token, logprob in zip(tokens, logprobs, strict=False)
+            for token, logprob in zip(tokens, logprobs, strict=True)
+            if with_logprobs
         ]
-        choice = ChatCompletionChoice(
+        return ChatCompletionChoice(
             message=ChatMessageAssistant(content=text, model=self.model_name, source="generate"),
             stop_reason=stop,
             logprobs=Logprobs(content=content) if content else None,
         )
-        usage = ModelUsage(
-            input_tokens=len(prompt),
-            output_tokens=len(tokens),
-            total_tokens=len(prompt) + len(tokens),
-        )
-        return ModelOutput(model=self.model_name, choices=[choice], usage=usage)
+
+
+# Text, tokens and their log-probabilities, and why it ended.
+_Part = tuple[str, Sequence[int], Sequence[float], StopReason]
 
 
 def _tokenizer(spec: Model, settings: Settings) -> Tokenizer:
@@ -271,8 +299,8 @@ def _refuse(
     for name in UNSUPPORTED:
         if getattr(config, name) not in (None, False):
             raise ValueError(f"the jaxlab provider does not support {name}: leave it unset")
-    if (config.num_choices or 1) > 1:
-        raise ValueError("the jaxlab provider gives one choice: use epochs instead of num_choices")
+    if config.num_choices is not None and config.num_choices < 1:
+        raise ValueError(f"num_choices must be at least 1, not {config.num_choices}")
     if "" in (config.stop_seqs or []):
         raise ValueError("stop_seqs has an empty string, at which every reply would end: drop it")
     if config.max_tokens is not None and config.max_tokens < 1:

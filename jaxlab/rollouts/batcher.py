@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -39,16 +39,19 @@ class Reply(NamedTuple):
     stopped: bool
 
 
-# Requests of one shape can share a batch.
+# Requests of one shape can share a batch: sampling, of as many samples as each has, and width.
 _Shape = tuple[SamplingConfig, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Request:
+    """One prompt; `reply` is one Reply, or a list with one for each seed."""
+
     prompt: tuple[int, ...]
-    seed: int
+    seeds: tuple[int, ...]
     shape: _Shape
-    reply: Future[Reply] = dataclasses.field(default_factory=Future)
+    listed: bool
+    reply: Future[Any] = dataclasses.field(default_factory=Future)
     arrived: float = dataclasses.field(default_factory=time.monotonic)
 
 
@@ -97,15 +100,39 @@ class Batcher:
         self._shares = mesh.shape["data"]
         self.rows = -(-rows // self._shares) * self._shares
         self._padding, self._patience_s = padding, patience_s
+        # Tokens of the prompts that were read, those of copies that fill batches included.
+        self.prefilled = 0
         self._policies: dict[SamplingConfig, Policy] = {}
         self._arrivals: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         # Replies that somebody may wait for, and why there will be no further ones. The lock makes
         # sure that whatever is submitted is either refused or settled by the end of the thread.
-        self._owed: set[Future[Reply]] = set()
+        self._owed: set[Future[Any]] = set()
         self._ended: RuntimeError | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="batcher", daemon=True)
         self._thread.start()
+
+    def submit_group(
+        self, prompt: Sequence[int], sampling: SamplingConfig, seeds: Sequence[int]
+    ) -> Future[list[Reply]]:
+        """Ask for several completions of one prompt, which is read once for all of them.
+
+        Args:
+            prompt: token ids.
+            sampling: how; its num_samples must be 1.
+            seeds: one for each completion, which is what `submit` gives for the seed, up to
+                rounding.
+
+        Returns:
+            A future; what decoding raises, it raises.
+
+        Raises:
+            ValueError: there is no seed; and as in `submit`.
+            TypeError, RuntimeError: as in `submit`.
+        """
+        if not seeds:
+            raise ValueError("a group has at least one seed")
+        return self._submit(prompt, sampling, tuple(seeds), listed=True)
 
     def submit(self, prompt: Sequence[int], sampling: SamplingConfig, seed: int) -> Future[Reply]:
         """Ask for one completion.
@@ -123,6 +150,11 @@ class Batcher:
             TypeError: the sampling has values of another type.
             RuntimeError: the batcher is closed, or its thread has failed; the cause says how.
         """
+        return self._submit(prompt, sampling, (seed,), listed=False)
+
+    def _submit(
+        self, prompt: Sequence[int], sampling: SamplingConfig, seeds: tuple[int, ...], listed: bool
+    ) -> Future[Any]:
         context = self._decoder.config.max_position
         if not prompt or len(prompt) + sampling.max_new_tokens > context:
             raise ValueError(
@@ -131,7 +163,9 @@ class Batcher:
             )
         if sampling.num_samples != 1:
             raise ValueError("one completion per request: num_samples must be 1")
-        request = _Request(tuple(prompt), seed, (sampling, sampling.prompt_width(len(prompt))))
+        width = sampling.prompt_width(len(prompt))
+        shape = (dataclasses.replace(sampling, num_samples=len(seeds)), width)
+        request = _Request(tuple(prompt), seeds, shape, listed)
         hash(request.shape)  # fails here, not in the thread
         with self._lock:
             if self._ended is not None:
@@ -168,7 +202,7 @@ class Batcher:
         waiting: dict[_Shape, deque[_Request]] = {}
         done: list[_Outcome] = []
         while self._gather(waiting, done):
-            batch = _take(waiting, self.rows)
+            batch = _take(waiting, self._prompts(_oldest(waiting)))
             # Started before the last replies are handed out: their receivers need the interpreter,
             # which starting a batch does too, and decoding it does not.
             started = self._start(batch)
@@ -184,7 +218,7 @@ class Batcher:
         latest = time.monotonic()
         while True:
             patience: float | None = 0.0
-            if not _ripe(waiting, self.rows) and self._arrivals.empty():
+            if not self._ripe(waiting) and self._arrivals.empty():
                 _settle(done)
                 patience = None
                 if waiting:
@@ -198,6 +232,18 @@ class Batcher:
             if not request.reply.cancelled():
                 waiting.setdefault(request.shape, deque()).append(request)
             latest = time.monotonic()
+
+    def _prompts(self, shape: _Shape) -> int:
+        """Prompts of a full batch, of which each has the rows of its samples."""
+        prompts = max(1, self.rows // shape[0].num_samples)
+        return -(-prompts // self._shares) * self._shares
+
+    def _ripe(self, waiting: dict[_Shape, deque[_Request]]) -> bool:
+        """Whether the oldest request can go in a full batch."""
+        if not waiting:
+            return False
+        shape = _oldest(waiting)
+        return len(waiting[shape]) >= self._prompts(shape)
 
     def _start(self, batch: list[_Request]) -> Rollout | Exception:
         """Begin to decode; jax does it while this thread goes on."""
@@ -214,10 +260,16 @@ class Batcher:
             arrays = jax.device_get((out.response, out.mask, out.logprobs, out.stopped))
         except Exception as error:
             return [(request, error) for request in batch]
+        replies = [
+            Reply(tokens[mask].tolist(), logprobs[mask].tolist(), bool(stopped))
+            for tokens, mask, logprobs, stopped in zip(*arrays, strict=True)
+        ]
         # The rows that fill the batch are dropped.
+        each = batch[0].shape[0].num_samples
+        groups = [replies[i * each : (i + 1) * each] for i in range(len(batch))]
         return [
-            (request, Reply(tokens[mask].tolist(), logprobs[mask].tolist(), bool(stopped)))
-            for request, tokens, mask, logprobs, stopped in zip(batch, *arrays, strict=False)
+            (request, group if request.listed else group[0])
+            for request, group in zip(batch, groups, strict=True)
         ]
 
     def _decode(self, batch: list[_Request]) -> Rollout:
@@ -226,38 +278,35 @@ class Batcher:
             self._policies[sampling] = Policy(
                 self._decoder, sampling, self._mesh, self._pad_id, self._rules
             )
-        rows = self.rows
+        prompts = self._prompts(batch[0].shape)
         if self._padding == "power_of_two":
             power = 1 << (len(batch) - 1).bit_length()
-            rows = min(rows, -(-power // self._shares) * self._shares)
+            prompts = min(prompts, -(-power // self._shares) * self._shares)
         # Copies of the first request fill the batch: they end when it does.
-        filled = batch + [batch[0]] * (rows - len(batch))
-        seeds = np.array([request.seed & 0xFFFFFFFF for request in filled], np.uint32)
+        filled = batch + [batch[0]] * (prompts - len(batch))
+        self.prefilled += sum(len(request.prompt) for request in filled)
+        seeds = np.array([[s & 0xFFFFFFFF for s in request.seeds] for request in filled], np.uint32)
         return self._policies[sampling](self._params, [r.prompt for r in filled], _keys(seeds))
 
 
-_Outcome = tuple[_Request, Reply | Exception]
+_Outcome = tuple[_Request, Reply | list[Reply] | Exception]
 
 
 @jax.jit
 def _keys(seeds: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.key)(seeds)
+    """Keys [P, n] from seeds [P, n]: of each the one that a prompt of one sample would have."""
+    return jax.vmap(jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 0)))(seeds)
 
 
 def _oldest(waiting: dict[_Shape, deque[_Request]]) -> _Shape:
     return min(waiting, key=lambda shape: waiting[shape][0].arrived)
 
 
-def _ripe(waiting: dict[_Shape, deque[_Request]], rows: int) -> bool:
-    """Whether the oldest request can go in a full batch."""
-    return bool(waiting) and len(waiting[_oldest(waiting)]) >= rows
-
-
-def _take(waiting: dict[_Shape, deque[_Request]], rows: int) -> list[_Request]:
+def _take(waiting: dict[_Shape, deque[_Request]], most: int) -> list[_Request]:
     """Remove the oldest request and those that go with it."""
     shape = _oldest(waiting)
     queued = waiting[shape]
-    batch = [queued.popleft() for _ in range(min(rows, len(queued)))]
+    batch = [queued.popleft() for _ in range(min(most, len(queued)))]
     if not queued:
         del waiting[shape]
     return batch
@@ -270,7 +319,7 @@ def _settle(outcomes: list[_Outcome]) -> None:
     outcomes.clear()
 
 
-def _set(reply: Future[Reply], outcome: Reply | Exception) -> None:
+def _set(reply: Future[Any], outcome: Reply | list[Reply] | Exception) -> None:
     with contextlib.suppress(InvalidStateError):
         if isinstance(outcome, Exception):
             reply.set_exception(outcome)

@@ -117,6 +117,20 @@ def test_usage_and_stop_reasons(model):
     assert (none.usage.output_tokens, none.stop_reason, none.completion) == (0, "model_length", "")
 
 
+def test_choices_share_one_reading_of_the_prompt(directory):
+    model = get_model(f"jaxlab/{directory}", memoize=False, batch=4, padding="power_of_two")
+    (output,) = _ask(model, ["abcde"], seed=5, num_choices=3, max_tokens=9)
+    model.api.close()
+    assert model.api.prefilled == 5
+    texts = [choice.message.text for choice in output.choices]
+    assert len(set(texts)) == 3
+    assert (output.usage.input_tokens, output.usage.output_tokens) == (5, 27)
+    assert [one["tokens"] for one in output.metadata["choices"]] == [9, 9, 9]
+    assert all(one["logprob"] < 0 for one in output.metadata["choices"])
+    (alone,) = _ask(get_model(f"jaxlab/{directory}", batch=1), ["abcde"], seed=5, max_tokens=9)
+    assert alone.completion == texts[0]
+
+
 def test_stop_sequences_cut_text_tokens_and_logprobs(model):
     (whole,) = _ask(model, ["abc"], seed=5, logprobs=True)
     text = whole.completion
@@ -133,7 +147,7 @@ def test_stop_sequences_cut_text_tokens_and_logprobs(model):
 
 @pytest.mark.parametrize(
     "option",
-    [{"num_choices": 2}, {"top_logprobs": 3}, {"logit_bias": {1: 2.0}}, {"presence_penalty": 1.0}],
+    [{"num_choices": 0}, {"top_logprobs": 3}, {"logit_bias": {1: 2.0}}, {"presence_penalty": 1.0}],
 )
 def test_options_that_it_does_not_have_are_refused(directory, option):
     api = JaxlabAPI(str(directory), batch=1)

@@ -76,6 +76,28 @@ def test_seeds_differ_and_repeat(batcher):
     assert first == again != other
 
 
+def test_a_group_reads_its_prompt_once_and_gives_what_single_requests_give(batcher):
+    one = batcher(rows=8, padding="power_of_two")
+    prompt, seeds = [3, 4, 5, 6, 7], [11, 12, 13, 14]
+    replies = one.submit_group(prompt, SAMPLING, seeds).result()
+    assert one.prefilled == 5
+    singles = [one.submit(prompt, SAMPLING, seed).result() for seed in seeds]
+    assert one.prefilled == 5 + 4 * 5
+    assert [reply.tokens for reply in replies] == [reply.tokens for reply in singles]
+    for ours, theirs in zip(replies, singles, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, rtol=1e-5)
+    assert len({tuple(reply.tokens) for reply in replies}) > 1
+    # Two prompts of four rows fill a batch of eight; three groups are a full batch and half of one.
+    groups = [one.submit_group(prompt[:n], SAMPLING, seeds) for n in (3, 4, 5)]
+    assert [len(group.result()) for group in groups] == [4, 4, 4]
+    assert groups[2].result() == replies
+    assert one.prefilled == 25 + 3 + 4 + 5
+    # More samples than a batch has rows are one batch of their own.
+    assert len(one.submit_group(prompt, SAMPLING, range(11)).result()) == 11
+    with pytest.raises(ValueError, match="at least one seed"):
+        one.submit_group(prompt, SAMPLING, [])
+
+
 def test_full_batches_start_at_once_and_others_after_a_moment(batcher, monkeypatch):
     one = batcher(patience_s=0.3)
     sizes = []
