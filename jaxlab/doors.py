@@ -41,6 +41,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps everything i
 # What reading a config, a data file or a model raises when the user is to mend it.
 INPUT_ERRORS = (ValueError, KeyError, OSError, ImportError, CheckpointError)
 CONFIGS = Path("configs")
+# What comes with the extra "evals".
+OF_THE_EXTRA = ("inspect_ai", "mcp", "psycopg", "playwright", "bs4", "docx", "openpyxl", "pptx")
 HELP = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 
 
@@ -112,6 +114,20 @@ def reading_input() -> Iterator[None]:
             if not _is_full(error):
                 bad_input(error)
             raise
+
+
+@contextmanager
+def naming_the_extra(what: str) -> Iterator[None]:
+    """A package that is missing inside, and comes with the extra "evals", is an ImportError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # A file of the user's may lack something else.
+        if error.name not in OF_THE_EXTRA:
+            raise
+        raise ImportError(
+            f"{what} needs {error.name}; install it with: pip install jaxlab[evals]"
+        ) from error
 
 
 @contextmanager

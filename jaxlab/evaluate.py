@@ -16,7 +16,7 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,9 +48,6 @@ REGRADE = flags.DEFINE_bool(
 COMPARE = flags.DEFINE_string(
     "compare", None, "Work directories of benchmark runs, separated by spaces; the last flag."
 )
-
-# What comes with the extra "evals".
-OF_THE_EXTRA = ("inspect_ai", "mcp", "psycopg", "playwright", "bs4", "docx", "openpyxl", "pptx")
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.evaluate")
@@ -130,22 +127,9 @@ def _options_help() -> str:
     return "\n".join([*lines, ""])
 
 
-@contextlib.contextmanager
-def _naming_the_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        # A file of the user's may lack something else.
-        if error.name not in OF_THE_EXTRA:
-            raise
-        raise ImportError(
-            f"this benchmark needs {error.name}; install it with: pip install jaxlab[evals]"
-        ) from error
-
-
 def _benchmark(config: Run, workdir: pathlib.Path) -> None:
     with doors.reading_input():
-        with _naming_the_extra():
+        with doors.naming_the_extra("this benchmark"):
             from jaxlab.evals import harness
 
             config = harness.resolved(config)

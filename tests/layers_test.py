@@ -18,7 +18,7 @@ BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "bal
 # inside a room; one that has no line of its own follows its package's.
 ARROWS = {
     "train": "doors exporting trainers evals",
-    "evaluate": "doors evals",
+    **dict.fromkeys(("evaluate", "heavy"), "doors evals"),
     "export": "doors exporting",
     "exporting": "interop",
     "doors": "overrides runtime",

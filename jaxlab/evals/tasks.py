@@ -23,6 +23,7 @@ from jaxlab.evals.ajbench.task import ajbench_verdict, trajectories
 from jaxlab.evals.general365 import task as general365_task
 from jaxlab.evals.general365.task import general365_answer
 from jaxlab.evals.grader_errors import accounted, refusing
+from jaxlab.evals.heavy.solver import heavy as heavy
 from jaxlab.evals.math import task as math_task
 from jaxlab.evals.math.task import math_answer
 from jaxlab.evals.options import Asked

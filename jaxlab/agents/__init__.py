@@ -1,0 +1,1 @@
+"""What agents do around a model: text in, text out, no jax."""

@@ -1,0 +1,1 @@
+"""Heavy thinking measured: what generates for it, the solver, its measures and its report."""
