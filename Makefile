@@ -14,7 +14,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-evals test test-interop browser bench gpu-check lint clean
+.PHONY: help setup demo demo-evals test test-interop test-agents browser bench gpu-check lint clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,11 @@ $(VENV)/.torch: $(VENV)/.installed
 	@$(PIP) -c constraints.txt -e '.[torch,test]'
 	@touch $@
 
+$(VENV)/.agents: $(VENV)/.installed
+	@echo "Adding the agents extra to $(VENV): ALFWorld, whose planner is compiled the first time."
+	@$(PIP) -c constraints.txt -e '.[agents,test]'
+	@touch $@
+
 demo: setup  ## train a teacher, distil a weak student three ways, write a report (five minutes on 2 cores)
 	@echo "Running the demo: on-policy distillation on the modular sum. Everything goes to $(DEMO)."
 	@$(BIN)/python -m jaxlab.train --config=configs/aopd_modsum.py:demo --workdir=$(DEMO)
@@ -51,6 +56,10 @@ test: setup  ## run the tests (CPU, no network)
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."
 	@$(PYTEST) -m interop
+
+test-agents: $(VENV)/.agents  ## run household games beside ALFWorld's own engine
+	@echo "Running the tests beside ALFWorld's own engine."
+	@$(PYTEST) -m agents
 
 browser:  ## install Chromium, without which the tests of pages are skipped (Debian, as root)
 	@apt-get update -q && apt-get install -y -q --no-install-recommends chromium
