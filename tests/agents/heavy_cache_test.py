@@ -168,3 +168,37 @@ def test_control_words_are_taken_apart_and_nothing_else():
     plain = "a <b> |x| <| y |> <sum> </sub> 1 < 2"
     assert defused(plain) == plain
     assert heavy_cache.REPEATED == 512
+
+
+def test_room_is_kept_where_joined_texts_have_more_tokens_than_their_parts():
+    class Joints(Words):
+        """Words, and three more for each text that begins with a space behind another."""
+
+        def encode(self, text):
+            return text.split() + ["joint"] * 3 * text.count("\n\n ")
+
+    kept, account = pruned([SHORT, MIDDLE, LONG], "keep_tail", 12, Tokens(Joints()))
+    # Two joints of three tokens leave 12 - 6 - 2 = 4 for the two that are cut.
+    assert [len(part.split()) for part in kept] == [2, 2, 2]
+    assert account["tokens"] == 12
+
+
+def test_texts_without_an_answer_are_chosen_last_however_many_they_are():
+    found = ["a", None, None, None]
+    for rule in ("max_answer_number", "max_diversity"):
+        assert select(["x"] * 4, found, 1, rule, random.Random(0)) == [0]
+
+
+def test_no_text_can_hold_the_fence(monkeypatch):
+    class Hash:
+        digests = iter(["aaaaaa00", "bbbbbb00", "cccccc00"])
+
+        def __init__(self, content):
+            pass
+
+        def hexdigest(self):
+            return next(self.digests)
+
+    monkeypatch.setattr(heavy_cache.hashlib, "sha256", Hash)
+    (block,), _ = pruned(["bbbbbb aaaaaa"], "keep_tail", 99, prompts=PROMPTS)
+    assert block.startswith("=== Thinker #1 [cccccc] ===\n")
