@@ -4,8 +4,8 @@
 
 Every game is first played at random, with commands that are not admissible now and then, and then
 by the planner to its end. After each command text, reward, end and admissible commands of both are
-compared; the first difference of a game is printed and ends it. Half of the games are as large as
-ALFWorld's and half are small. Needs the extra `agents`.
+compared; the first difference of a game is printed and ends it. One in ten games is as large as
+ALFWorld's, the others are small. Needs the extra `agents`.
 """
 
 import argparse
@@ -63,16 +63,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="index of the first game")
+    parser.add_argument("--large", type=int, default=10, help="of N groups of six one is large")
     parser.add_argument("--steps", type=int, default=12, help="random commands before the plan")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     counts = collections.Counter()
     began, busy = time.time(), time.process_time()
     for index in range(options.first, options.first + options.games):
-        sizes = Sizes() if index // 6 % 2 == 0 else SMALL
+        sizes = Sizes() if index // 6 % options.large == 0 else SMALL
         game = generate.game("train", index, generate.inventory("alfworld"), sizes)
         steps, found, won = side_by_side(game, options.steps, random.Random(index))
         counts.update({"games": 1, game.family: 1, "steps": steps, "won": won})
+        counts["large"] += sizes != SMALL
         counts["games that differ"] += bool(found)
         print(*found, sep="\n", end="\n" * bool(found), flush=True)
         if index % 50 == 49:
