@@ -19,6 +19,7 @@ from jaxlab import json_file
 from jaxlab.interop import delta_json, fla_json, rope_json
 from jaxlab.interop.fla_json import FlaFamily
 from jaxlab.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
+from jaxlab.models import sparse
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.rope import Rope
@@ -167,11 +168,13 @@ def _attention_json(config: Sizes, family: Family) -> dict[str, Any]:
 def flat(config: DecoderConfig) -> Sizes:
     """Returns the sizes of a decoder whose layers are alike or alternate.
 
+    Block-sparse attention counts as attention: it has the same parameters.
+
     Raises:
         CheckpointFormatError: they do neither, which no family has.
     """
     try:
-        return Sizes.of(config)
+        return Sizes.of(sparse.dense(config))
     except ValueError as error:
         raise CheckpointFormatError(f"no HuggingFace family has this model: {error}") from error
 

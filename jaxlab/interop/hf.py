@@ -71,6 +71,7 @@ def load(
     sharding: ShardingOf | None = None,
     scan_layers: bool = False,
     remat: bool = False,
+    change: Callable[[DecoderConfig], DecoderConfig] = lambda config: config,
 ) -> tuple[DecoderConfig, Params]:
     """Read a checkpoint directory.
 
@@ -86,6 +87,7 @@ def load(
             returns None, means the default device.
         scan_layers: stack the layers and run them with lax.scan.
         remat: recompute each layer in the backward pass.
+        change: to another decoder of the same parameters: `models.sparse.SparseMixer.apply`.
 
     Returns:
         The config, and params as nested dicts of jax.Array.
@@ -105,6 +107,7 @@ def load(
         scan_layers=scan_layers,
         remat=remat,
     )
+    config = change(config)
     params = {}
     for leaf in leaves(config) if scan_layers else plain:
         place = sharding(leaf.path, leaf.shape) if sharding else None

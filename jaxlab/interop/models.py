@@ -19,6 +19,7 @@ from jaxlab.interop import hf
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.models.sizes import Sizes
+from jaxlab.models.sparse import SparseMixer
 from jaxlab.models.stacking import rescan, unscan
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
@@ -42,6 +43,7 @@ class Model:
         sizes: fields of `jaxlab.models.sizes.Sizes` on top of the preset, or all of them without
             one. With a path, only those that do not change the function (dtype, scan_layers, remat)
             make sense.
+        mixer: another mixer with the weights of the model's attention layers.
     """
 
     path: str | None = None
@@ -49,6 +51,7 @@ class Model:
     sizes: Annotated[dict[str, Any], config_lib.fields_of(Sizes)] = dataclasses.field(
         default_factory=dict
     )
+    mixer: Annotated[SparseMixer | None, config_lib.by("name")] = None
 
     def __post_init__(self) -> None:
         """Check the sizes of a model from scratch, whose vocabulary may be the tokenizer's."""
@@ -94,7 +97,10 @@ def find(spec: Model, where: str, *, vocab_size: int | None, seed: int) -> Sourc
             smaller than the tokenizer's.
         CheckpointFormatError: the HuggingFace directory is of no use.
     """
-    source = _look(spec, where, vocab_size, seed)
+    try:
+        source = _look(spec, where, vocab_size, seed)
+    except _NoAttention as error:
+        raise config_lib.ConfigError(f"{where}.mixer: {error}") from error
     if vocab_size is not None and source.config.vocab_size < vocab_size:
         raise config_lib.ConfigError(
             f"{where}: the model has a vocabulary of {source.config.vocab_size}, the tokenizer one "
@@ -111,8 +117,23 @@ def _look(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
     path, is_run = _located(spec, spec.path, where)
     if is_run:
         return _from_run(path, spec)
-    config = dataclasses.replace(hf.inspect(path), **spec.sizes)
-    return Source(config, lambda mesh, rules: _load_hf(path, config, mesh, rules), path)
+    plain = dataclasses.replace(hf.inspect(path), **spec.sizes)
+    config = _mixed(spec, plain)
+    return Source(config, lambda mesh, rules: _load_hf(path, config, spec, mesh, rules), path)
+
+
+class _NoAttention(ValueError):
+    """A model whose mixer cannot be another."""
+
+
+def _mixed(spec: Model, config: DecoderConfig) -> DecoderConfig:
+    """The decoder with the mixer that the spec asks for."""
+    if spec.mixer is None:
+        return config
+    try:
+        return spec.mixer.apply(config)
+    except ValueError as error:
+        raise _NoAttention(str(error)) from error
 
 
 def tokenizer_at(spec: Model | None, where: str) -> Tokenizer | None:
@@ -282,7 +303,7 @@ def _scratch_config(spec: Model, where: str, vocab_size: int | None) -> DecoderC
 
 
 def _scratch(spec: Model, where: str, vocab_size: int | None, seed: int) -> Source:
-    config = _scratch_config(spec, f"{where}.sizes", vocab_size)
+    config = _mixed(spec, _scratch_config(spec, f"{where}.sizes", vocab_size))
 
     def load(mesh: Mesh, rules: Rules) -> Params:
         return _initialiser(config, mesh, rules)(jax.random.key(seed))
@@ -301,7 +322,7 @@ def _initialiser(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Callable[[j
 
 def _from_run(path: pathlib.Path, spec: Model) -> Source:
     stored = read_run(path)
-    config = dataclasses.replace(stored, **spec.sizes)
+    config = _mixed(spec, dataclasses.replace(stored, **spec.sizes))
 
     def load(mesh: Mesh, rules: Rules) -> Params:
         with Checkpointer(path / "checkpoints") as checkpointer:
@@ -309,14 +330,18 @@ def _from_run(path: pathlib.Path, spec: Model) -> Source:
         # By leaf: some stay float32 whatever param_dtype is.
         wanted = abstract_params(dataclasses.replace(stored, param_dtype=config.param_dtype))
         params = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), params, wanted)
-        if config.scan_layers != stored.scan_layers:
-            params = (rescan if config.scan_layers else unscan)(stored, params)[1]
+        if config.scan_layers != stored.scan_layers or config.stacks != stored.stacks:
+            params = unscan(stored, params)[1]
+            if config.scan_layers:
+                params = rescan(dataclasses.replace(config, scan_layers=False), params)[1]
         return jax.device_put(params, sharding_lib.infer(params, rules, mesh))
 
     return Source(config, load, path / "model")
 
 
-def _load_hf(path: pathlib.Path, config: DecoderConfig, mesh: Mesh, rules: Rules) -> Params:
+def _load_hf(
+    path: pathlib.Path, config: DecoderConfig, spec: Model, mesh: Mesh, rules: Rules
+) -> Params:
     where_to = sharding_lib.infer(abstract_params(config), rules, mesh)
     leaves = {
         "/".join(sharding_lib.leaf_path(key_path)): leaf
@@ -327,5 +352,6 @@ def _load_hf(path: pathlib.Path, config: DecoderConfig, mesh: Mesh, rules: Rules
         dtype=config.param_dtype,
         sharding=lambda name, shape: leaves[name],
         scan_layers=config.scan_layers,
+        change=lambda plain: _mixed(spec, plain),
     )
     return params

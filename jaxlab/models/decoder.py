@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxlab_kernels.block_sparse import IDS
 
 from jaxlab import ranges
 from jaxlab.nn.block import Block
@@ -28,6 +29,8 @@ from jaxlab.nn.linear import Embedding
 from jaxlab.nn.norm import RMSNorm
 
 Params = dict[str, Any]
+# Rematerialised layers keep which blocks their queries chose, and nothing else.
+_KEPT = jax.checkpoint_policies.save_only_these_names(IDS)
 # So many repetitions of these consecutive layers.
 Stack = tuple[int, tuple[Layer, ...]]
 
@@ -122,15 +125,17 @@ class Decoder(nn.Module):
         tokens: jax.Array,
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
+        budget: jax.Array | None = None,
     ) -> jax.Array:
         """int32 tokens [B, T] -> float32 logits [B, T, V]; arguments as in `hidden`."""
-        return self.logits(self.hidden(tokens, positions, segment_ids))
+        return self.logits(self.hidden(tokens, positions, segment_ids, budget))
 
     def hidden(
         self,
         tokens: jax.Array,
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
+        budget: jax.Array | None = None,
     ) -> jax.Array:
         """Final normed hidden states [B, T, d], which the unembedding matrix turns into logits.
 
@@ -138,10 +143,11 @@ class Decoder(nn.Module):
             tokens: int32 [B, T].
             positions: int32 [B, T]; None means 0, 1, 2, ... in every row.
             segment_ids: int32 [B, T] for packed or padded rows: tokens attend within their segment.
+            budget: int32, scalar or [B]: blocks per query of block-sparse layers; None is theirs.
         """
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        x, context = self.embed(tokens), Context(positions, segment_ids)
+        x, context = self.embed(tokens), Context(positions, segment_ids, budget=budget)
         for part in self.parts:
             x = part(x, context, None)[0] if self.config.scan_layers else part(x, context)
         return self.final_norm(x)
@@ -242,7 +248,7 @@ def _block(config: DecoderConfig, layer: Layer, name: str | None = None) -> Bloc
     shared = _shared(config)
     mixer = layer.mixer.module(norm_eps=config.norm_eps, **shared)
     mlp = None if layer.mlp is None else layer.mlp.module(**shared)
-    block = nn.remat(Block) if config.remat and not config.scan_layers else Block
+    block = nn.remat(Block, policy=_KEPT) if config.remat and not config.scan_layers else Block
     return block(mixer, mlp, config.norm_eps, config.param_dtype, name=name)
 
 
@@ -300,7 +306,7 @@ class _Period(nn.Module):
 def _scanned(
     config: DecoderConfig, repetitions: int, layers: tuple[Layer, ...], name: str
 ) -> nn.Module:
-    period = nn.remat(_Period, prevent_cse=False) if config.remat else _Period
+    period = nn.remat(_Period, prevent_cse=False, policy=_KEPT) if config.remat else _Period
     return nn.scan(
         period,
         variable_axes={"params": 0, "aux": 0},

@@ -133,7 +133,7 @@ class Sizes:
                 and one feed-forward width.
         """
         layers = config.layers
-        period = _shortest_period(layers)
+        period = shortest_period(layers)
         mlp = _only("mlp", {layer.mlp for layer in layers})
         fields: dict[str, Any] = {
             "num_layers": len(layers),
@@ -164,8 +164,8 @@ _ATTENTION = (
 )
 
 
-def _shortest_period(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The shortest tuple that, repeated a whole number of times, gives `layers`."""
+def shortest_period(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Returns the shortest tuple that, repeated a whole number of times, gives `layers`."""
     periods = (n for n in range(1, len(layers) + 1) if len(layers) % n == 0)
     return next(layers[:n] for n in periods if layers[:n] * (len(layers) // n) == layers)
 

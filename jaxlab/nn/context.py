@@ -21,12 +21,14 @@ class Context(NamedTuple):
             None without a cache.
         start: int32 [B], the first slot of each row that holds a token: rows are left-padded. None
             without a cache.
+        budget: int32, scalar or [B]: blocks per query of block-sparse layers; None is their own.
     """
 
     positions: jax.Array
     segment_ids: jax.Array | None = None
     slot: jax.Array | None = None
     start: jax.Array | None = None
+    budget: jax.Array | None = None
 
 
 class AttentionCache(Protocol):

@@ -21,8 +21,9 @@ from jaxlab.config import by
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.mlp import SwiGLU
+from jaxlab.nn.sparse import BlockSparse
 
-Mixer = Annotated[Attention | DeltaConfig, by("name")]
+Mixer = Annotated[Attention | BlockSparse | DeltaConfig, by("name")]
 Mlp = Annotated[SwiGLU, by("name")]
 
 

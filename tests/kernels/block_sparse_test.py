@@ -74,7 +74,12 @@ def exact(case):
     return evaluate("reference", cases.make(cases.CASES[case]), np.float64)
 
 
-@pytest.mark.parametrize("case", cases.CASES)
+SLOW = ("blocks_of_one",)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in cases.CASES]
+)
 def test_the_xla_form_agrees_with_the_float64_reference(case):
     actual = evaluate("xla", cases.make(cases.CASES[case]), np.float64)
     agree(actual, exact(case), 1e-7)  # coverage leaves the operation as float32
