@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxlab.data.tasks import gsm8k
+from jaxlab.data.tasks.chains import Chains
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.data.tasks.mqar import Mqar
 from jaxlab.data.tasks.needle import Needle
@@ -32,6 +33,7 @@ class PromptTask:
 
 TASKS = {
     "modsum": PromptTask(ModSum),
+    "chains": PromptTask(Chains),
     "gsm8k": PromptTask(gsm8k.Options, read=gsm8k.read, chat={"prompt": "{question}"}),
 }
 
