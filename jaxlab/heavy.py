@@ -138,6 +138,8 @@ def main(argv: list[str]) -> None:
             else "nothing is kept without --workdir"
         )
     finally:
+        if journal is not None:
+            journal.close()
         for one in {id(one): one for one in (model, judge)}.values():
             if generators.is_ours(one):
                 typing.cast(Any, one.api).close()

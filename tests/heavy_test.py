@@ -89,6 +89,50 @@ def test_saved_thinkers_and_the_skill_file(checkpoint, loaded, tmp_path, capsys)
     assert capsys.readouterr().out.startswith("---\nname: heavy\n")
 
 
+class Sums:
+    """Prompts in the alphabet of the modular sum: attempts stand before the question."""
+
+    cut_mark = ""
+
+    def thinking(self, question):
+        return question
+
+    def attempt(self, kind, number, text, fence):
+        return text
+
+    def deliberation(self, question, attempts):
+        return " ".join([*attempts, question])
+
+    def answer(self, text):
+        return text.rpartition("# ")[2] or None
+
+
+def test_a_run_of_training_thinks_in_its_own_alphabet(modsum_run, capsys):
+    import asyncio
+
+    from jaxlab.agents import heavy
+    from jaxlab.agents.heavy_options import Sampling
+
+    model = generators.load(str(modsum_run / "student"), padding="power_of_two")
+    sampling = Sampling(max_tokens=9, top_k=None)
+    options = generators.fitted(
+        heavy.Heavy(width=2, samples=3, cache_tokens=12), model, model, sampling, ()
+    )
+    generate, tokenizer = generators.generator(model, sampling), generators.tokenizer(model)
+    result = asyncio.run(heavy.think("3 7 10 =", generate, options, tokenizer, prompts=Sums()))
+    model.api.close()
+    assert [len(result.thinkers), len(result.deliberations[0])] == [2, 3]
+    assert result.manifest["calls"]["think"]["errors"] == []
+    cache = result.manifest["rounds"][0]["caches"][0]
+    assert cache["tokens"] <= 12
+    assert model.api.prefilled == 4 + cache["prompt_tokens"]
+    # English is not in its alphabet: a line says so.
+    with pytest.raises(SystemExit) as left:
+        run("Why?", model=str(modsum_run / "student"), max_tokens=9)
+    assert left.value.code == 2
+    assert "cannot encode a text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "options", "message"),
     [

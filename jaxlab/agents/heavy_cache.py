@@ -44,21 +44,46 @@ class Tokens:
 
     def tail(self, text: str, limit: int) -> str:
         """The longest end of the text, up to where merges differ, with at most `limit` tokens."""
-        return self._cut(text, limit, lambda length: text[len(text) - length :])
+        total, offsets = self._read(text)
+        guess = len(text) - offsets[-limit][0] if 0 < limit <= len(offsets) else None
+        return self._cut(lambda n: text[len(text) - n :], len(text), total, limit, guess)
 
     def head(self, text: str, limit: int) -> str:
         """The longest beginning of the text with at most `limit` tokens."""
-        return self._cut(text, limit, lambda length: text[:length])
+        total, offsets = self._read(text)
+        guess = offsets[limit - 1][1] if 0 < limit <= len(offsets) else None
+        return self._cut(lambda n: text[:n], len(text), total, limit, guess)
 
-    def _cut(self, text: str, limit: int, part: Callable[[int], str]) -> str:
-        # Bisection over characters: ids cannot be cut, since a character may be of several.
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.count(part(middle)) <= limit:
-                low = middle
+    def _read(self, text: str) -> tuple[int, Sequence[tuple[int, int]]]:
+        """Tokens of the text, and where each begins and ends, if the tokenizer says so."""
+        backend = getattr(self._tokenizer, "backend", None)
+        if backend is None:
+            return self.count(text), ()
+        offsets = backend.encode(text, add_special_tokens=False).offsets
+        return len(offsets), offsets
+
+    def _cut(
+        self, part: Callable[[int], str], length: int, total: int, limit: int, guess: int | None
+    ) -> str:
+        """The longest part with at most `limit` tokens, by bisection around a guess.
+
+        Ids cannot be cut: a character may be of several, and a part's ids are not the whole's.
+        """
+        if total <= limit:
+            return part(length)
+        # The low end has few enough tokens, the high end too many.
+        low, high, step = 0, length, 1
+        at = length * max(0, limit) // total if guess is None else guess
+        while low < high - 1:
+            at = min(max(at, low + 1), high - 1)
+            if self.count(part(at)) <= limit:
+                low, at = at, at + step
             else:
-                high = middle - 1
+                high, at = at, at - step
+            # Steps double until both ends are near, then the gap is halved.
+            step *= 2
+            if high - low <= step:
+                at = (low + high) // 2
         return part(low)
 
 

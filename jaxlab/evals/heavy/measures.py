@@ -26,6 +26,7 @@ class Text:
         tokens: that were generated for it.
         finished: not cut off.
         repetitive: its last 512 characters occurred before.
+        boxed: whether its answer stands in a box.
         score: of a scorer, for best-of-N; None where there is none.
     """
 
@@ -35,6 +36,7 @@ class Text:
     tokens: int = 0
     finished: bool = True
     repetitive: bool = False
+    boxed: bool = True
     score: float | None = None
 
 
@@ -85,14 +87,14 @@ def vote(texts: Sequence[Text], ties: Literal["mean", "released"] = "mean") -> f
         texts: K of them.
         ties: "mean" is the expectation over a random choice among the most frequent answers, where
             a text without an answer has no vote; "released": of the largest groups the one whose
-            texts are longest on average, and the texts without an answer are a group too.
+            texts are longest on average, and the texts without a box are a group too.
     """
     if ties == "mean":
         correct = np.array([[text.correct for text in texts]])
         return float(metrics.maj_at_n([[text.answer for text in texts]], correct)[0])
     groups: dict[str | None, list[Text]] = defaultdict(list)
     for text in texts:
-        groups[text.answer].append(text)
+        groups[text.answer if text.boxed else None].append(text)
     if not groups:
         return 0.0
     ranked = max(groups.values(), key=lambda g: (len(g), np.mean([text.length for text in g])))

@@ -41,6 +41,8 @@ from jaxlab.evals import fingerprint
 from jaxlab.evals.grader_errors import refusing, text_of
 from jaxlab.evals.heavy import generators
 from jaxlab.evals.heavy.measures import Question, Text
+from jaxlab.grading import answers
+from jaxlab.grading.characters import normalized
 from jaxlab.grading.rows import sample_seed
 
 # Where a sample's metadata keep what came of it.
@@ -105,7 +107,7 @@ def _heavy(**given: Any) -> Solver:
             raise RuntimeError(f"no thinker came: {errors[-1] if errors else 'none was asked'}")
         record = await _record(state, result, texts, study.measure, Plain(options.domain))
         state.metadata[KEY] = record
-        written = sum(text["tokens"] for group in record["texts"].values() for text in group)
+        written = sum(call["tokens"] for call in record["manifest"]["calls"].values())
         read = sum(call["prompt_tokens"] for call in record["manifest"]["calls"].values())
         state.metadata |= {"input_tokens": read, "output_tokens": written}
         message = ChatMessageAssistant(content=str(result.text), model=str(model))
@@ -235,6 +237,7 @@ async def _record(
                 "tokens": getattr(text, "tokens", None) or 0,
                 "prompt_tokens": getattr(text, "prompt_tokens", None) or 0,
                 "finished": getattr(text, "finished", True),
+                "boxed": answers.boxed(normalized(answers.without_thinking(text))) is not None,
                 "repetitive": repetitive(text),
                 "score": getattr(text, "logprob", None),
             }
@@ -330,5 +333,6 @@ def _text(row: dict[str, Any]) -> Text:
         tokens=row["tokens"],
         finished=row["finished"],
         repetitive=row["repetitive"],
+        boxed=row["boxed"],
         score=row["score"],
     )

@@ -44,6 +44,9 @@ def test_the_released_rule_takes_the_group_of_longest_texts():
     assert vote([long, short], "released") == 0
     assert vote([short, short, long], "released") == 1
     assert vote([short, long]) == 0.5
+    # Answers without a box are one group, whatever they are.
+    loose = [Text(False, answer, boxed=False) for answer in "bc"]
+    assert (vote([short, *loose], "released"), vote([short, *loose])) == (0, pytest.approx(1 / 3))
 
 
 def test_filtered_leaves_out_the_unfinished_and_the_repetitive():
