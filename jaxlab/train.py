@@ -27,7 +27,7 @@ from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, lm, loop, resuming, sft
+from jaxlab.trainers import distill, lm, loop, probe, resuming, sft
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
@@ -46,6 +46,7 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
     "sft": (sft.Sft, sft.program),
     "distill": (distill.Distill, distill.program),
     "lm": (lm.Lm, lm.program),
+    "probe": (probe.Probe, probe.program),
 }
 
 # What stands in the work directory of a single run, for which one with such a stage would be taken.

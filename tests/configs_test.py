@@ -26,6 +26,7 @@ VARIANTS = {
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),
+    "lary_synthetic": ("", "demo", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -96,6 +97,17 @@ def test_token_tasks_train_two_steps_of_every_stage(config, name, tmp_path):
     assert "| method | seeds | steps | accuracy | sequence_accuracy | loss | entropy |" in text
     assert "| accuracy at " in text
     assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "sweeps.png"}
+
+
+def test_probes_train_two_steps(config, tmp_path):
+    stages = config("lary_synthetic", "tiny")["stages"]
+    for stage, settings in stages.items():
+        train.train(settings, tmp_path / stage)
+        assert Checkpointer(tmp_path / stage / "checkpoints").latest() == 2
+    report.write(tmp_path, {stage: tmp_path / stage for stage in stages}, "LARY")
+    assert (
+        "| method | seeds | steps | micro | macro | mse |" in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_text_trains_two_steps(config, tmp_path):

@@ -23,6 +23,7 @@ ARROWS = {
     "exporting": "interop",
     "doors": "overrides runtime",
     "trainers": "evals.loop evals.tokens rollouts losses credit balance data interop",
+    "trainers.probe": "trainers evals.features",
     "evals": "rollouts losses data grading",
     **dict.fromkeys(BENCHMARKS, "grading evals.metrics evals.results evals.tables"),
     # What inspect_ai calls of them; their other files work on text and numbers.
@@ -42,7 +43,7 @@ ARROWS = {
 # Never each other, though they are of one room.
 APART = ({f"trainers.{name}" for name in ("sft", "lm", "distill", "agent", "probe")}, BENCHMARKS)
 # The lists of benchmarks; harness and compare still know options and tables of some by name.
-LISTS = {"evals.tasks", "evals.options", "evals.harness", "evals.compare"}
+LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare", "features")}
 
 # Text and numbers without an array library, but for these modules of evals.
 NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}

@@ -12,7 +12,16 @@ from jaxlab.evals import figures, repeats, sweeps
 Rows = list[dict[str, Any]]
 
 # Columns of the table, where the runs have them, in this order; the first score is also plotted.
-SCORES = ("perplexity", "bits_per_byte", "accuracy", "sequence_accuracy", "loss")
+SCORES = (
+    "perplexity",
+    "bits_per_byte",
+    "accuracy",
+    "sequence_accuracy",
+    "loss",
+    "micro",
+    "macro",
+    "mse",
+)
 COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
 
 BEST_RATE = "Each method at the learning rate that is best on average over its seeds:"

@@ -145,16 +145,6 @@ def test_submitit_runs_the_processes_here(launch, tmp_path):
     assert all(" localhost:" in path.read_text() for path in logs)
 
 
-def test_submitit_says_which_job_failed(launch, tmp_path):
-    pytest.importorskip("submitit")
-    done = launch("slurm", "--submitit=local", FAULT="fail")
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[1].split()[:2] == ["run", "1"]
-    assert launch("slurm", "--submitit=local", "--time=1-00").stderr == (
-        "slurm.py: --time: '1-00' is not HH:MM:SS\n"
-    )
-
-
 def test_a_job_that_cannot_start_is_named(launch):
     pytest.importorskip("submitit")
     done = launch("slurm", "--submitit=local", "--python=/no/python")
@@ -162,6 +152,12 @@ def test_a_job_that_cannot_start_is_named(launch):
     assert (
         "run: FileNotFoundError: [Errno 2] No such file or directory: '/no/python'" in done.stderr
     )
+
+
+def test_a_bad_limit_is_named(launch):
+    pytest.importorskip("submitit")
+    done = launch("slurm", "--submitit=local", "--time=1-00")
+    assert (done.returncode, done.stderr) == (2, "slurm.py: --time: '1-00' is not HH:MM:SS\n")
 
 
 def test_a_preempted_task_saves_and_is_submitted_again(door, tmp_path):

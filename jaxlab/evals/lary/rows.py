@@ -159,7 +159,9 @@ class Panel:
         if self.base is None:
             raise ValueError(f"{row.id}: {column} is relative: read the rows with root=DIR")
         if column == "la_path":
-            paths = [folder / cell for folder in self.features]
+            # A cell with folders starts from the last of them, the store itself.
+            folders = self.features[-1:] if "/" in cell else self.features
+            paths = [folder / cell for folder in folders]
             return next((path for path in paths if path.exists()), paths[0])
         folder = _FOLDERS.get(column) if tracks.TRACKS[self.track].kind == "chunk" else None
         if folder is None or folder in Path(cell).parts:

@@ -1,0 +1,279 @@
+"""Probes of frozen features: heads that differ in learning rate and weight decay, at once.
+
+The heads are one program: their parameters have a leading axis, over which the network is mapped,
+and a batch of features is read once for all of them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxlab import ranges
+from jaxlab.config import by
+from jaxlab.data.index import example_ids
+from jaxlab.evals.features import FeatureData, Opened, Side
+from jaxlab.nn.probe import Attentive, Linear, ResidualMlp
+from jaxlab.runtime.mesh import host_batch_slice, is_main, make_mesh, put_global
+from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.sharding import ambient
+from jaxlab.trainers import state
+from jaxlab.trainers.loop import Evaluation, Program, StepOutput
+from jaxlab.trainers.settings import Train
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """AdamW of each head.
+
+    Attributes:
+        learning_rates: one of each head.
+        weight_decays: likewise; all parameters decay, as in the released code.
+        schedule: "cosine" to 0 over the run, or "constant"; both after the warm-up.
+        warmup: share of the steps over which rates rise linearly from 0.
+    """
+
+    learning_rates: tuple[float, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
+    weight_decays: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8, 0.01)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check that there is a rate and a decay of each head, in range."""
+        if not self.learning_rates or len(self.learning_rates) != len(self.weight_decays):
+            raise ValueError(
+                f"learning_rates and weight_decays: one of each head, not {self.learning_rates} "
+                f"and {self.weight_decays}"
+            )
+        if min(self.learning_rates) <= 0 or min(self.weight_decays) < 0:
+            raise ValueError("learning_rates must be above 0, weight_decays not below")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup: a share of the steps in [0, 1), not {self.warmup}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A run of probes on one encoder's features.
+
+    Attributes:
+        model: the network.
+        data: features, and what they are to tell.
+        train: length and logging.
+        optim: the heads.
+        mesh: devices.
+        seed: of parameters and of the order of rows.
+        batch_size: rows per step.
+        label_smoothing: of classes.
+        sampler: "balanced" draws classes alike, with replacement; "shuffle" takes every row once
+            per epoch. Chunks are always shuffled.
+        eval_batch: rows per step of an evaluation.
+        title: heading of the report.
+        trainer: names this trainer in a config.
+    """
+
+    model: Annotated[Attentive | ResidualMlp | Linear, by("name")]
+    data: FeatureData
+    train: Train
+    optim: Heads = dataclasses.field(default_factory=Heads)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    seed: int = 0
+    batch_size: int = 256
+    label_smoothing: float = 0.1
+    sampler: Literal["balanced", "shuffle"] = "balanced"
+    eval_batch: int = 256
+    title: str | None = None
+    trainer: Literal["probe"] = "probe"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        ranges.check_counts(self, "batch_size", "eval_batch")
+        ranges.check_seed(self)
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+
+
+def program(config: Probe, workdir: pathlib.Path) -> Program:
+    """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
+    mesh = make_mesh(config.mesh.shape)
+    data = Opened(config.data, workdir)
+    rows = host_batch_slice(config.batch_size, mesh)
+    host_batch_slice(config.eval_batch, mesh)
+    labels = bool(data.classes)
+    module = config.model.module(data.outputs)
+    example = data.inputs(data.train, np.arange(1))
+    compiled = _compile(config, module, example.shape, labels, mesh)
+    cumulative = None
+    weights = data.weights()
+    if weights is not None and config.sampler == "balanced":
+        cumulative = np.cumsum(weights)
+
+    def chosen(index: int) -> np.ndarray:
+        if cumulative is None:
+            return example_ids(index, config.batch_size, len(data.train), config.seed)
+        rng = np.random.Generator(np.random.Philox(key=np.array([config.seed, index], np.uint64)))
+        draws = rng.random(config.batch_size) * cumulative[-1]
+        return np.searchsorted(cumulative, draws, side="right").clip(max=len(data.train) - 1)
+
+    def step(current: state.TrainState, index: int) -> StepOutput:
+        ids = np.asarray(chosen(index))[rows]
+        batch = (data.inputs(data.train, ids), data.train.targets[ids].reshape(len(ids), -1))
+        new, metrics = compiled.update(current, put_global(batch, mesh))
+        return StepOutput(new, metrics, lambda: {"rows": config.batch_size})
+
+    def predicted(params: Any, side: Side) -> np.ndarray:
+        """Of every head: ids [H, N], or outputs [H, N, outputs]."""
+        parts = []
+        for begin in range(0, len(side), config.eval_batch):
+            ids = np.arange(begin, begin + config.eval_batch).clip(max=len(side) - 1)
+            inputs = put_global(data.inputs(side, ids[host_batch_slice(len(ids), mesh)]), mesh)
+            outputs = np.asarray(compiled.predict(params, inputs))
+            parts.append(outputs[:, : len(side) - begin])
+        return np.concatenate(parts, 1)
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        found: dict[str, Any] = {}
+        outputs = predicted(current.params, data.val)
+        single = _by_head(outputs, data.val)
+        best = int(np.argmax(single) if labels else np.argmin(single))
+        name = "micro" if labels else "mse"
+        found |= {f"eval/{name}_head_{i}": float(value) for i, value in enumerate(single)}
+        found["eval/best_head"] = best
+        # The released code reports the head that is best on the rows that it is scored on.
+        scalars, written = data.score(data.val, outputs[best])
+        found |= {f"eval/{key}": value for key, value in scalars.items() if np.isfinite(value)}
+        if data.inner is not None:
+            inner = _by_head(predicted(current.params, data.inner), data.inner)
+            head = int(np.argmax(inner) if labels else np.argmin(inner))
+            found["eval/inner_head"], found[f"eval/{name}_inner"] = head, float(single[head])
+        if index == config.train.steps and is_main():
+            data.write(workdir, written)
+        return Evaluation(found)
+
+    return Program(compiled.abstract, compiled.create, step, evaluate, ("loss",))
+
+
+class _Compiled(NamedTuple):
+    """Shapes, () -> state, (state, batch) -> (state, metrics), and (params, inputs) -> outputs."""
+
+    abstract: state.TrainState
+    create: Callable[[], state.TrainState]
+    update: Callable[[state.TrainState, Any], tuple[state.TrainState, dict[str, jax.Array]]]
+    predict: Callable[[Any, jax.Array], jax.Array]
+
+
+def _compile(
+    config: Probe, module: Any, shape: tuple[int, ...], labels: bool, mesh: jax.sharding.Mesh
+) -> _Compiled:
+    heads = len(config.optim.learning_rates)
+    optimizer = adamw_of_heads(config.optim, config.train.steps)
+
+    def init() -> state.TrainState:
+        keys = jax.random.split(jax.random.key(config.seed), heads)
+        example = jnp.zeros((1, *shape[1:]), jnp.float32)
+        params = jax.vmap(lambda key: module.init(key, example)["params"])(keys)
+        return state.create(params, optimizer)
+
+    abstract = state.abstract(jax.eval_shape(init).params, optimizer, mesh, config.mesh.rules)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+    def update(current: state.TrainState, batch: Any):
+        inputs, targets = batch
+
+        def loss_of(params):
+            return head_loss(module.apply({"params": params}, inputs), targets, labels, config)
+
+        losses, grads = jax.vmap(jax.value_and_grad(loss_of))(current.params)
+        norms = jax.vmap(optax.tree.norm)(grads)
+        # A head that diverges stays where it is, and the others go on, as in the released code.
+        finite = jnp.isfinite(losses) & jnp.isfinite(norms)
+        new, _ = state.apply_gradients(current, grads, jnp.sum(losses), optimizer, False)
+
+        def keep(after, before):
+            if after.ndim == 0:
+                return after
+            return jnp.where(finite.reshape(-1, *[1] * (after.ndim - 1)), after, before)
+
+        params, moments = jax.tree.map(
+            keep, (new.params, new.opt_state), (current.params, current.opt_state)
+        )
+        count = jnp.sum(finite)
+        metrics = {
+            # NaN, which ends the run, only where no head is left.
+            "loss": jnp.sum(jnp.where(finite, losses, 0.0)) / count,
+            "grad_norm": jnp.sqrt(jnp.sum(jnp.where(finite, norms, 0.0) ** 2)),
+            "heads_left": count,
+        }
+        metrics |= {f"loss_head_{i}": losses[i] for i in range(heads)}
+        return state.TrainState(current.step + 1, params, moments), metrics
+
+    def predict(params, inputs):
+        outputs = jax.vmap(lambda p: module.apply({"params": p}, inputs))(params)
+        return jnp.argmax(outputs, -1) if labels else outputs
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return _Compiled(
+        abstract,
+        jax.jit(init, out_shardings=shardings),
+        jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
+        jax.jit(ambient(mesh)(predict), out_shardings=everywhere),
+    )
+
+
+def head_loss(outputs: jax.Array, targets: jax.Array, labels: bool, config: Probe) -> jax.Array:
+    """Mean over rows of smoothed cross entropy of ids [B, 1], or of Huber's loss of [B, outputs].
+
+    Huber's threshold is 1, in z-scores.
+    """
+    if not labels:
+        return jnp.mean(optax.huber_loss(outputs, targets, delta=1.0))
+    wanted = jax.nn.one_hot(targets[:, 0], outputs.shape[-1])
+    wanted = optax.smooth_labels(wanted, config.label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(outputs, wanted))
+
+
+def adamw_of_heads(heads: Heads, steps: int) -> optax.GradientTransformation:
+    """AdamW over parameters whose leading axis is the heads', with rates of their own.
+
+    Adam's moments are elementwise, so that one state serves all heads.
+    """
+    rates, decays = np.array(heads.learning_rates), np.array(heads.weight_decays)
+    warm = int(heads.warmup * steps)
+    after = (
+        optax.cosine_decay_schedule(1.0, max(steps - warm, 1))
+        if heads.schedule == "cosine"
+        else optax.constant_schedule(1.0)
+    )
+    rise = optax.linear_schedule(0.0, 1.0, warm) if warm else after
+    factor = optax.join_schedules([rise, after], [warm]) if warm else after
+    adam = optax.scale_by_adam()
+
+    def init(params):
+        return adam.init(params), jnp.zeros((), jnp.int32)
+
+    def update(grads, opt_state, params=None):
+        moments, count = opt_state
+        directions, moments = adam.update(grads, moments)
+
+        def scaled(direction, param):
+            shape = (-1, *[1] * (param.ndim - 1))
+            rate = jnp.asarray(rates, param.dtype).reshape(shape) * factor(count)
+            return -rate * (direction + jnp.asarray(decays, param.dtype).reshape(shape) * param)
+
+        return jax.tree.map(scaled, directions, params), (moments, count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_head(outputs: np.ndarray, side: Side) -> np.ndarray:
+    """Micro accuracy of ids [H, N], or mean squared error of outputs [H, N, ...]: float[H]."""
+    if outputs.ndim == 2:
+        return (outputs == side.targets).mean(1)
+    squares = (outputs - side.targets.reshape(1, len(side), -1)) ** 2
+    # A head that has diverged is the worst, not the best.
+    return np.nan_to_num(squares.mean((1, 2)), nan=np.inf)
