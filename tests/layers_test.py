@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Every part may import these.
 GROUND = {"config", "json_file", "ranges"}
 BENCHMARKS = {"evals.math", "evals.general365", "evals.ajbench", "evals.lary"}
+BENCHMARKS |= {"evals.household"}
 BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "balance", "overrides"}
 
 # Part -> the parts below it. Arrows are transitive. A name with a dot is a module, or a package,

@@ -28,6 +28,7 @@ from jaxlab.evals.ajbench import metrics as ajbench_metrics
 from jaxlab.evals.general365 import metrics as general365_metrics
 from jaxlab.evals.general365 import options as general365_options
 from jaxlab.evals.grader_errors import accounted, fault, is_setup, kinds, text_of
+from jaxlab.evals.household import metrics as household_metrics
 from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.options import OPTIONS, Asked
 from jaxlab.evals.settings import Benchmark, Run
@@ -42,6 +43,7 @@ TABLES = {
     "gsm8k": math_metrics.tables,
     "math": math_metrics.tables,
     "general365": general365_metrics.tables,
+    "household": household_metrics.tables,
 }
 # Every so many seconds the answers that are not in the log yet, up to a twentieth of the run, are
 # written beside it. Otherwise they are in this machine's home, and a run that is killed and goes on

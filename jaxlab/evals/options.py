@@ -7,6 +7,7 @@ from typing import Any
 from jaxlab import config
 from jaxlab.evals.ajbench import options as ajbench
 from jaxlab.evals.general365 import options as general365
+from jaxlab.evals.household import options as household
 from jaxlab.evals.math import options as math
 
 
@@ -42,12 +43,14 @@ OPTIONS: dict[str, type[Any]] = {
     "math": math.Options,
     "general365": general365.Options,
     "ajbench": ajbench.Options,
+    "household": household.Options,
 }
 GRADING: dict[str, type[Any]] = {
     "gsm8k": math.Grading,
     "math": math.Grading,
     "general365": general365.Grading,
     "ajbench": ajbench.Grading,
+    "household": household.Grading,
 }
 
 

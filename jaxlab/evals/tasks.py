@@ -24,6 +24,7 @@ from jaxlab.evals.general365 import task as general365_task
 from jaxlab.evals.general365.task import general365_answer
 from jaxlab.evals.grader_errors import accounted, refusing
 from jaxlab.evals.heavy.solver import heavy as heavy
+from jaxlab.evals.household.task import games, household_won
 from jaxlab.evals.math import task as math_task
 from jaxlab.evals.math.task import math_answer
 from jaxlab.evals.options import Asked
@@ -71,6 +72,11 @@ BENCHMARKS = {
         trajectories,
         ajbench_verdict,
         samples=3,
+    ),
+    "household": Benchmark(
+        "Household games (ALFWorld, Shridhar et al. 2021), with a library of skills or without.",
+        games,
+        household_won,
     ),
 }
 
@@ -128,4 +134,4 @@ def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
-gsm8k, math, general365, ajbench = map(_registered, BENCHMARKS)
+gsm8k, math, general365, ajbench, household = map(_registered, BENCHMARKS)

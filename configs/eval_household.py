@@ -1,0 +1,52 @@
+"""Household games (ALFWorld, Shridhar et al. 2021): any model plays the panel, without training.
+
+    python -m jaxlab.evaluate --config=configs/eval_household.py --workdir=runs/household \\
+        --config.model.path=MODEL
+
+The panel is 240 tasks, 20 of each family in rooms that training games are set in and 20 in others;
+its digest is checked, and every answer has a seed of its own task. `benchmark.path` is "alfworld",
+the panel in AI2-THOR's rooms (their inventories come with the extra `agents`, or from the folder
+that JAXLAB_ALFWORLD_LAYOUTS names), "made_up", for which nothing is needed, or a folder of
+game.tw-pddl files, ALFWorld's released archives among them. `engine=textworld` plays by ALFWorld
+itself: the same texts, some hundred times slower.
+
+With a library of skills (Skill1) the policy writes a query, ranks what is found and acts with the
+best; `benchmark.options.library` is "frozen", and the library at `skills` stays as it is, or
+"growing", and it learns from every game, one after the other. The paper's evaluation is frozen:
+temperature 0.4, 50 steps, the last two steps in the prompt. Its numbers (Skill1 97.5 % with
+Qwen2.5-7B-Instruct trained on ALFWorld's own games) are of other games than these, and are no
+target for this panel.
+
+Variants: "made_up" (its rooms), "tiny" (two games of four steps, for tests).
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The evaluation; see the module's docstring for the variants."""
+    if variant not in ("", "made_up", "tiny"):
+        raise ValueError(
+            f"configs/eval_household.py has the variants made_up and tiny, not {variant!r}"
+        )
+    tiny = variant == "tiny"
+    config = ConfigDict({"seed": 0, "model": common.subject()})
+    config.benchmark = common.benchmark(
+        "household",
+        samples=1,
+        limit=2 if tiny else None,
+        engine="fast",
+        max_steps=4 if tiny else 50,
+        history=2,
+        library="off",
+        skills=placeholder(str),
+        top_k=5,
+        similarity_weight=0.6,
+    )
+    config.benchmark.path = "alfworld" if not variant else "made_up"
+    config.eval = common.answers(8 if tiny else 512, batch=2 if tiny else 64, temperature=0.4)
+    config.mesh = {}
+    return config
