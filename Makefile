@@ -55,7 +55,7 @@ test: setup  ## run the tests (CPU, no network)
 
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."
-	@$(PYTEST) -m interop
+	@$(PYTEST) -m interop -n $(JOBS) --dist worksteal $$(grep -rl "mark.interop" tests --include=*_test.py)
 
 test-agents: $(VENV)/.agents  ## run household games beside ALFWorld's own engine
 	@echo "Running the tests beside ALFWorld's own engine."

@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
     tiny, strong = variant == "tiny", variant == "strong"
     short = variant in ("demo", "tiny")
     config = ConfigDict({"title": "On-policy distillation on the modular sum", "stages": {}})
-    config.stages.teacher = sft(64, 2 if tiny else 900, tiny)
+    config.stages.teacher = sft(32 if tiny else 64, 2 if tiny else 900, tiny)
     config.stages.student = sft(32, 2 if tiny else 550 if strong else 375, tiny)
     for seed in range(1 if short else 3):
         for name in list(METHODS)[: 3 if short else None]:

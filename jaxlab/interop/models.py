@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxlab import config as config_lib
 from jaxlab.interop import hf
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.models.decoder import Decoder, DecoderConfig, Params, abstract_params
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer
 from jaxlab.models.stacking import rescan, unscan
@@ -236,18 +236,6 @@ def read_run(workdir: pathlib.Path) -> DecoderConfig:
         # Runs of before 0.1's stacks describe their layers by flat sizes.
         return config_lib.build(Sizes, fields, str(file)).decoder()
     return config_lib.build(DecoderConfig, fields, str(file))
-
-
-def abstract_params(config: DecoderConfig) -> Params:
-    """Shapes and dtypes of a decoder's params."""
-    return jax.tree.map(lambda leaf: leaf, _abstract(config))  # dicts of the caller's own
-
-
-@functools.lru_cache(maxsize=64)
-def _abstract(config: DecoderConfig) -> Params:
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(Decoder(config).init, key, tokens)["params"]
 
 
 def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderConfig) -> None:

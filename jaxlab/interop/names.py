@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.interop.families import Family, family_of, flat
-from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.models.decoder import DecoderConfig, Params, abstract_params
 from jaxlab.models.stacking import members
 
 _LLAMA = {
@@ -159,9 +159,7 @@ def leaves(config: DecoderConfig) -> list[Leaf]:
         scan_layers=False,
         remat=False,
     )
-    shapes = flatten(
-        jax.eval_shape(Decoder(one).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    )
+    shapes = flatten(abstract_params(one))
     places = {f"layer_{n}": place for n, place in enumerate(members(config))}
     found = []
     for path, leaf in shapes.items():

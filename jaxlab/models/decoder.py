@@ -229,6 +229,19 @@ def unembedding(params: Params) -> jax.Array:
     return params["unembed" if "unembed" in params else "embed"]["embedding"]
 
 
+def abstract_params(config: DecoderConfig) -> Params:
+    """Shapes and dtypes of a decoder's params."""
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))  # dicts of the caller's own
+
+
+# A run asks several times, and each answer is a trace of the whole model.
+@functools.lru_cache(maxsize=64)
+def _abstract_params(config: DecoderConfig) -> Params:
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(Decoder(config).init, key, tokens)["params"]
+
+
 def _shared(config: DecoderConfig) -> dict[str, Any]:
     """What all parts of a layer are told."""
     # Each layer adds so many terms to the residual stream; this keeps its variance near 1 (GPT-2).

@@ -41,7 +41,9 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def params():
-    params = Decoder(CONFIG).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(Decoder(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+        "params"
+    ]
     return jax.tree.map(lambda x: 2.0 * x, params)
 
 

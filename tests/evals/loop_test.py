@@ -58,7 +58,7 @@ MESH = make_mesh({"data": 1}, devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def params():
-    params = DECODER.init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
     # Sharper, so that samples differ from prompt to prompt.
     return jax.tree.map(lambda x: 2.0 * x, params)
 

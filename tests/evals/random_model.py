@@ -29,7 +29,9 @@ def save(
         max_position=max_position,
     ).decoder()
     tokenizer = train_bpe(["a b c 1 2 3"], 257)
-    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+        "params"
+    ]
     params = jax.tree.map(lambda x: gain * x, params)
     # Rows of the tables that stand for no token: no reply and no score may depend on them.
     for table in (params["embed"], params["unembed"]):

@@ -44,7 +44,7 @@ def model():
         max_position=64,
     ).decoder()
     decoder = Decoder(config)
-    return decoder, decoder.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return decoder, jax.jit(decoder.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def _uniform(params):

@@ -5,19 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.interop.names import flatten
-from jaxlab.models.decoder import Decoder
+from jaxlab.models.decoder import abstract_params
 
 
 def random_params(config):
     """Parameters of a decoder none of which is trivially zero or one."""
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
         centre = 1.0 if path[-1].key == "scale" else 0.0
         return jnp.asarray(centre + 0.4 * rng.normal(size=leaf.shape), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes["params"])
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
 
 
 def contents(path):

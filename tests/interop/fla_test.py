@@ -544,7 +544,7 @@ class TestPackage:
         params = {}
         for rule, config in configs.items():
             tokens = jnp.zeros((1, 1), jnp.int32)
-            params[rule] = Decoder(config).init(jax.random.key(0), tokens)["params"]
+            params[rule] = jax.jit(Decoder(config).init)(jax.random.key(0), tokens)["params"]
             hf.save(tmp_path / rule, config, params[rule])
         fla("own", tmp_path)
         for rule, config in configs.items():

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from jaxlab.interop import hf, safetensors_io
 from jaxlab.interop.names import flatten
 from jaxlab.models import presets
-from jaxlab.models.decoder import Decoder
+from jaxlab.models.decoder import abstract_params
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.stacking import rescan
 from jaxlab.nn.rope import Rope
@@ -119,9 +119,7 @@ def model():
 
 
 def random_params(config):
-    shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
-        "params"
-    ]
+    shapes = abstract_params(config)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
 

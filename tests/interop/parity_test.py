@@ -173,7 +173,7 @@ def test_a_minimal_save_runs_in_transformers(family, tmp_path):
         head_dim=16,
     )
     tokens, positions = tokens_and_positions(16)
-    params = Decoder(config).init(jax.random.key(0), tokens)["params"]
+    params = jax.jit(Decoder(config).init)(jax.random.key(0), tokens)["params"]
     hf.save(tmp_path, config, params, eos_token_id=[5, 7], bos_token_id=3)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert model.config.eos_token_id == [5, 7]
@@ -273,7 +273,9 @@ class TestCompare:
     @pytest.fixture
     def saved(self, tmp_path):
         config = presets.decoder("tiny")
-        params = Decoder(config).init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+        params = jax.jit(Decoder(config).init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))[
+            "params"
+        ]
         hf.save(tmp_path, config, params)
         return tmp_path, config, params
 

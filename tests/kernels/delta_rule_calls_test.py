@@ -88,15 +88,16 @@ def test_gates_are_named_as_the_caller_names_them():
 
 def test_the_scale_is_a_number():
     x = zeros()
-    jax.jit(lambda: gated_delta(**x, scale=jnp.float32(0.5)))
-    gated_delta(**x, scale=jnp.float32(0.5))
+    half = jnp.float32(0.5)
+    jax.eval_shape(lambda x: gated_delta(**x, scale=half), x)
     with pytest.raises(ValueError, match="scale is traced"):
         jax.jit(lambda scale: gated_delta(**x, scale=scale))(0.5)
     # States of segments are read as outputs are, at whatever scale.
     states = jnp.arange(40.0).reshape(1, 1, 2, 4, 5)
     x = zeros(v=(1, 3, 2, 5), log_decay=(1, 3, 2), erase=(1, 3, 2), write=None)
     ids = jnp.ones((1, 3), int)
-    out, after = gated_delta(**x, scale=0.0, initial_state=states, segment_ids=ids)
+    read = functools.partial(gated_delta, scale=0.0)
+    out, after = jax.jit(read)(**x, initial_state=states, segment_ids=ids)
     np.testing.assert_array_equal(out, 0)
     np.testing.assert_array_equal(after, states)
 
@@ -112,7 +113,7 @@ def test_nothing_in_nothing_out(implementation, name):
         out, state = gated_delta(**x, implementation=implementation)
         return jnp.sum(out) + jnp.sum(state)
 
-    gradients = jax.grad(loss)(x)
+    gradients = jax.jit(jax.grad(loss))(x)
     assert {n: g.shape for n, g in gradients.items()} == {n: a.shape for n, a in x.items()}
 
 

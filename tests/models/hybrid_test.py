@@ -370,7 +370,9 @@ def test_a_decoder_learns_to_recall():
         (params, _), losses = jax.lax.scan(step, carry, jax.random.split(jax.random.key(1), steps))
         return losses, loss_and_hits(params, jax.random.key(2), 512)[1]
 
-    losses, hits = train(model.init(jax.random.key(0), jnp.zeros((1, 7), jnp.int32))["params"])
+    losses, hits = train(
+        jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 7), jnp.int32))["params"]
+    )
     assert losses[0] > 2.5
     # Who knows the three values in sight, but not which is the key's: 1/3 right, a loss of ln 3.
     assert losses[-20:].mean() < 0.1

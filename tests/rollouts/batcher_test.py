@@ -31,7 +31,7 @@ PROMPTS = [list(range(1, 2 + i % 13)) for i in range(20)]
 
 @pytest.fixture(scope="module")
 def params():
-    params = DECODER.init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
     return jax.tree.map(lambda x: 2.0 * x, params)
 
 

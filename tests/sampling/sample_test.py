@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from jaxlab.sampling import SamplingConfig, sample
 from jaxlab.sampling.sample import _invert_cdf
@@ -55,6 +54,8 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_frequencies_and_logprobs_are_those_of_the_distribution(options):
+    import scipy.stats  # two seconds
+
     logits = np.random.default_rng(3).normal(size=37)
     count = 40_000
     drawn = draw(np.tile(logits, (count, 1)), **options)
@@ -75,10 +76,11 @@ def test_frequencies_and_logprobs_are_those_of_the_distribution(options):
 def test_truncation_keeps_exactly_the_reference_set_in_a_large_vocabulary(options):
     logits = np.random.default_rng(5).normal(size=1000) * 3
     _, truncated = reference(logits, **options)
-    drawn = draw(np.tile(logits, (20_000, 1)), **options)
+    drawn = draw(np.tile(logits, (5_000, 1)), **options)
     seen = np.unique(drawn.tokens)
     assert truncated[seen].min() > 0
-    likely = np.flatnonzero(truncated > 2e-3)  # 20,000 draws miss one with probability e**-40
+    likely = np.flatnonzero(truncated > 8e-3)  # 5,000 draws miss one with probability e**-40
+    assert likely.size > 3
     assert set(likely) <= set(seen)
 
 

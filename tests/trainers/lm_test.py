@@ -107,7 +107,7 @@ def test_the_first_step_has_the_loss_of_a_plain_forward(reference, tmp_path):
 
     config = _config()
     model = Sizes(vocab_size=3, **config["model"]["sizes"]).decoder()
-    params = Decoder(model).init(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
+    params = jax.jit(Decoder(model).init)(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
     source = Generated(StateTracking("z3", length=6))
     batch = source.batch(example_ids(0, 8, 2**40, 3), "train")
     logits = np.asarray(Decoder(model).apply({"params": params}, batch.tokens), np.float64)

@@ -51,7 +51,7 @@ def _signal_when(process, condition, number):
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < limit, "the moment never came"
-        time.sleep(0.002)
+        time.sleep(0.005)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=600)
     return process.returncode, stderr
@@ -116,24 +116,15 @@ def test_the_reference_learns_something_to_compare(reference):
     assert all(x > 1e-3 for x in jax.tree.leaves(moved))
 
 
-def test_killed_thrice_and_damaged_it_ends_bit_for_bit_the_same(tmp_path, reference):
+def test_killed_and_damaged_it_ends_bit_for_bit_the_same(tmp_path, reference):
+    """checkpoint_test.py kills more often, while checkpoints are written; a step of it is cheap."""
     saved = tmp_path / "checkpoints"
-    moments = (
-        lambda: _last_logged(tmp_path) >= 2,  # before there is any checkpoint
-        lambda: any(saved.glob("*.orbax-checkpoint-tmp*")),  # while one is written
-        lambda: _last_logged(tmp_path) >= 7 and (saved / "4").exists(),
-    )
-    for moment in moments:
-        code, stderr = _signal_when(_start(tmp_path), moment, signal.SIGKILL)
-        assert code == -signal.SIGKILL, stderr
-    assert Checkpointer(saved).steps()[0] == 4
+    code, stderr = _signal_when(_start(tmp_path), (saved / "8").exists, signal.SIGKILL)
+    assert code == -signal.SIGKILL, stderr
     assert not (saved / "12").exists()
-    # The newest checkpoint is damaged, the one before it (or, where there is none, scratch) is not.
+    # The newest checkpoint is damaged, the one before it is not.
     newest = Checkpointer(saved).latest()
-    if newest == 4:
-        process = _start(tmp_path)
-        _signal_when(process, lambda: (saved / "8").exists(), signal.SIGKILL)
-        newest = Checkpointer(saved).latest()
+    assert Checkpointer(saved).steps() == [4, newest]
     (victim, *_) = sorted((saved / str(newest) / "state" / "d").iterdir())
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1

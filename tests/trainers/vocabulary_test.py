@@ -7,11 +7,12 @@ import pytest
 
 from jaxlab import config as config_lib
 from jaxlab.data.tasks.modsum import ModSum
-from jaxlab.evals.loop import Eval, _entropy
+from jaxlab.evals.loop import _entropy
 from jaxlab.losses import chunked_vocab, distillation
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.policy import Rollout, response_hidden
+from jaxlab.runtime.mesh import make_mesh
 from jaxlab.trainers import distill, lm, sft
 
 WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
@@ -152,5 +153,5 @@ def test_every_log_probability_of_other_trainers_is_over_the_words(asked, tmp_pa
         jax.eval_shape(lambda state, p=program: p.step(state, 0).metrics, program.abstract)
     decoder = Decoder(Sizes(**SIZES, vocab_size=STUDENT).decoder())
     params = program.abstract.params
-    jax.eval_shape(lambda p, r: _entropy(decoder, Eval(samples=2), WORDS, p, r), params, ROLLOUT)
+    jax.eval_shape(_entropy(decoder, 2, 1.0, WORDS, make_mesh({"data": 1})), params, ROLLOUT)
     assert asked == [WORDS] * 3
