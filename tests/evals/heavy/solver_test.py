@@ -17,7 +17,7 @@ def rows(tmp_path):
     return path
 
 
-def evaluate(model, rows, tmp_path, **options):
+def evaluate(model, rows, tmp_path, task=None, **options):
     """The log of a run of the registered solver, by its registered name."""
     import inspect_ai
     from inspect_ai.solver import SolverSpec
@@ -26,7 +26,7 @@ def evaluate(model, rows, tmp_path, **options):
 
     arguments = {"width": 3, "samples": 2, "backoff_s": 0.0, "retries": 0, **options}
     (log,) = inspect_ai.eval(
-        tasks.math(path=str(rows)),
+        task or tasks.math(path=str(rows)),
         model=model,
         solver=SolverSpec("jaxlab/heavy", args_passed=arguments),
         log_dir=str(tmp_path / "logs"),
@@ -68,6 +68,30 @@ def test_a_benchmark_is_answered_and_every_text_graded_by_its_own_scorer(rows, t
     raw = {row["measure"].partition(",")[0]: row["raw"] for row in table.rows}
     assert (raw["M@K"].mean, raw["HM@K1"].mean, raw["V@K"].mean) == (0.5, 0.5, 0.5)
     assert found[0].tokens > 0
+
+
+def test_other_benchmarks_take_it_with_their_own_questions_and_scorers(tmp_path):
+    from jaxlab.evals import tasks
+    from tests.evals.ajbench import layout
+
+    layout.write(tmp_path / "data", ("filesystem",))
+    rows = str(tmp_path / "data" / "src")
+    task = tasks.ajbench(path=rows, arm="text", samples=1)
+    asked = []
+
+    def judge(prompt, seed):
+        asked.append(prompt)
+        return "All steps are there.\nResponse: [1]"
+
+    log = evaluate(scripted.model(judge), None, tmp_path, task, controls=False)
+    assert log.status == "success", log.error
+    for sample in log.samples:
+        (score,) = sample.scores.values()
+        assert score.answer == "1"
+        graded = sample.metadata["heavy"]["texts"]
+        assert {text["correct"] for text in graded["thinkers"]} == {score.value == 1}
+        assert "control_no_thinkers" not in graded
+    assert any(layout.CLAIM in prompt and "ATTEMPTS" in prompt for prompt in asked)
 
 
 def test_a_dead_endpoint_is_an_error_of_the_sample_and_no_wrong_answer(rows, tmp_path):
