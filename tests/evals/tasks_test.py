@@ -70,6 +70,8 @@ MISSPELT = [
     ("ajbench", "servers='{DS-Postgre: {command: x}}'", "'DS-Postgres'"),
     ("ajbench", "servers='{DS-Postgres: {command: x, arg: [y]}}'", "'args'"),
     ("ajbench", "sacffold=loop", "'scaffold'"),
+    ("household", "engine=fsat", "'fast'"),
+    ("household", "library=growin skills=x", "'growing'"),
 ]
 
 
