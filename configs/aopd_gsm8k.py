@@ -32,10 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss = {
         "name": "aopd",
         "tau": 0.0,
-        "top_k": 32,
-        "divide_by_k": True,
-        "divergence": "fkl",
-        "ratio": "none",
+        "guide": {"top_k": 32, "divide_by_k": True, "divergence": "fkl"},
         "agg": "seq_mean_token_mean",
     }
     config.rollout = ConfigDict(

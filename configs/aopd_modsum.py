@@ -21,10 +21,10 @@ from configs import common
 
 METHODS = {
     "opd": {"name": "opd"},
-    "aopd": {"name": "aopd", "top_k": 6, "divide_by_k": False},
+    "aopd": {"name": "aopd", "guide": {"top_k": 6, "divide_by_k": False}},
     "gkd": {"name": "gkd", "beta": 0.5},
     "gkd_fkl": {"name": "gkd", "beta": 0.0},
-    "aopd_1_over_k": {"name": "aopd", "top_k": 6, "divide_by_k": True},
+    "aopd_1_over_k": {"name": "aopd", "guide": {"top_k": 6}},
     "aopd_masked": {"name": "aopd", "negative_branch": "mask"},
     "full_reverse_kl": {"name": "full_reverse_kl"},
     "grpo": {"name": "grpo"},

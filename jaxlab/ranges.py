@@ -2,6 +2,7 @@
 
 import math
 import re
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,6 +49,19 @@ def check(
         value = getattr(settings, name)
         if value is not None and not _within(value, least, above, most, below):
             raise ValueError(f"{name} must be {wanted or 'finite'}, not {value}")
+
+
+def check_choices(settings: Any) -> None:
+    """Check that every field whose type is a Literal has one of its values.
+
+    Raises:
+        ValueError: names the field, its value and the choices.
+    """
+    for name, hint in typing.get_type_hints(type(settings)).items():
+        choices = typing.get_args(hint)
+        value = getattr(settings, name)
+        if typing.get_origin(hint) is typing.Literal and value not in choices:
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
 
 
 def check_counts(settings: Any, *names: str) -> None:

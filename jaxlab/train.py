@@ -12,6 +12,7 @@ import graphlib
 import json
 import logging
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
@@ -21,6 +22,7 @@ from jaxlab import config as config_lib
 from jaxlab import doors, exporting
 from jaxlab.evals import report
 from jaxlab.exporting import export
+from jaxlab.losses.methods import names
 from jaxlab.rollouts.text import LongPromptError
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import workdir as workdir_lib
@@ -40,6 +42,10 @@ LIST_SWEEP = flags.DEFINE_bool(
     "list_sweep",
     False,
     "Print the overrides that sweep() of the config file yields, a JSON object per line; no run.",
+)
+
+LIST_METHODS = flags.DEFINE_bool(
+    "list_methods", False, "Print the methods of the trainer distill, with sources and options."
 )
 
 TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = {
@@ -95,6 +101,9 @@ def main(argv: list[str]) -> None:
     """Run the config of the command line."""
     del argv
     exit_on_sigterm()
+    if LIST_METHODS.value:
+        print("\n".join(names.table()))
+        return
     with doors.reading_input():
         config = doors.config()
         if LIST.value or LIST_SWEEP.value:
@@ -392,7 +401,8 @@ def _decode_devices(stages: dict[str, dict[str, Any]]) -> int | None:
 
 def start() -> None:
     """Run the program of the command line: `python -m jaxlab.train`."""
-    doors.run(main, required=["config"], configs="(?!eval_)", schema=schema)
+    needed = [] if "--list_methods" in sys.argv else ["config"]
+    doors.run(main, required=needed, configs="(?!eval_)", schema=schema)
 
 
 if __name__ == "__main__":

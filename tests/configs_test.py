@@ -15,6 +15,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 VARIANTS = {
     "aopd_modsum": ("", "demo", "tiny"),
+    "scope_modsum": ("", "weak", "demo", "tiny"),
     "aopd_gsm8k": ("", "small", "tiny"),
     "sft_gsm8k": ("", "small", "tiny"),
     "eval_gsm8k": ("", "small", "tiny"),
@@ -127,7 +128,7 @@ def test_text_trains_two_steps(config, tmp_path):
 
 @pytest.mark.parametrize(
     "loss",
-    ["grpo", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cross_entropy", "opd"))],
+    ["scope", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cross_entropy", "grpo"))],
 )
 def test_losses_that_tiny_variants_leave_out(config, loss, tmp_path):
     """With several updates per batch, and Muon."""

@@ -113,12 +113,14 @@ BAD = {
     ),
     "loss": (
         _distill(loss={"name": "oppd"}),
-        "config.loss.name: expected one of 'opd', 'aopd', 'gkd', 'full_reverse_kl', 'grpo', "
-        "'cross_entropy', got 'oppd' (str); did you mean 'opd'?",
+        "'cross_entropy', 'scope', 'scope_released', 'discounted_opd', 'exopd', 'power_opd', "
+        "'vopd', "
+        "'eopd', 'grpo', 'dr_grpo', 'rloo', 'dapo', 'gspo', 'kdrl', got 'oppd' (str); did you "
+        "mean 'opd'?",
     ),
     "loss option": (
-        _distill(loss={"name": "aopd", "topk": 3}),
-        "loss.topk is not a known key; did you mean 'top_k'?",
+        _distill(loss={"name": "aopd", "guide": {"topk": 3}}),
+        "loss.guide.topk is not a known key; did you mean 'top_k'?",
     ),
     "aggregation": (
         _distill(loss={"name": "opd", "agg": "mean"}),

@@ -57,7 +57,9 @@ def decoding_part() -> Part:
 
 def loss_part() -> Part:
     """AOPD over 32 768 words in chunks, with both its gradients."""
-    from jaxlab.losses import chunked_vocab, distillation
+    from jaxlab.losses import chunked_vocab
+    from jaxlab.losses.methods.aopd import Aopd
+    from jaxlab.losses.types import Tokens
 
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, 4, 64, 128)).astype(np.float32)
@@ -67,8 +69,8 @@ def loss_part() -> Part:
 
     def loss(student: jax.Array, table: jax.Array, teacher: jax.Array, other: jax.Array) -> Any:
         def value(student: jax.Array, table: jax.Array) -> jax.Array:
-            return chunked_vocab.distill(
-                distillation.Aopd(), student, table, teacher, other, targets, mask
+            return chunked_vocab.loss(
+                Aopd(), student, table, Tokens(tokens=targets), mask, teacher=(teacher, other)
             )[0]
 
         value, (d_student, d_table) = jax.value_and_grad(value, argnums=(0, 1))(student, table)

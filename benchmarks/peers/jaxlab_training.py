@@ -18,12 +18,19 @@ import turns
 from distillation_work import MICROBATCH, NEW_TOKENS, PROMPT, PROMPTS, SAMPLES, work
 
 from jaxlab import config as config_lib
-from jaxlab.losses import chunked_vocab, distillation
+from jaxlab.losses import chunked_vocab
+from jaxlab.losses.methods.aopd import Aopd
+from jaxlab.losses.methods.gkd import FullReverseKl
+from jaxlab.losses.types import Tokens
 from jaxlab.runtime import decode_devices, host_memory
 from jaxlab.runtime.mesh import start
 from jaxlab.trainers import distill
 
-LOSSES = {"reverse_kl": {"name": "full_reverse_kl"}, "aopd": {"name": "aopd"}}
+LOSSES = {
+    "reverse_kl": {"name": "full_reverse_kl"},
+    "aopd": {"name": "aopd"},
+    "opd": {"name": "opd"},
+}
 
 
 def main() -> None:
@@ -95,12 +102,17 @@ def check_parity() -> None:
     aopd = np.where(t_token <= s_token, guided, -(t_token - s_token) * s_token)
     arrays = [jnp.asarray(x, jnp.float32) for x in (student, student_table, teacher, teacher_table)]
     for method, losses in (
-        (distillation.FullReverseKl(), reverse_kl),
-        (distillation.Aopd(), aopd),
+        (FullReverseKl(), reverse_kl),
+        (Aopd(), aopd),
     ):
         wanted = np.mean([row[counts].mean() for row, counts in zip(losses, mask, strict=True)])
-        loss, _ = chunked_vocab.distill(
-            method, *arrays, jnp.asarray(tokens), jnp.asarray(mask), chunk_size=4
+        loss, _ = chunked_vocab.loss(
+            method,
+            *arrays[:2],
+            Tokens(tokens=jnp.asarray(tokens)),
+            jnp.asarray(mask),
+            teacher=(arrays[2], arrays[3]),
+            chunk_size=4,
         )
         np.testing.assert_allclose(float(loss), wanted, rtol=2e-5, err_msg=repr(method))
 

@@ -21,8 +21,10 @@ import turns
 from distillation_work import MICROBATCH, NEW_TOKENS, PROMPT, PROMPTS, SAMPLES, work
 
 from jaxlab import config as config_lib
-from jaxlab.losses import chunked_vocab, distillation
+from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token, summarise
+from jaxlab.losses.methods.gkd import FullReverseKl
+from jaxlab.losses.types import Tokens
 from jaxlab.models.decoder import Decoder, unembedding
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden
@@ -83,14 +85,13 @@ def pieces(vocab: int) -> dict[str, tuple[Callable[[], Any], float | None]]:
     # Whatever is not an argument, XLA would compute once and for all while compiling.
     def loss(params: Any, batch: tuple[jax.Array, jax.Array, Rollout], teacher_params: Any) -> Any:
         hidden, seen, r = batch
-        return chunked_vocab.distill(
-            distillation.FullReverseKl(),
+        return chunked_vocab.loss(
+            FullReverseKl(),
             hidden,
             unembedding(params),
-            seen,
-            unembedding(teacher_params),
-            r.response,
+            Tokens(tokens=r.response),
             r.mask,
+            teacher=(seen, unembedding(teacher_params)),
             denominator=PROMPTS * SAMPLES,
             summary=per_token,
         )

@@ -123,7 +123,7 @@ class Evaluator:
             Metrics, and the first `save_samples` completions as rows of samples.jsonl:
             - avg@n: mean reward;
             - pass@n: share of prompts with a right completion;
-            - orders: mean number of distinct right solutions of a prompt, where the task tells
+            - distinct@n: mean number of distinct right solutions of a prompt, where the task tells
               solutions apart;
             - entropy: mean entropy of the policy at the sampled positions, in nats;
             - response_length in tokens; truncated_share of completions without an end.
@@ -159,7 +159,7 @@ class Evaluator:
         solutions = [grade.solution for grade in grades]
         if any(solution is not None for solution in solutions):
             rows = [solutions[i : i + n] for i in range(0, len(solutions), n)]
-            result["orders"] = float(np.mean(metrics.distinct_solutions(rows)))
+            result[f"distinct@{n}"] = float(np.mean(metrics.distinct_solutions(rows)))
         return result, self._rows(texts, grades)
 
     def _rows(self, texts: list[str], grades: list[Grade]) -> list[dict[str, Any]]:

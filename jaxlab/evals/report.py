@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ SCORES = (
     "macro",
     "mse",
 )
-COLUMNS = ("orders", "entropy", "response_length", "truncated_share")
+COLUMNS = (r"distinct@\d+", "entropy", "response_length", "truncated_share")
 
 BEST_RATE = "Each method at the learning rate that is best on average over its seeds:"
 PAIRED = "Differences seed by seed, mean ± standard error, and on how many seeds above 0:"
@@ -87,7 +88,7 @@ def _table(rows: Rows) -> list[str]:
     """Last evaluation of each method: mean and, over seeds, standard error."""
     if not rows:
         return ["No evaluation has run."]
-    names = _score_names(rows) + [name for name in COLUMNS if any(name in row for row in rows)]
+    names = _score_names(rows) + _named(COLUMNS, rows)
     lines = [
         "| method | seeds | steps | " + " | ".join(names) + " |",
         "|---" * (3 + len(names)) + "|",
@@ -113,6 +114,12 @@ def _score_names(rows: Rows) -> list[str]:
     return sampled + [name for name in SCORES if name in names]
 
 
+def _named(patterns: Sequence[str], rows: Rows) -> list[str]:
+    """The keys of the rows that are one of the patterns, in their order."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [key for pattern in patterns for key in keys if re.fullmatch(pattern, key)]
+
+
 def _plots(
     workdir: pathlib.Path, runs: Mapping[str, pathlib.Path], rows: Rows
 ) -> dict[pathlib.Path, str]:
@@ -125,7 +132,7 @@ def _plots(
         if max(len(points) for points in series.values()) > 2
     }
     if curves:
-        more = [name for name in ("loss", "entropy", "orders") if name in rows[-1]]
+        more = _named(("loss", "entropy", r"distinct@\d+"), rows[-1:])
         names = list(dict.fromkeys([*_score_names(rows)[:1], *more]))
         figure = figures.new(4.5 * len(names), 3.6)
         axes = figure.subplots(1, len(names), squeeze=False)[0]

@@ -1,13 +1,17 @@
 """From per-token losses and statistics [B, T] to one loss and its metrics."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
-AGGREGATIONS = ("seq_mean_token_mean", "token_mean")
+AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum")
+Aggregation = Literal["seq_mean_token_mean", "token_mean", "seq_mean_token_sum"]
+
+NO_KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 # (loss, per-token statistics, mask) -> what a loss returns beside the loss.
 Summary = Callable[[jax.Array, Mapping[str, jax.Array], jax.Array], dict[str, Any]]
@@ -27,14 +31,16 @@ def token_weights(
     """Weights w with loss = sum_bt w_bt loss_bt.
 
     - `seq_mean_token_mean`: w_bt = mask_bt / (|y_b| * number of sequences), AOPD Eq. 10;
-    - `token_mean`: w_bt = mask_bt / number of tokens, the AOPD code.
+    - `token_mean`: w_bt = mask_bt / number of tokens, the AOPD code;
+    - `seq_mean_token_sum`: w_bt = mask_bt / number of sequences, SCOPE Eq. 2 and 3 (long
+      completions weigh more), and but for a constant Dr. GRPO (Liu et al. 2025).
 
     A sequence without a counting token is no sequence. Every count is at least 1, so that an
     empty mask gives a loss of 0 and gradients of 0.
 
     Args:
         mask: bool [B, T], True = counts.
-        agg: one of the two names above.
+        agg: one of the three names above.
         denominator: the number of sequences (or of tokens, for `token_mean`) of the whole batch
             when `mask` is only a microbatch or one host's rows: the sum over the parts then
             equals the loss of the whole.
@@ -59,7 +65,7 @@ def count(mask: jax.Array, agg: str = "seq_mean_token_mean") -> jax.Array:
     """
     choose("agg", agg, AGGREGATIONS)
     chex.assert_rank(mask, 2)
-    return jnp.sum(jnp.any(mask, axis=1) if agg == "seq_mean_token_mean" else mask)
+    return jnp.sum(mask if agg == "token_mean" else jnp.any(mask, axis=1))
 
 
 def weighted_sum(loss: jax.Array, weights: jax.Array) -> jax.Array:
@@ -73,16 +79,15 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def summarise(
-    loss: jax.Array, stats: Mapping[str, jax.Array], mask: jax.Array
+    loss: jax.Array,
+    stats: Mapping[str, jax.Array],
+    mask: jax.Array,
+    kinds: Mapping[str, tuple[str, ...]] = NO_KINDS,
 ) -> dict[str, jax.Array]:
     """Scalar float32 metrics of a loss from its per-token statistics.
 
-    Means over the counting tokens, under the name of the statistic, but for:
-
-    - `guided`, `clipped` -> `guided_share`, `clip_share`;
-    - `ratio` -> `ratio_mean`, `ratio_max`;
-    - `advantage` -> `advantage_mean`, `advantage_min`, `advantage_kurtosis` (Pearson's, 3 for a
-      Gaussian), `advantage_negative_share` (the share of sum A^2 that negative A hold).
+    A statistic becomes its mean over the counting tokens, under its name; or, where `kinds` has a
+    line for it, `<name>_<kind>` for each kind, which is a name in `SUMMARIES`.
 
     An empty mask gives zeros. No gradient flows through the result.
 
@@ -90,22 +95,14 @@ def summarise(
         loss: scalar, passed on as `loss`.
         stats: name -> array of the shape of `mask`.
         mask: bool, True = counts.
+        kinds: name of a statistic -> kinds of summary.
     """
     metrics = {"loss": loss}
     for name, values in stats.items():
-        mean = masked_mean(values, mask)
-        if name in ("guided", "clipped"):
-            metrics[{"guided": "guided_share", "clipped": "clip_share"}[name]] = mean
-        elif name == "ratio":
-            metrics["ratio_mean"] = mean
-            metrics["ratio_max"] = _masked_max(values, mask)
-        elif name == "advantage":
-            metrics["advantage_mean"] = mean
-            metrics["advantage_min"] = -_masked_max(-values, mask)
-            metrics["advantage_kurtosis"] = _kurtosis(values, mask)
-            metrics["advantage_negative_share"] = _negative_share(values, mask)
+        if name in kinds:
+            metrics |= {f"{name}_{kind}": SUMMARIES[kind](values, mask) for kind in kinds[name]}
         else:
-            metrics[name] = mean
+            metrics[name] = masked_mean(values, mask)
     return {
         name: jax.lax.stop_gradient(value).astype(jnp.float32) for name, value in metrics.items()
     }
@@ -138,3 +135,15 @@ def _negative_share(values: jax.Array, mask: jax.Array) -> jax.Array:
     total = masked_mean(squares, mask)
     negative = masked_mean(jnp.where(values < 0.0, squares, 0.0), mask)
     return jnp.where(total > 0.0, negative / jnp.maximum(total, 1e-30), 0.0)
+
+
+# Kind of summary -> (values, mask) -> scalar. The kurtosis is Pearson's, 3 for a Gaussian; the
+# negative share is the share of the sum of squares that negative values hold.
+SUMMARIES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "mean": masked_mean,
+    "share": masked_mean,
+    "max": _masked_max,
+    "min": lambda values, mask: -_masked_max(-values, mask),
+    "kurtosis": _kurtosis,
+    "negative_share": _negative_share,
+}

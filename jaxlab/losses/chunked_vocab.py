@@ -17,15 +17,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxlab.losses import distillation
 from jaxlab.losses.aggregate import Summary, summarise, token_weights, weighted_sum
 from jaxlab.losses.cross_entropy import token_cross_entropy
-from jaxlab.losses.distillation import Method, Stats
 from jaxlab.losses.divergences import at_least_float32, log_probs
+from jaxlab.losses.teacher_view import view
+from jaxlab.losses.types import Method, Needs, Stats, Teacher, Tokens, at_least
 
 CHUNK_BYTES = 64 * 2**20
 MIN_CHUNK = 16
 
-Arrays = dict[str, jax.Array]
+Arrays = dict[str, Any]
 
 
 def default_chunk_size(vocab_size: int) -> int:
@@ -122,66 +124,151 @@ def token_logp(
     return chunks.merge(logp, tokens.shape), chunks.merge(entropy, tokens.shape)
 
 
-def distill(
+def loss(
     method: Method,
-    student_hidden: jax.Array,
-    student_unembedding: jax.Array,
-    teacher_hidden: jax.Array,
-    teacher_unembedding: jax.Array,
-    tokens: jax.Array | None,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    batch: Tokens,
     mask: jax.Array,
     *,
-    old_logp: jax.Array | None = None,
+    teacher: tuple[jax.Array, jax.Array] | None = None,
+    weight: jax.Array | None = None,
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
-    agg: str = "seq_mean_token_mean",
+    agg: str | None = None,
     denominator: jax.Array | float | None = None,
+    statistics: bool = False,
     vocab_size: int | None = None,
     chunk_size: int | None = None,
-    summary: Summary = summarise,
+    summary: Summary | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`distillation.distill` of two models' hidden states; gradients reach the student alone.
+    """`distillation.distill` of a method from the student's hidden states.
 
     Args:
-        method: `distillation.Opd`, `Gkd`, `FullReverseKl`, `Aopd`, or any hashable function of
-            that form.
-        student_hidden: float [B, T, d_s].
-        student_unembedding: float [V_s, d_s].
-        teacher_hidden: float [B, T, d_t].
-        teacher_unembedding: float [V_t, d_t].
-        tokens: int [B, T], the student's samples; None for a method that needs none.
+        method: any hashable `Method`.
+        hidden: float [B, T, d_s], the student's; with `unembedding` the arrays that gradients
+            reach.
+        unembedding: float [V_s, d_s].
+        batch: arrays [B, T, ...] of what is known beside the student: `tokens`, and what the method
+            needs of `old_logp` (None: the current student), `teacher`, `reference_logp`,
+            `advantage`, `branch`, `progress`.
         mask: bool [B, T], True = counts. What stands elsewhere does not matter, not even NaN.
-        old_logp: see `distillation.distill`.
+        teacher: hidden states [B, T, d_t] and unembedding [V_t, d_t], where `batch.teacher` is not
+            all that the method needs, or for `statistics`.
+        weight: float [B] of each completion; None: 1.
         temperature: divides the student's logits: the one its tokens were sampled with.
         teacher_temperature: divides the teacher's logits.
-        agg: see `aggregate.token_weights`.
+        agg: see `aggregate.token_weights`; None: the method's.
         denominator: see `aggregate.token_weights`.
-        vocab_size: number of leading rows of both unembeddings that are words; None: as many as
-            the smaller one has. Two models of one family often share a tokenizer and pad its
-            vocabulary differently; rows beyond are left out of both softmaxes.
+        statistics: also `kl_forward`, `kl_reverse` and `teacher_entropy`; costs several passes
+            over the vocabulary and needs `teacher`.
+        vocab_size: number of leading rows of the unembeddings that are words; None: as many as the
+            smallest has. Two models of one family often share a tokenizer and pad its vocabulary
+            differently; rows beyond are left out of both softmaxes.
         chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
-        summary: makes the metrics; `aggregate.per_token` leaves the statistics [B, T] as they are.
+        summary: makes the metrics, None: `aggregate.summarise` as the method declares;
+            `aggregate.per_token` leaves the statistics [B, T] as they are.
 
     Returns:
-        The scalar loss and the metrics of `distillation.distill`.
+        The scalar loss and the metrics: the method's statistics and `student_entropy`.
 
     Raises:
-        AssertionError: the shapes do not fit.
+        AssertionError: the shapes do not fit, or something that the method needs is missing.
         ValueError: `agg` is unknown, or `vocab_size` is larger than an unembedding.
     """
-    words = _words(vocab_size, student_unembedding, teacher_unembedding)
-    per_token = {"teacher_hidden": teacher_hidden, "tokens": tokens, "old_logp": old_logp}
+    weights = token_weights(mask, agg or method.agg, denominator)
+    if weight is not None:
+        weights = weights * weight[:, None]
+    summary = summary or functools.partial(summarise, kinds=method.summaries)
+    tables = [unembedding] if teacher is None else [unembedding, teacher[1]]
+    words = _words(vocab_size, *tables)
+    if method.needs.sequence:
+        return _sequence_loss(
+            method, hidden, unembedding, batch, mask, weights, words,
+            temperature, chunk_size, summary,
+        )  # fmt: skip
+    per_token: Arrays = {"batch": batch._replace(mask=None)}
+    shared: Arrays = {}
+    if teacher is not None:
+        per_token["teacher_hidden"], shared["teacher_unembedding"] = teacher[0], teacher[1][:words]
+    term = _OfMethod(method, temperature, teacher_temperature, statistics)
     return _masked_loss(
-        _Distill(method, temperature, teacher_temperature),
-        student_hidden,
-        student_unembedding[:words],
-        {"teacher_unembedding": teacher_unembedding[:words]},
-        {name: x for name, x in per_token.items() if x is not None},
+        term,
+        hidden,
+        unembedding[:words],
+        shared,
+        per_token,
         mask,
-        token_weights(mask, agg, denominator),
+        weights,
         chunk_size,
         summary,
     )
+
+
+def teacher_view(
+    needs: Needs,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    tokens: jax.Array,
+    *,
+    temperature: float = 1.0,
+    vocab_size: int | None = None,
+    chunk_size: int | None = None,
+) -> Teacher:
+    """What a teacher with these hidden states says of the tokens; nothing of it is differentiable.
+
+    Args:
+        needs: `teacher` is "token" or "topk": views of the full vocabulary are made in `loss`.
+        hidden: float [B, T, d_t].
+        unembedding: float [V_t, d_t].
+        tokens: int [B, T].
+        temperature: divides the logits.
+        vocab_size: number of leading rows of `unembedding` that are words; None: all.
+        chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+
+    Returns:
+        A view whose arrays are [B, T] and [B, T, K].
+    """
+    words = _words(vocab_size, unembedding)
+    table = jax.lax.stop_gradient(unembedding[:words])
+    chunks = _Chunks.of(tokens.size, chunk_size, words)
+
+    def step(carry: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, Teacher]:
+        logp = log_probs(_logits(chunk[0], table), temperature)
+        return carry, view(logp, chunk[1], needs)
+
+    _, found = jax.lax.scan(step, None, (chunks.split(hidden), chunks.split(tokens)))
+    return jax.tree.map(lambda x: chunks.merge(x, tokens.shape), found)
+
+
+def _sequence_loss(
+    method: Method,
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    batch: Tokens,
+    mask: jax.Array,
+    weights: jax.Array,
+    words: int,
+    temperature: float,
+    chunk_size: int | None,
+    summary: Summary,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of a method of whole completions: log-probabilities first, for all of them."""
+    logp, entropy = token_logp(
+        hidden, unembedding, batch.tokens, temperature, vocab_size=words, chunk_size=chunk_size
+    )
+
+    def clean(x: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+    batch = jax.tree.map(clean, batch._replace(logp=logp))
+    assert batch.logp is not None
+    old = batch.logp if batch.old_logp is None else batch.old_logp
+    batch = batch._replace(old_logp=jax.lax.stop_gradient(old), mask=mask)
+    values, stats = method.loss(batch)
+    total = weighted_sum(values, weights)
+    stats = distillation.sampled_stats(batch) | stats | {"student_entropy": entropy}
+    return total, summary(total, stats, mask)
 
 
 class _Term(Protocol):
@@ -225,21 +312,41 @@ class _TokenLogp:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Distill:
+class _OfMethod:
     method: Method
     temperature: float
     teacher_temperature: float
+    statistics: bool
 
     def __call__(
         self, logits: jax.Array, shared: Arrays, per_token: Arrays
     ) -> tuple[jax.Array, Stats]:
-        teacher = _logits(per_token["teacher_hidden"], shared["teacher_unembedding"])
-        return self.method(
-            log_probs(logits, self.temperature),
-            log_probs(teacher, self.teacher_temperature),
-            per_token.get("tokens"),
-            per_token.get("old_logp"),
+        batch, needs = per_token["batch"], self.method.needs
+        # The whole distribution is made where it is compared: the log-probability and the entropy
+        # alone need two sums over the logits.
+        whole = self.statistics or at_least(needs.teacher, "topk")
+        student_logp = None
+        if whole:
+            student_logp = log_probs(logits, self.temperature)
+            logp = jnp.take_along_axis(student_logp, batch.tokens[:, None], axis=-1)[:, 0]
+            stats = distillation.entropy_stats(student_logp)
+        else:
+            logits = logits / self.temperature if self.temperature != 1.0 else logits
+            nll, found = token_cross_entropy(logits, batch.tokens)
+            logp, stats = -nll, {"student_entropy": found["student_entropy"]}
+        if "teacher_hidden" in per_token:
+            teacher_logits = _logits(per_token["teacher_hidden"], shared["teacher_unembedding"])
+            teacher_logp = log_probs(teacher_logits, self.teacher_temperature)
+            batch = batch._replace(teacher=view(teacher_logp, batch.tokens, needs))
+            if self.statistics:
+                assert student_logp is not None
+                stats = distillation.divergence_stats(student_logp, teacher_logp)
+        old = logp if batch.old_logp is None else batch.old_logp
+        batch = batch._replace(
+            logp=logp, old_logp=jax.lax.stop_gradient(old), student_logp=student_logp
         )
+        loss, of_method = self.method.loss(batch)
+        return loss, stats | distillation.sampled_stats(batch) | of_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,9 +378,10 @@ class _Chunks:
         return jnp.moveaxis(x.reshape((self.size, self.number, *x.shape[1:])), 1, 0)
 
     def merge(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """[number, size] -> [B, T], the inverse of `split`."""
-        tokens = shape[0] * shape[1]
-        return jnp.moveaxis(x, 0, 1).reshape(-1)[:tokens].reshape(shape)
+        """[number, size, ...] -> [B, T, ...], the inverse of `split`."""
+        rest = x.shape[2:]
+        rows = jnp.moveaxis(x, 0, 1).reshape((-1, *rest))
+        return rows[: shape[0] * shape[1]].reshape((*shape, *rest))
 
 
 def _words(vocab_size: int | None, *unembeddings: jax.Array) -> int:

@@ -6,102 +6,37 @@ its own tokens. `loss.name` chooses what it learns from them.
 
 import dataclasses
 import functools
-import math
+import logging
 import pathlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import config as config_lib
 from jaxlab import ranges
-from jaxlab.credit import advantages
 from jaxlab.data import settings
 from jaxlab.data.settings import Data
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
-from jaxlab.losses import chunked_vocab, distillation, policy_gradient
-from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
-from jaxlab.models.decoder import Decoder, Params, unembedding
-from jaxlab.rollouts.policy import Policy, Rollout, cropped, response_hidden, to_host
+from jaxlab.losses.methods.names import Loss
+from jaxlab.models.decoder import Decoder, Params
+from jaxlab.rollouts.experience import Experience
+from jaxlab.rollouts.policy import Policy, cropped, to_host
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
 from jaxlab.sampling import SamplingConfig
-from jaxlab.trainers import microbatch, optim, setup, state
+from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.trainers import diagnosis, optim, setup, state, teachers
+from jaxlab.trainers.learn import Learner, Learning
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 
-# Losses that compare the student with a teacher at each of the student's tokens.
-METHODS = {
-    "opd": distillation.Opd,
-    "aopd": distillation.Aopd,
-    "gkd": distillation.Gkd,
-    "full_reverse_kl": distillation.FullReverseKl,
-}
-
-# Losses that are policy gradients, which only the student's own completions estimate.
-ON_POLICY = ("opd", "aopd", "grpo")
-
-ADVANTAGES = {
-    "group": advantages.group_normalised,
-    "centred": advantages.group_centred,
-    "leave_one_out": advantages.leave_one_out,
-}
-
-# A student samples tokens that its teacher gives e^-20; beyond, the bins at the ends count.
-ADVANTAGE_EDGES = np.linspace(-20.0, 5.0, 101)
-
-
-@dataclasses.dataclass(frozen=True)
-class Grpo:
-    """Group relative policy optimisation (Shao et al. 2024): the reward alone, no teacher.
-
-    Attributes:
-        clip_low: the ratio counts down to 1 - clip_low; at most 1.
-        clip_high: and up to 1 + clip_high (above clip_low: DAPO's clip-higher).
-        advantages: "group" (GRPO), "centred" (Dr. GRPO) or "leave_one_out" (RLOO).
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    advantages: Literal["group", "centred", "leave_one_out"] = "group"
-
-    def __post_init__(self) -> None:
-        """Check the ends of the clipped range."""
-        policy_gradient.check_clips(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossEntropy:
-    """Cross entropy of the sampled tokens; with `rollout.source="teacher"` this is SeqKD."""
-
-
-# Every loss by the name that a config gives it in `loss.name`.
-LOSSES: dict[str, type[Any]] = {**METHODS, "grpo": Grpo, "cross_entropy": CrossEntropy}
-
-
-def _choice(name: str, cls: type[Any]) -> type[Any]:
-    """The loss's dataclass with the keys that `loss` has for all of them: its name, and `agg`."""
-    more = [
-        ("name", Literal[name], dataclasses.field(default=name)),
-        ("agg", Literal[AGGREGATIONS], dataclasses.field(default=AGGREGATIONS[0])),
-    ]
-    return dataclasses.make_dataclass(cls.__name__, more, bases=(cls,), frozen=True)
-
-
-if TYPE_CHECKING:
-    Loss = Any
-else:
-    Loss = Annotated[
-        Union[tuple(_choice(*item) for item in LOSSES.items())],  # noqa: UP007
-        config_lib.by("name"),
-    ]
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +54,8 @@ class Rollouts:
         response_multiple: columns behind the longest completion are cut off before teacher and
             student read the batch, down to a multiple of this many tokens.
         source: who answers: "student" (on policy), or "teacher" (sequence-level distillation).
-        updates: optimiser steps per batch of rollouts; with more than one, the batch is split in
-            order and the ratio refers to the policy before the first.
+        updates: optimiser steps per batch of rollouts; with more than one, each takes every
+            `updates`-th prompt, and the ratio refers to the policy before the first.
     """
 
     prompts: int = 16
@@ -160,14 +95,17 @@ class Distill:
         data: prompts.
         train: length and logging.
         optim: optimiser.
-        loss: {"name": one of `LOSSES`, **options of that loss}; "agg" chooses the aggregation over
-            tokens.
-        teacher: frozen; not needed by grpo.
+        loss: {"name": one of `METHODS`, **options of that method}; "agg" chooses the aggregation
+            over tokens.
+        teacher: frozen; only some methods need one.
+        reference: the frozen model of a method's KL; None: the student as it is at the start.
         rollout: what is sampled.
         eval: sampled evaluation.
         mesh: devices.
         seed: of data order and sampling.
-        teacher_temperature: divides the teacher's logits.
+        teacher_temperature: divides the logits of teacher and reference.
+        statistics: measure KL(T||S), KL(S||T) and the teacher's entropy over the whole vocabulary
+            at each step. Evaluations always do.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
@@ -178,11 +116,13 @@ class Distill:
     optim: optim.Optim
     loss: Loss
     teacher: Model | None = None
+    reference: Model | None = None
     rollout: Rollouts = dataclasses.field(default_factory=Rollouts)
     eval: Eval = dataclasses.field(default_factory=Eval)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
     teacher_temperature: float = 1.0
+    statistics: bool = False
     title: str | None = None
     trainer: Literal["distill"] = "distill"
 
@@ -190,39 +130,21 @@ class Distill:
         """Check the loss and its options, and that teacher, rollouts and optimiser fit it."""
         ranges.check_temperature(self, "teacher_temperature")
         ranges.check_seed(self)
-        name = self.loss.name
-        rollout = self.rollout
-        if self.teacher is None and (name in METHODS or rollout.source == "teacher"):
+        name, needs, rollout = self.loss.name, self.loss.needs, self.rollout
+        if self.teacher is None and (needs.teacher or rollout.source == "teacher"):
             raise ValueError(f"teacher: the loss {name} needs a teacher")
-        if name in ON_POLICY and rollout.source == "teacher":
+        if needs.own_samples and rollout.source == "teacher":
             raise ValueError(
                 f"rollout.source: the policy gradient of {name} needs the student's own "
                 'completions: set it to "student"'
             )
-        if name == "grpo" and rollout.samples < 2:
+        if rollout.samples < needs.group:
             raise ValueError(
                 f"rollout.samples: {rollout.samples} completion per prompt, but the advantages of "
-                "grpo compare the completions of one prompt: set it to at least 2"
+                f"{name} compare the completions of one prompt: set it to at least {needs.group}"
             )
         self.train.parts(rollout.prompts * rollout.samples // rollout.updates)
         self.optim.check_warmup(self.train.steps * rollout.updates)
-
-
-class Scored(NamedTuple):
-    """A batch of rollouts and all that the loss needs beside the student.
-
-    Attributes:
-        rollout: B rows.
-        teacher_hidden: [B, N, d_teacher], or None where the loss compares with no teacher.
-        old_logp: float32 [B, N] of the trainer's own forward pass before the first update; None
-            with one update per batch, where the current policy is that one.
-        advantages: float32 [B], from rewards; None where the loss wants none.
-    """
-
-    rollout: Rollout
-    teacher_hidden: jax.Array | None
-    old_logp: jax.Array | None
-    advantages: jax.Array | None
 
 
 def program(config: Distill, workdir: pathlib.Path) -> Program:
@@ -234,9 +156,7 @@ class _Run:
     """The compiled pieces of one run."""
 
     def __init__(self, config: Distill, workdir: pathlib.Path):
-        self.config = config
-        self.loss_options = config.loss
-        self.name, self.agg = config.loss.name, config.loss.agg
+        self.config, self.method = config, config.loss
         self.mesh = make_mesh(config.mesh.shape)
         known = (
             models.tokenizer_at(config.student, "student"),
@@ -246,73 +166,107 @@ class _Run:
         setup.check_same_words(tokenizer, "teacher", known[1])
         # Tables may be padded beyond the tokenizer's words, each model's differently: sampling,
         # log-probabilities and losses are over the words.
-        self.vocab_size = size = tokenizer.vocab_size
+        size = tokenizer.vocab_size
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)
         self.student = Decoder(self.source.config)
         self.text = text_task(config.data, tokenizer)
-        self.teacher, self.teacher_params = self._load_teacher(size)
+        self.teacher = self._frozen(config.teacher, "teacher", size)
+        self.reference = self._frozen(config.reference, "reference", size)
+        if self.method.needs.reference and self.reference is None:
+            start = self.source.load(self.mesh, config.mesh.rules)
+            self.reference = teachers.Frozen(self.student, start)
+        for line in self.method.contradictions():
+            logger.warning("loss: %s", line)
         _check_context(config, self.student)
         host_batch_slice(config.rollout.prompts, self.mesh)
-        batch = config.rollout.prompts * config.rollout.samples
-        self.parts = config.train.parts(batch // config.rollout.updates)
-        # Completions of one prompt that a microbatch has side by side: they share its reading.
-        rows = batch // config.rollout.updates // self.parts
-        self.group = math.gcd(rows, config.rollout.samples)
-        updates = config.train.steps * config.rollout.updates
-        self.optimizer = optim.make(config.optim, updates)
-        self.rate = optim.schedule(config.optim, updates)
+        self.optimizer = optim.make(config.optim, self._updates)
         self.abstract = state.abstract(
             self.source.abstract_params(), self.optimizer, self.mesh, config.mesh.rules
         )
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        sampling = SamplingConfig(
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            stop_ids=tuple(tokenizer.eos_ids),
-            pad_id=tokenizer.pad_id,
-            vocab_size=size,
-            num_samples=config.rollout.samples,
-            prompt_multiple=config.rollout.prompt_multiple,
-        )
-        author = self.teacher if config.rollout.source == "teacher" else self.student
-        assert author is not None
-        self.policy = Policy(
-            author, sampling, self.mesh, tokenizer.pad_id, config.mesh.decode_rules
-        )
+        self.policy = self._policy(tokenizer)
         self.evaluator = Evaluator(
             self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
         )
-        self.score = jax.jit(ambient(self.mesh)(self._score))
+        self.learner = self._learner(size)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        self.update = jax.jit(
-            ambient(self.mesh)(self._update),
-            donate_argnums=0,
-            out_shardings=(self.shardings, everywhere),
+        diagnose = functools.partial(
+            diagnosis.measure, self.student, self.teacher and self.teacher.decoder, self.learner
         )
-        self.diagnose = jax.jit(ambient(self.mesh)(self._diagnose), out_shardings=everywhere)
+        self.diagnose = jax.jit(ambient(self.mesh)(diagnose), out_shardings=everywhere)
+
+    @property
+    def _updates(self) -> int:
+        return self.config.train.steps * self.config.rollout.updates
 
     def program(self) -> Program:
-        show = ("loss", "reward", "kl_reverse")
+        show = ("loss", "reward", "kl_sampled")
         return Program(self.abstract, self._init, self._step, self._evaluate, show)
 
-    def _load_teacher(self, vocab_size: int) -> tuple[Decoder | None, Params | None]:
-        spec = self.config.teacher
-        if spec is None:
-            return None, None
-        source = models.find(spec, "teacher", vocab_size=vocab_size, seed=self.config.seed)
-        return Decoder(source.config), source.load(self.mesh, self.config.mesh.rules)
+    def _frozen(self, spec: Model | None, where: str, size: int) -> teachers.Frozen | None:
+        config = self.config
+        return teachers.load(
+            spec, where, self.mesh, config.mesh.rules, vocab_size=size, seed=config.seed
+        )
+
+    def _policy(self, tokenizer: Tokenizer) -> Policy:
+        rollout = self.config.rollout
+        sampling = SamplingConfig(
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            stop_ids=tuple(tokenizer.eos_ids),
+            pad_id=tokenizer.pad_id,
+            vocab_size=tokenizer.vocab_size,
+            num_samples=rollout.samples,
+            prompt_multiple=rollout.prompt_multiple,
+        )
+        author = self.student
+        if rollout.source == "teacher":
+            assert self.teacher is not None
+            author = self.teacher.decoder
+        return Policy(author, sampling, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
+
+    def _learner(self, vocab_size: int) -> Learner:
+        config, rollout = self.config, self.config.rollout
+        options = Learning(
+            samples=rollout.samples,
+            steps=config.train.steps,
+            vocab_size=vocab_size,
+            temperature=rollout.temperature,
+            teacher_temperature=config.teacher_temperature,
+            updates=rollout.updates,
+            parts=config.train.parts(rollout.prompts * rollout.samples // rollout.updates),
+            statistics=config.statistics and self.teacher is not None,
+            skip_nonfinite=config.train.nonfinite == "skip",
+        )
+        return Learner(
+            self.student,
+            self.method,
+            self.optimizer,
+            optim.schedule(config.optim, self._updates),
+            self.mesh,
+            self.shardings,
+            options,
+            teacher=self.teacher and self.teacher.decoder,
+            reference=self.reference and self.reference.decoder,
+        )
 
     def _init(self) -> state.TrainState:
         params = self.source.load(self.mesh, self.config.mesh.rules)
         create = jax.jit(lambda p: state.create(p, self.optimizer), out_shardings=self.shardings)
         return create(params)
 
+    @property
+    def _teacher_params(self) -> Params | None:
+        return self.teacher and self.teacher.params
+
     def _step(self, current: state.TrainState, index: int) -> StepOutput:
         config = self.config
         rows = setup.training_rows(self.text, index, config.rollout.prompts, config.seed)
         prompts = [prompt for _, prompt in rows]
-        author = self.teacher_params if config.rollout.source == "teacher" else current.params
+        from_teacher = config.rollout.source == "teacher"
+        author = self._teacher_params if from_teacher else current.params
         assert author is not None
         rollout = self.policy(author, prompts, setup.step_key(config.seed, index))
         rollout = cropped(rollout, config.rollout.response_multiple)
@@ -324,190 +278,47 @@ class _Run:
             grades = self.text.grade(examples, texts, stopped)
             return np.array([grade.reward for grade in grades], np.float32)
 
-        # Only GRPO waits for the reward; the others grade while the device works.
-        rewards = grade() if self.name == "grpo" else None
-        scored = self.score(current.params, self.teacher_params, rollout, self._advantages(rewards))
-        batches = _split(scored, config.rollout.updates)
-        metrics: dict[str, jax.Array] = {}
-        for batch in batches:
-            current, metrics = self.update(current, self.teacher_params, batch)
-        # With several updates per batch the last one is reported: it is the most off-policy.
-        current = current._replace(step=current.step + 1)
+        # Only some methods wait for the reward; the others grade while the device works.
+        rewards = grade() if self.method.needs.reward else None
+        experience = Experience(rollout, self._on_devices(rewards))
+        reference = self.reference and self.reference.params
+        scored, of_credit = self.learner.score(
+            current.params, self._teacher_params, reference, experience, index
+        )
+        current, metrics = self.learner.update(current, self._teacher_params, scored)
 
         def host_metrics() -> dict[str, float]:
             mask = np.asarray(to_host(rollout)[1])
             graded = grade() if rewards is None else rewards
             return {"reward": float(graded.mean()), "tokens": int(mask.sum())}
 
-        return StepOutput(current, metrics, host_metrics)
+        return StepOutput(current, metrics | of_credit, host_metrics)
 
-    def _advantages(self, rewards: np.ndarray | None) -> jax.Array | None:
+    def _on_devices(self, rewards: np.ndarray | None) -> jax.Array | None:
         if rewards is None:
             return None
-        estimate = ADVANTAGES[self.loss_options.advantages]
-        groups = jnp.asarray(rewards).reshape(-1, self.config.rollout.samples)
-        flat = np.asarray(estimate(groups)).reshape(-1)
-        return put_global(flat[host_batch_slice(len(flat), self.mesh)], self.mesh)
-
-    def _score(
-        self,
-        params: Params,
-        teacher_params: Params | None,
-        rollout: Rollout,
-        advantage: jax.Array | None,
-    ) -> Scored:
-        """What is fixed while the student is updated on this batch."""
-        teacher_hidden = None
-        parts = self.parts * self.config.rollout.updates
-        if self.name in METHODS:
-            assert self.teacher is not None
-            assert teacher_params is not None
-            read = functools.partial(
-                response_hidden, self.teacher, teacher_params, samples=self.group
-            )
-            teacher_hidden = microbatch.over_parts(read, rollout, parts, self.group)
-        old_logp = None
-        if self.config.rollout.updates > 1:
-            policy = functools.partial(self._token_logp, params)
-            old_logp, _ = microbatch.over_parts(policy, rollout, parts, self.group)
-        return Scored(rollout, teacher_hidden, old_logp, advantage)
-
-    def _update(
-        self, current: state.TrainState, teacher_params: Params | None, batch: Scored
-    ) -> tuple[state.TrainState, dict[str, jax.Array]]:
-        mask = batch.rollout.mask
-        loss_of_part = functools.partial(
-            self._loss, teacher_params=teacher_params, denominator=count(mask, self.agg)
-        )
-        (loss, stats), grads = microbatch.value_and_grad(
-            loss_of_part, current.params, batch, self.parts, self.group
-        )
-        new, more = state.apply_gradients(
-            current, grads, loss, self.optimizer, self.config.train.nonfinite == "skip"
-        )
-        metrics = summarise(loss, stats, mask) | more
-        updates_done = current.step * self.config.rollout.updates
-        metrics["learning_rate"] = jnp.asarray(self.rate(updates_done))
-        metrics["response_length"] = mask.sum(1).mean()
-        metrics["truncated_share"] = 1.0 - batch.rollout.stopped.mean()
-        return new, metrics
-
-    def _loss(
-        self,
-        params: Params,
-        batch: Scored,
-        *,
-        teacher_params: Params | None,
-        denominator: jax.Array,
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """The loss, or a microbatch's term of it, and statistics per token [B, N]."""
-        rollout, temperature = batch.rollout, self.config.rollout.temperature
-        whole: dict[str, Any] = {
-            "agg": self.agg,
-            "denominator": denominator,
-            "summary": per_token,
-        }
-        if self.name in METHODS:
-            assert teacher_params is not None
-            assert batch.teacher_hidden is not None
-            return chunked_vocab.distill(
-                self.loss_options,
-                self._student_hidden(params, rollout),
-                unembedding(params),
-                batch.teacher_hidden,
-                unembedding(teacher_params),
-                rollout.response,
-                rollout.mask,
-                old_logp=batch.old_logp,
-                temperature=temperature,
-                teacher_temperature=self.config.teacher_temperature,
-                vocab_size=self.vocab_size,
-                **whole,
-            )
-        if self.name == "cross_entropy":
-            hidden = self._student_hidden(params, rollout)
-            return chunked_vocab.cross_entropy(
-                hidden,
-                unembedding(params),
-                rollout.response,
-                rollout.mask,
-                vocab_size=self.vocab_size,
-                **whole,
-            )
-        assert batch.advantages is not None
-        logp, entropy = self._token_logp(params, rollout)
-        loss, stats = policy_gradient.policy_gradient(
-            logp,
-            batch.advantages,
-            rollout.mask,
-            old_logp=batch.old_logp,
-            clip_low=self.loss_options.clip_low,
-            clip_high=self.loss_options.clip_high,
-            **whole,
-        )
-        return loss, stats | {"student_entropy": entropy}
-
-    def _student_hidden(self, params: Params, rollout: Rollout) -> jax.Array:
-        return response_hidden(self.student, params, rollout, samples=self.group)
-
-    def _token_logp(self, params: Params, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
-        """Log-probabilities [B, N] of the completion by the student, and its entropy [B, N]."""
-        return chunked_vocab.token_logp(
-            self._student_hidden(params, rollout),
-            unembedding(params),
-            rollout.response,
-            self.config.rollout.temperature,
-            vocab_size=self.vocab_size,
-        )
+        return put_global(rewards[host_batch_slice(len(rewards), self.mesh)], self.mesh)
 
     def _evaluate(self, current: state.TrainState, index: int) -> Evaluation:
         # The same randomness at every evaluation: differences come from the params.
         key = setup.step_key(self.config.seed, setup.EVAL_STEP)
         scores, samples = self.evaluator(current.params, key)
         metrics: dict[str, Any] = {f"eval/{name}": value for name, value in scores.items()}
-        if self.teacher is None or self.config.rollout.source == "teacher":
+        if self.config.rollout.source == "teacher":
+            # The policy at hand is the teacher's.
             return Evaluation(metrics, samples)
         rows = setup.training_rows(self.text, index, self.config.rollout.prompts, self.config.seed)
         rollout = self.policy(current.params, [prompt for _, prompt in rows], key)
-        counts, error = self.diagnose(current.params, self.teacher_params, rollout)
-        metrics["eval/sampler_logp_error"] = float(error)
+        found, counts = self.diagnose(current.params, self._teacher_params, rollout)
+        metrics |= {f"eval/{name}": float(value) for name, value in found.items()}
+        if counts is None:
+            return Evaluation(metrics, samples)
         histogram = {
             "name": "advantage",
-            "edges": ADVANTAGE_EDGES.tolist(),
+            "edges": diagnosis.ADVANTAGE_EDGES.tolist(),
             "counts": np.asarray(counts).tolist(),
         }
         return Evaluation(metrics, samples, [histogram])
-
-    def _diagnose(
-        self, params: Params, teacher_params: Params, rollout: Rollout
-    ) -> tuple[jax.Array, jax.Array]:
-        """Histogram of A = log T(y) - log S(y), and the largest |sampler - trainer| log S(y)."""
-        assert self.teacher is not None
-        student_logp, _ = self._token_logp(params, rollout)
-        teacher_logp, _ = chunked_vocab.token_logp(
-            response_hidden(self.teacher, teacher_params, rollout, samples=self.group),
-            unembedding(teacher_params),
-            rollout.response,
-            self.config.teacher_temperature,
-            vocab_size=self.vocab_size,
-        )
-        advantage = jnp.clip(teacher_logp - student_logp, ADVANTAGE_EDGES[0], ADVANTAGE_EDGES[-1])
-        counts, _ = jnp.histogram(
-            advantage, bins=jnp.asarray(ADVANTAGE_EDGES), weights=rollout.mask.astype(jnp.float32)
-        )
-        error = jnp.where(rollout.mask, jnp.abs(student_logp - rollout.logprobs), 0.0)
-        return counts, error.max()
-
-
-def _split(scored: Scored, parts: int) -> list[Scored]:
-    """The batch in `parts` consecutive minibatches."""
-    if parts == 1:
-        return [scored]
-    size = scored.rollout.tokens.shape[0] // parts
-    return [
-        jax.tree.map(lambda x, begin=i * size: x[begin : begin + size], scored)
-        for i in range(parts)
-    ]
 
 
 def _check_context(config: Distill, decoder: Decoder) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxlab.runtime import mesh as mesh_lib
-from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError, Restored
 from jaxlab.runtime.metrics import MetricsWriter, Progress, keep_rows
 from jaxlab.runtime.preemption import Preemption
 from jaxlab.runtime.profiling import TraceWindow
@@ -61,6 +61,18 @@ class Evaluation(NamedTuple):
     histograms: Sequence[dict[str, Any]] = ()
 
 
+class HostState(NamedTuple):
+    """What a run keeps on the host from step to step, such as a library of skills.
+
+    Attributes:
+        dump: JSON-able, the state after the steps whose metrics were read; process 0's is kept.
+        load: takes what `dump` gave; called once, before the first step of a resumed run.
+    """
+
+    dump: Callable[[], Any]
+    load: Callable[[Any], None]
+
+
 class Program(NamedTuple):
     """A training run as functions.
 
@@ -70,6 +82,7 @@ class Program(NamedTuple):
         step: (state, number of the step) -> StepOutput; the state passed in is consumed.
         evaluate: (state, steps done) -> Evaluation.
         show: metrics on the progress line.
+        host_state: part of every checkpoint; None: nothing on the host matters.
     """
 
     abstract: TrainState
@@ -77,6 +90,7 @@ class Program(NamedTuple):
     step: Callable[[TrainState, int], StepOutput]
     evaluate: Callable[[TrainState, int], Evaluation]
     show: tuple[str, ...] = ("loss",)
+    host_state: HostState | None = None
 
 
 class NonFiniteError(RuntimeError):
@@ -119,6 +133,8 @@ def run(
             first, state = restored.step, restored.state
             kept = first
             logger.info("resuming from the checkpoint of step %d", first)
+            if program.host_state is not None:
+                program.host_state.load(_host_state(restored))
         writer.truncate_after(kept)
         evaluated = mesh_lib.broadcast(writer.has(kept, "eval/"))
         samples = StepRows(workdir / "samples.jsonl", kept)
@@ -145,7 +161,7 @@ def run(
             if not resumed_here and (due or leaving):
                 reader.flush()
                 with reader.paused():
-                    checkpointer.save(step, state)
+                    checkpointer.save(step, state, **_extra(program))
             if leaving:
                 checkpointer.close()
                 preemption.leave()
@@ -167,6 +183,22 @@ def run(
             # What comes after this run, such as the next stage, is not begun.
             preemption.leave()
     return state
+
+
+def _extra(program: Program) -> dict[str, Any]:
+    if program.host_state is None:
+        return {}
+    return {"extra": {"host_state": program.host_state.dump()}}
+
+
+def _host_state(restored: Restored) -> Any:
+    """What `dump` gave; a state that is not there must not pass for an empty one."""
+    if "host_state" not in restored.extra:
+        raise CheckpointError(
+            f"the checkpoint of step {restored.step} has no host state, which this run needs: it "
+            "was written by a run of another kind; begin in a new work directory"
+        )
+    return restored.extra["host_state"]
 
 
 class _Reader:

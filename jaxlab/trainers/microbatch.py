@@ -27,7 +27,7 @@ def over_parts(function: Callable[[Batch], Any], batch: Batch, parts: int, group
     """
     if parts == 1:
         return function(batch)
-    return _merge(jax.lax.map(function, _split(batch, parts, group)), group)
+    return _merge(jax.lax.map(function, split(batch, parts, group)), group)
 
 
 def value_and_grad(
@@ -55,7 +55,7 @@ def value_and_grad(
         return jax.tree.map(jnp.add, sums, (value, grads)), stats
 
     start = jax.tree.map(_zeros, (jnp.zeros(()), params))
-    (value, sums), stats = jax.lax.scan(add, start, _split(batch, parts, group))
+    (value, sums), stats = jax.lax.scan(add, start, split(batch, parts, group))
     grads = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, params)
     return (value, _merge(stats, group)), grads
 
@@ -64,18 +64,24 @@ def _zeros(like: jax.Array) -> jax.Array:
     return jnp.zeros_like(like, dtype=jnp.promote_types(like.dtype, jnp.float32))
 
 
-def _split(batch: Any, parts: int, group: int) -> Any:
-    """[B, ...] -> [parts, B / parts, ...]."""
+def split(batch: Any, parts: int, group: int) -> Any:
+    """[B, ...] -> [parts, B / parts, ...]; part k holds the groups k, k + parts, ...
 
-    def split(x: jax.Array) -> jax.Array:
+    Args:
+        batch: leaves [B, ...].
+        parts: divides B / group.
+        group: consecutive rows that stay together.
+    """
+
+    def of(x: jax.Array) -> jax.Array:
         groups = jnp.moveaxis(x.reshape((-1, parts, group, *x.shape[1:])), 1, 0)
         return groups.reshape((parts, -1, *x.shape[1:]))
 
-    return jax.tree.map(split, batch)
+    return jax.tree.map(of, batch)
 
 
 def _merge(batch: Any, group: int) -> Any:
-    """The inverse of `_split`."""
+    """The inverse of `split`."""
 
     def merge(x: jax.Array) -> jax.Array:
         groups = x.reshape((x.shape[0], -1, group, *x.shape[2:]))

@@ -103,7 +103,7 @@ def test_pass_counts_prompts_and_avg_completions(params):
     scores, rows = _evaluate(flat, samples=32, max_new_tokens=12, save_samples=2)
     assert len(rows) == 2
     assert 0 < scores["avg@32"] < scores["pass@32"] <= 1
-    assert scores["orders"] > 1
+    assert scores["distinct@32"] > 1
 
 
 def test_a_completion_that_would_not_fit_is_refused():

@@ -3,9 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.losses.policy_gradient import estimate_kl, policy_gradient, surrogate
+from jaxlab.losses.distillation import distill
+from jaxlab.losses.methods.grpo import Grpo
+from jaxlab.losses.policy_gradient import estimate_kl, surrogate
+from jaxlab.losses.types import Group
 
 MASK = jnp.array([[True, True, False], [True, False, False]])
+
+
+def grpo(logp, advantage, mask, method=None, **more):
+    """A method of rewards on given log-probabilities of the tokens, the words 0."""
+    rest = jnp.where(mask, jnp.log(-jnp.expm1(jnp.where(mask, logp, -1.0))), jnp.nan)
+    both = jnp.stack([logp, rest], axis=-1)
+    tokens = jnp.zeros(mask.shape, jnp.int32)
+    return distill(method or Grpo(), both, None, tokens, mask, advantage=advantage, **more)
 
 
 def one_token(rho, advantage, **options):
@@ -53,7 +64,7 @@ def test_on_policy_gradient_is_that_of_the_advantage():
     advantages = jnp.array([1.0, -0.5])
 
     def loss(logp):
-        return policy_gradient(logp, advantages, MASK)[0]
+        return grpo(logp, advantages, MASK)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(logp)
     assert value == pytest.approx(-(1.0 - 0.5) / 2)
@@ -64,7 +75,8 @@ def test_masked_nan_reaches_neither_loss_nor_gradient():
     bad = jnp.where(MASK, -0.5, jnp.nan)
 
     def loss(logp):
-        return policy_gradient(logp, bad, MASK, old_logp=bad, reference_logp=bad, kl_weight=0.1)[0]
+        method = Grpo(kl_weight=0.1)
+        return grpo(logp, jnp.ones(2), MASK, method, old_logp=bad, reference_logp=bad)[0]
 
     value, gradient = jax.value_and_grad(loss)(bad)
     assert np.isfinite(value)
@@ -73,7 +85,7 @@ def test_masked_nan_reaches_neither_loss_nor_gradient():
 
 def test_empty_mask_gives_zero():
     logp = jnp.full((2, 3), -1.0)
-    loss, metrics = policy_gradient(logp, jnp.ones(2), jnp.zeros((2, 3), bool))
+    loss, metrics = grpo(logp, jnp.ones(2), jnp.zeros((2, 3), bool))
     assert loss == 0.0
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -96,14 +108,14 @@ def test_expected_gradient_of_the_kl_term_is_that_of_the_exact_kl(estimator):
         return jnp.sum(jnp.exp(logp) * (logp - reference))
 
     def sampled(logits, token):
-        logp = jax.nn.log_softmax(logits)[token].reshape(1, 1)
-        return policy_gradient(
-            logp,
-            jnp.zeros(1),
+        return distill(
+            Grpo(kl_weight=1.0, kl_estimator=estimator),
+            jax.nn.log_softmax(logits)[None, None],
+            None,
+            token.reshape(1, 1),
             jnp.ones((1, 1), bool),
+            advantage=jnp.zeros(1),
             reference_logp=reference[token].reshape(1, 1),
-            kl_weight=1.0,
-            kl_estimator=estimator,
         )[0]
 
     each_token = jax.jit(jax.vmap(jax.grad(sampled), in_axes=(None, 0)))
@@ -113,12 +125,20 @@ def test_expected_gradient_of_the_kl_term_is_that_of_the_exact_kl(estimator):
 
 
 def test_bad_options_are_named():
-    logp = jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"ratio='clip'.*none, ppo_clip, dual_clip"):
-        policy_gradient(logp, jnp.ones(2), MASK, ratio="clip")
+    with pytest.raises(ValueError, match=r"ratio='clip'.*none, importance, ppo_clip, dual_clip"):
+        Grpo(ratio="clip")
     with pytest.raises(ValueError, match=r"kl_estimator='k4'.*k1, k2, k3"):
-        policy_gradient(logp, jnp.ones(2), MASK, kl_estimator="k4")
-    with pytest.raises(ValueError, match="needs reference_logp"):
-        policy_gradient(logp, jnp.ones(2), MASK, kl_weight=0.1)
-    with pytest.raises(AssertionError):
-        policy_gradient(logp, jnp.ones((2, 4)), MASK)
+        Grpo(kl_estimator="k4")
+    assert Grpo(kl_weight=0.1).needs.reference
+    with pytest.raises(ValueError, match=r"\[3,1\]"):
+        grpo(jnp.full((2, 3), -1.0), jnp.ones(3), MASK)
+
+
+def test_groups_of_equal_rewards_are_kept_or_dropped():
+    group = Group(jnp.full((2, 3), 5), jnp.ones((2, 3), bool), jnp.array([[1.0, 1, 1], [0, 1, 0]]))
+    kept, dropped = Grpo().credit(group), Grpo(zero_variance="drop").credit(group)
+    np.testing.assert_array_equal(kept.advantage[0], 0.0)
+    np.testing.assert_allclose(kept.advantage[1], np.array([-1, 2, -1]) / np.sqrt(2), rtol=1e-4)
+    assert kept.keep is None
+    np.testing.assert_array_equal(dropped.keep, [[False] * 3, [True] * 3])
+    assert kept.metrics["zero_variance_share"] == 0.5

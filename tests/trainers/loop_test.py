@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
 from jaxlab.runtime.preemption import Preemption
 from jaxlab.trainers import loop
 from jaxlab.trainers.settings import Train
@@ -348,3 +348,29 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
     state = loop.run(Fake().program(), _train(checkpoint_every=1, keep_checkpoints=2), tmp_path)
     assert Checkpointer(tmp_path / "checkpoints").steps() == [7, 8]
     assert isinstance(state, TrainState)
+
+
+def test_state_on_the_host_is_part_of_a_checkpoint(tmp_path):
+    def run(steps, held):
+        fake = Fake()
+
+        def step(state, index):
+            held.append(index)
+            return fake._step(state, index)
+
+        def load(value):
+            held[:] = value
+
+        program = fake.program()._replace(
+            step=step, host_state=loop.HostState(lambda: list(held), load)
+        )
+        loop.run(program, Train(steps=steps, checkpoint_every=2, eval_every=100), tmp_path)
+        return held
+
+    assert run(3, []) == [0, 1, 2]
+    assert run(5, ["lost"]) == [0, 1, 2, 3, 4]
+    other = tmp_path / "other"
+    loop.run(Fake().program(), Train(steps=2), other)
+    program = Fake().program()._replace(host_state=loop.HostState(list, print))
+    with pytest.raises(CheckpointError, match="step 2 has no host state"):
+        loop.run(program, Train(steps=4), other)

@@ -12,7 +12,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.student = _model(16)
     config.teacher = _model(32)
     config.data = {"task": "modsum", "options": {"modulus": 6, "addends": 2}, "max_prompt": 16}
-    config.loss = {"name": "aopd", "top_k": 4}
+    config.loss = {"name": "aopd", "guide": {"top_k": 4}}
     # As many as in a batch of the evaluation: one program samples for both.
     config.rollout = {"prompts": 4, "samples": 2, "max_new_tokens": 7, "temperature": 1.0}
     config.train = common.train(STEPS, log_every=1, eval_every=5, checkpoint_every=4)

@@ -139,10 +139,10 @@ MATCHING = {"beta": (-0.1, 1.1, NAN), "top_k": (0, -1)}
 LOSSES = {
     "opd": POLICY_GRADIENT | {"opd_weight": (0.0, -1.0, NAN)},
     "gkd": MATCHING,
-    "aopd": POLICY_GRADIENT
-    | MATCHING
-    | {"tau": (NAN, INFINITE), "guide_weight": (-1.0, NAN), "opd_weight": (-1.0, INFINITE)},
-    "grpo": CLIPS,
+    "aopd": {"tau": (NAN, INFINITE)},
+    "aopd.pg": POLICY_GRADIENT | {"opd_weight": (-1.0, INFINITE)},
+    "aopd.guide": MATCHING | {"weight": (-1.0, NAN)},
+    "grpo": CLIPS | {"dual_clip": (1.0, NAN), "kl_weight": (-1.0, NAN)},
 }
 
 
@@ -155,10 +155,11 @@ def _cases():
                     for value in values:
                         yield name, config, section, field, value
     for loss, fields in LOSSES.items():
-        config = DISTILL | {"loss": {"name": loss}}
+        name, _, part = loss.partition(".")
+        config = DISTILL | {"loss": {"name": name}}
         for field, values in fields.items():
             for value in values:
-                yield loss, config, "loss", field, value
+                yield loss, config, f"loss.{part}".rstrip("."), field, value
 
 
 CASES = list(_cases())
@@ -210,7 +211,7 @@ def test_the_configs_themselves_pass(config):
         (DISTILL, "rollout", "updates", 4),
         (DISTILL, "loss", "adv_clip", None),
         (DISTILL | {"loss": {"name": "aopd"}}, "loss", "tau", -1.0),
-        (DISTILL | {"loss": {"name": "aopd"}}, "loss", "guide_weight", 0.0),
+        (DISTILL | {"loss": {"name": "aopd"}}, "loss.guide", "weight", 0.0),
         (DISTILL | {"loss": {"name": "grpo"}}, "loss", "clip_low", 1.0),
         (DISTILL | {"loss": {"name": "gkd"}}, "rollout", "source", "teacher"),
         (DISTILL | {"loss": {"name": "cross_entropy"}}, "rollout", "source", "teacher"),

@@ -1,5 +1,7 @@
 """The vocabulary is the tokenizer's: rows of a table beyond it are as if they were not there."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,14 @@ from jaxlab import config as config_lib
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.evals.loop import _entropy
 from jaxlab.losses import chunked_vocab, distillation
+from jaxlab.losses.methods.names import METHODS
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
+from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout, response_hidden
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.trainers import distill, lm, sft
+from jaxlab.trainers.learn import Learner
 
 WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
 SIZES = {
@@ -62,11 +67,12 @@ def _run(tmp_path, loss):
 
 
 def test_differently_padded_tables_train_as_unpadded_ones(tmp_path, monkeypatch):
-    run = _run(tmp_path, {"name": "aopd", "top_k": 4})
+    run = _run(tmp_path, {"name": "aopd", "guide": {"top_k": 4}})
     start = run._init()
     start = start._replace(params=_padded(start.params))
-    run.teacher_params = _padded(jax.tree.map(lambda x: 1.5 * x, run.teacher_params))
-    student, teacher = _cut(start.params), _cut(run.teacher_params)
+    other = _padded(jax.tree.map(lambda x: 1.5 * x, run.teacher.params))
+    run.teacher = run.teacher._replace(params=other)
+    student, teacher = _cut(start.params), _cut(other)
     rollouts = []
     policy = run.policy
     monkeypatch.setattr(run, "policy", lambda *args: rollouts.append(policy(*args)) or rollouts[-1])
@@ -89,13 +95,9 @@ def test_differently_padded_tables_train_as_unpadded_ones(tmp_path, monkeypatch)
         )
         sampled = jnp.take_along_axis(student_logp, rollout.response[..., None], axis=-1)[..., 0]
         error = jnp.where(rollout.mask, jnp.abs(sampled - rollout.logprobs), 0).max()
-        last = slice(4, None)  # the second of two minibatches, whose metrics are reported
+        # Metrics are means over the two minibatches, and the first update is tiny.
         loss, _ = distillation.aopd(
-            student_logp[last],
-            teacher_logp[last],
-            rollout.response[last],
-            rollout.mask[last],
-            top_k=4,
+            student_logp, teacher_logp, rollout.response, rollout.mask, top_k=4
         )
         return loss, error
 
@@ -131,15 +133,52 @@ ROLLOUT = Rollout(
 )
 
 
-@pytest.mark.parametrize("loss", ["opd", "gkd", "full_reverse_kl", "grpo", "cross_entropy"])
-def test_every_log_probability_of_distillation_is_over_the_words(loss, asked, tmp_path):
-    run = _run(tmp_path, {"name": loss})
-    params, teacher = run.abstract.params, run.teacher_params
-    scored = jax.eval_shape(run._score, params, teacher, ROLLOUT, _shape(jnp.float32, 8))
-    (batch, _) = jax.eval_shape(lambda scored: distill._split(scored, 2), scored)
-    jax.eval_shape(run._update, run.abstract, teacher, batch)
-    jax.eval_shape(run._diagnose, params, teacher, ROLLOUT)
-    assert len(asked) == 4
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A run whose pieces every method's learner is made of."""
+    return _run(tmp_path_factory.mktemp("run"), {"name": "opd"})
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scores_and_updates_over_the_words(name, updates, asked, built):
+    """Shapes alone: nothing is compiled."""
+    options = dataclasses.replace(built.learner.options, updates=updates)
+    learner = Learner(
+        built.student,
+        METHODS[name](),
+        built.optimizer,
+        lambda step: 1e-3,
+        built.mesh,
+        built.shardings,
+        options,
+        teacher=built.teacher.decoder,
+        reference=built.teacher.decoder,
+    )
+    params, teacher = built.abstract.params, built.teacher.params
+    experience = Experience(ROLLOUT, _shape(jnp.float32, 8))
+    scored, metrics = jax.eval_shape(
+        learner._score, params, teacher, teacher, experience, _shape(jnp.int32)
+    )
+    new, more = jax.eval_shape(learner._update, built.abstract, teacher, scored)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, built.abstract)
+    needs = learner.method.needs
+    # No reading of the teacher's vocabulary in the update unless all of it is compared.
+    assert (scored.teacher_hidden is None) == (needs.teacher != "full")
+    assert (scored.batch.old_logp is None) == (updates == 1 and not needs.old)
+    assert {"loss", "grad_norm", "learning_rate", "student_entropy"} <= set(more)
+    assert {"response_length", "truncated_share"} <= set(metrics)
+    if needs.teacher:
+        assert "kl_sampled" in more
+    assert set(asked) == {WORDS}
+
+
+def test_the_diagnosis_of_an_evaluation_is_over_the_words(asked, built):
+    found, counts = jax.eval_shape(
+        built.diagnose, built.abstract.params, built.teacher.params, ROLLOUT
+    )
+    assert set(found) == {"sampler_logp_error", "kl_forward", "kl_reverse", "teacher_entropy"}
+    assert counts.shape == (100,)
     assert set(asked) == {WORDS}
 
 

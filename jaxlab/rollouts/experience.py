@@ -1,0 +1,28 @@
+"""What trainers learn from: completions, and what was thought of them."""
+
+from typing import NamedTuple
+
+import jax
+
+from jaxlab.rollouts.policy import Rollout
+
+
+class Experience(NamedTuple):
+    """B rows of tokens, the completions of one prompt side by side.
+
+    Attributes:
+        rollout: tokens and their mask, which is False on what the student did not write.
+        reward: float32 [B], by a verifier or an environment; None where nothing learns from it.
+        valid: bool [B], False where a row must not count, such as an episode that was cut off by a
+            fault; None: all count.
+    """
+
+    rollout: Rollout
+    reward: jax.Array | None = None
+    valid: jax.Array | None = None
+
+    @property
+    def mask(self) -> jax.Array:
+        """bool [B, N], True = a token that counts."""
+        mask = self.rollout.mask
+        return mask if self.valid is None else mask & self.valid[:, None]

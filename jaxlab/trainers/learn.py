@@ -1,0 +1,323 @@
+"""Learning from experience: what is fixed about a batch (`score`), and the updates on it.
+
+Knows decoders, methods and arrays; neither configs nor tokenizers. Two jitted functions: `score`
+reads a batch once by everybody who has a say (teacher, reference, the student as it was), `update`
+takes the optimiser's steps on it.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlab.losses import chunked_vocab
+from jaxlab.losses.aggregate import count, per_token, summarise
+from jaxlab.losses.types import Group, Method, Needs, Teacher, Tokens, spread
+from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.rollouts.experience import Experience
+from jaxlab.rollouts.policy import Rollout, response_hidden
+from jaxlab.runtime.sharding import ambient
+from jaxlab.trainers import microbatch, state, teachers
+from jaxlab.trainers.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a batch of experience is learnt from.
+
+    Attributes:
+        samples: completions per prompt, side by side.
+        steps: of the run; `Tokens.progress` is counted in them.
+        vocab_size: words; tables may be padded beyond.
+        temperature: divides the student's logits: the one that its tokens were sampled with.
+        teacher_temperature: divides the logits of teacher and reference.
+        updates: optimiser steps per batch, each on every `updates`-th group of rows; the ratio
+            refers to the policy before the first.
+        parts: microbatches of an update.
+        statistics: measure the divergences of student and teacher over the whole vocabulary at
+            each update, which costs time.
+        skip_nonfinite: leave the state as it was where loss or gradient is not finite.
+    """
+
+    samples: int
+    steps: int
+    vocab_size: int
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    updates: int = 1
+    parts: int = 1
+    statistics: bool = False
+    skip_nonfinite: bool = False
+
+
+class Scored(NamedTuple):
+    """A batch and all that its updates need beside the student's params.
+
+    Attributes:
+        rollout: B rows.
+        mask: bool [B, N], the tokens that count.
+        batch: arrays [B, N, ...] of what is known of each token.
+        weight: float32 [B] of each completion, or None.
+        teacher_hidden: [B, N, d_t] where the whole distribution of the teacher is compared.
+    """
+
+    rollout: Rollout
+    mask: jax.Array
+    batch: Tokens
+    weight: jax.Array | None
+    teacher_hidden: jax.Array | None
+
+
+class Learner:
+    """The jitted `score` and `update` of a student and a method."""
+
+    def __init__(
+        self,
+        student: Decoder,
+        method: Method,
+        optimizer: optax.GradientTransformation,
+        rate: Callable[[jax.Array], Any],
+        mesh: Mesh,
+        shardings: TrainState,
+        options: Learning,
+        *,
+        teacher: Decoder | None = None,
+        reference: Decoder | None = None,
+    ):
+        """Fix everything but params and batches.
+
+        Args:
+            student: what is trained.
+            method: what it learns.
+            optimizer: of the params.
+            rate: the learning rate after so many updates.
+            mesh: of the devices.
+            shardings: of the state.
+            options: sizes and temperatures.
+            teacher: where the method needs one.
+            reference: where the method needs one.
+        """
+        self.student, self.method, self.options = student, method, options
+        self._teacher, self._reference = teacher, reference
+        self._optimizer, self._rate = optimizer, rate
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.score = jax.jit(ambient(mesh)(self._score))
+        self.update = jax.jit(
+            ambient(mesh)(self._update),
+            donate_argnums=0,
+            out_shardings=(shardings, everywhere),
+        )
+
+    def group(self, rows: int) -> int:
+        """Completions of one prompt that a microbatch of a batch of `rows` has side by side."""
+        return math.gcd(rows // self.options.updates // self.options.parts, self.options.samples)
+
+    def _score(
+        self,
+        params: Params,
+        teacher_params: Params | None,
+        reference_params: Params | None,
+        experience: Experience,
+        step: jax.Array,
+    ) -> tuple[Scored, Metrics]:
+        """What is fixed while the student is updated on this batch, and metrics of the credit."""
+        options, needs, rollout = self.options, self.method.needs, experience.rollout
+        rows = rollout.tokens.shape[0]
+        group, parts = self.group(rows), options.parts * options.updates
+
+        def read(function: Callable[[Rollout], Any]) -> Any:
+            return microbatch.over_parts(function, rollout, parts, group)
+
+        view, hidden = None, None
+        if needs.teacher is not None:
+            assert self._teacher is not None
+            assert teacher_params is not None
+            if needs.teacher != "full":
+                view = read(self._reader(self._teacher, teacher_params, needs, group))
+            if needs.teacher == "full" or options.statistics:
+                hidden = read(
+                    functools.partial(response_hidden, self._teacher, teacher_params, samples=group)
+                )
+        reference = None
+        if needs.reference:
+            assert self._reference is not None
+            assert reference_params is not None
+            token = Needs(teacher="token")
+            reference = read(self._reader(self._reference, reference_params, token, group)).token
+        old = None
+        if needs.old or options.updates > 1:
+            old, _ = read(lambda part: self._token_logp(params, part, group))
+        said = None if view is None else view.token
+        credit = self.method.credit(grouped(experience, options.samples, needs, old, said))
+        mask = experience.mask
+        if credit.keep is not None:
+            mask = mask & credit.keep.reshape(-1)[:, None]
+
+        def of_rows(x: jax.Array | None) -> jax.Array | None:
+            return None if x is None else jax.lax.stop_gradient(x.reshape(-1))
+
+        progress = jnp.asarray(step, jnp.float32) / options.steps
+        batch = Tokens(
+            tokens=rollout.response,
+            old_logp=old,
+            teacher=view,
+            reference_logp=reference,
+            advantage=spread(of_rows(credit.advantage), mask),
+            branch=spread(of_rows(credit.branch), mask),
+            progress=jnp.broadcast_to(progress, mask.shape),
+        )
+        scored = Scored(rollout, mask, batch, of_rows(credit.weight), hidden)
+        lengths = {
+            "response_length": rollout.mask.sum(1).mean(),
+            "truncated_share": 1.0 - rollout.stopped.mean(),
+        }
+        return scored, dict(credit.metrics) | lengths
+
+    def _reader(
+        self, decoder: Decoder, params: Params, needs: Needs, group: int
+    ) -> Callable[[Rollout], Teacher]:
+        return functools.partial(
+            teachers.view,
+            decoder,
+            params,
+            needs=needs,
+            temperature=self.options.teacher_temperature,
+            vocab_size=self.options.vocab_size,
+            samples=group,
+        )
+
+    def _update(
+        self, current: TrainState, teacher_params: Params | None, scored: Scored
+    ) -> tuple[TrainState, Metrics]:
+        """All updates on a batch; metrics are means (extremes: extremes) over them."""
+        updates = self.options.updates
+        group = self.group(scored.mask.shape[0])
+        step = functools.partial(self._one_update, teacher_params, group)
+        if updates == 1:
+            new, metrics = step(current, (jnp.zeros((), jnp.int32), scored))
+        else:
+            batches = microbatch.split(scored, updates, group)
+            new, stacked = jax.lax.scan(step, current, (jnp.arange(updates), batches))
+            metrics = {name: _over_updates(name)(values) for name, values in stacked.items()}
+        return new._replace(step=new.step + 1), metrics
+
+    def _one_update(
+        self,
+        teacher_params: Params | None,
+        group: int,
+        current: TrainState,
+        minibatch: tuple[jax.Array, Scored],
+    ) -> tuple[TrainState, Metrics]:
+        index, scored = minibatch
+        loss_of_part = functools.partial(
+            self._loss,
+            teacher_params=teacher_params,
+            group=group,
+            denominator=count(scored.mask, self.method.agg),
+        )
+        (loss, stats), grads = microbatch.value_and_grad(
+            loss_of_part, current.params, scored, self.options.parts, group
+        )
+        new, more = state.apply_gradients(
+            current, grads, loss, self._optimizer, self.options.skip_nonfinite
+        )
+        metrics = summarise(loss, stats, scored.mask, self.method.summaries) | more
+        updates_done = current.step * self.options.updates + index
+        metrics["learning_rate"] = jnp.asarray(self._rate(updates_done))
+        return new, metrics
+
+    def _loss(
+        self,
+        params: Params,
+        scored: Scored,
+        *,
+        teacher_params: Params | None,
+        group: int,
+        denominator: jax.Array,
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """The loss, or a microbatch's term of it, and statistics per token [B, N]."""
+        options = self.options
+        teacher = None
+        if scored.teacher_hidden is not None:
+            assert teacher_params is not None
+            teacher = (scored.teacher_hidden, unembedding(teacher_params))
+        return chunked_vocab.loss(
+            self.method,
+            response_hidden(self.student, params, scored.rollout, samples=group),
+            unembedding(params),
+            scored.batch,
+            scored.mask,
+            teacher=teacher,
+            weight=scored.weight,
+            temperature=options.temperature if self.method.needs.tempered else 1.0,
+            teacher_temperature=options.teacher_temperature,
+            denominator=denominator,
+            statistics=options.statistics and teacher is not None,
+            vocab_size=options.vocab_size,
+            summary=per_token,
+        )
+
+    def _token_logp(
+        self, params: Params, rollout: Rollout, group: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Log-probabilities [B, N] of the completion by the student, and its entropy [B, N]."""
+        return chunked_vocab.token_logp(
+            response_hidden(self.student, params, rollout, samples=group),
+            unembedding(params),
+            rollout.response,
+            self.options.temperature if self.method.needs.tempered else 1.0,
+            vocab_size=self.options.vocab_size,
+        )
+
+
+def grouped(
+    experience: Experience,
+    samples: int,
+    needs: Needs,
+    old_logp: jax.Array | None = None,
+    teacher_logp: jax.Array | None = None,
+) -> Group:
+    """The completions by prompt, [B / samples, samples], for a method's `credit`.
+
+    Args:
+        experience: B rows.
+        samples: completions per prompt.
+        needs: of the method.
+        old_logp: float [B, N] by the trainer's forward pass of the policy that sampled; None: the
+            sampler's own.
+        teacher_logp: float [B, N] of the tokens, or None.
+    """
+    rollout, mask = experience.rollout, experience.mask
+    length = jnp.sum(mask, axis=1)
+
+    def mean(logp: jax.Array | None) -> jax.Array | None:
+        if logp is None:
+            return None
+        total = jnp.sum(jnp.where(mask, logp, 0.0), axis=1)
+        return (total / jnp.maximum(length, 1)).reshape(-1, samples)
+
+    assert experience.reward is not None or not needs.reward, "the method needs a reward"
+    reward = experience.reward
+    return Group(
+        length=length.reshape(-1, samples),
+        stopped=rollout.stopped.reshape(-1, samples),
+        reward=None if reward is None else reward.astype(jnp.float32).reshape(-1, samples),
+        student_mean_logp=mean(rollout.logprobs if old_logp is None else old_logp),
+        teacher_mean_logp=mean(teacher_logp),
+    )
+
+
+def _over_updates(name: str) -> Callable[[jax.Array], jax.Array]:
+    if name.endswith("_max"):
+        return jnp.max
+    if name.endswith("_min"):
+        return jnp.min
+    return jnp.mean
