@@ -2,6 +2,8 @@
 
     python tests/kernels/triton_compile_script.py 90 all
 
+The second word chooses the calls: few or all of the gated delta rule, or block_sparse.
+
 Prints a JSON list: kernel, sizes, shared memory, bytes of registers spilled per thread, and what is
 computed of the program's number in 32 bits.
 """
@@ -22,7 +24,7 @@ from jaxlab_kernels.delta_rule.rule import Rule
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
+POINTERS = {"int32": "*i32", "float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 # Fused outputs and, with few heads, separate ones; both kinds of decay. Then other sizes.
 FEW = (
     {"dim": 128, "dtype": "bfloat16", "heads": 64},
@@ -105,9 +107,32 @@ def compiler(capability: int, size: dict[str, Any], rows: list[dict[str, Any]]) 
     return launch
 
 
+def block_sparse(capability: int) -> list[dict[str, Any]]:
+    """The kernels of block-sparse attention."""
+    from jaxlab_kernels.block_sparse import gpu
+    from jaxlab_kernels.block_sparse.layout import Layout
+
+    rows: list[dict[str, Any]] = []
+    gpu._scalar = lambda x: Array((1,), "float32")
+    for dtype, dim in (("bfloat16", 128), ("float32", 64)):
+        launch = compiler(capability, {"dim": dim, "dtype": dtype}, rows)
+        made = gpu.kernels(launch)
+        tiles = 4096
+        places = (tiles * made.tile,)
+        query, key = Array((*places, dim), dtype), Array((64, 256, dim), dtype)
+        sums, numbers = Array(places, "float32"), Array((tiles,), "int32")
+        layout = Layout(numbers, numbers, numbers, Array((64,), "int32"))
+        made.forward(1.0, query, key, key, layout)
+        made.backward(1.0, query, query, sums, sums, key, key, layout)
+    return rows
+
+
 def main() -> None:
     """Compiles forward, backward and one step of every call."""
     capability, rows = int(sys.argv[1]), []
+    if sys.argv[2] == "block_sparse":
+        print(json.dumps(block_sparse(capability)))
+        return
     for size in {"few": FEW, "all": ALL}[sys.argv[2]]:
         dim, dtype, heads = size["dim"], size["dtype"], size["heads"]
         x, state = Array((1, 8192, heads, dim), dtype), Array((1, heads, dim, dim), "float32")

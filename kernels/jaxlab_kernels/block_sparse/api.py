@@ -12,16 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab_kernels import dispatch
+from jaxlab_kernels.block_sparse.gpu import triton
 from jaxlab_kernels.block_sparse.grouped import grouped
 from jaxlab_kernels.block_sparse.reference import reference
+from jaxlab_kernels.block_sparse.tpu import pallas
 from jaxlab_kernels.common.checks import static_scale
 
 IMPLEMENTATIONS: dict[str, Callable] = {
+    "pallas": pallas,
     "reference": reference,
+    "triton": triton,
     "xla": grouped,
 }
 
-PREFERENCES = {"cpu": ("xla",), "gpu": ("xla",), "tpu": ("xla",)}
+PREFERENCES = {"cpu": ("xla",), "gpu": ("triton", "xla"), "tpu": ("pallas", "xla")}
 
 
 class Aux(NamedTuple):
@@ -74,8 +78,9 @@ def block_sparse(
             NaN.
         scale: factor of the scores; None is D ** -0.5.
         coverage_at: budgets at which the router's mass is returned; each costs a sort of scores.
-        implementation: "xla" (queries sorted by the block that they chose) or "reference" ([T, T]
-            masks, float64 where the arguments are); None is the platform's fastest.
+        implementation: "xla" (queries sorted by the block that they chose), "triton" (the same
+            with kernels for NVIDIA GPUs), "pallas" (for TPUs) or "reference" ([T, T] masks, float64
+            where the arguments are); None is the platform's fastest.
 
     Returns:
         [B, T, H, Dv] in q's dtype, and `Aux`; scores and softmax are float32, or float64 if q is.

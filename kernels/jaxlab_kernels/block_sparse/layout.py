@@ -17,13 +17,18 @@ class Layout(NamedTuple):
         rows: int32 [P], the row at each place; 0 where there is none.
         real: bool [P], whether there is one.
         block: int32 [M], the block of each tile; of tiles that are not used, the last one.
-        tiles: int32 [1], how many tiles are used; they come first.
+        ends: int32 [N], the number of tiles up to the end of each block's.
     """
 
     rows: jax.Array
     real: jax.Array
     block: jax.Array
-    tiles: jax.Array
+    ends: jax.Array
+
+    @property
+    def tiles(self) -> jax.Array:
+        """How many tiles are used, int32 [1]; they come first."""
+        return self.ends[-1:]
 
 
 def by_block(ids: jax.Array, number: int, size: int) -> Layout:
@@ -50,7 +55,7 @@ def by_block(ids: jax.Array, number: int, size: int) -> Layout:
     real = (nth < counts[block][:, None]) & (tile < ends[-1])[:, None]
     found = ordered[jnp.minimum(bounds[block][:, None] + nth, ordered.size - 1)]
     found = jnp.where(real, found - block[:, None] * rows, 0)
-    return Layout(found.reshape(-1), real.reshape(-1), block, ends[-1:])
+    return Layout(found.reshape(-1), real.reshape(-1), block, ends)
 
 
 def most_tiles(rows: int, slots: int, number: int, size: int) -> int:
