@@ -100,19 +100,38 @@ class FeatureData:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """Rows, their features float32[N, ...], memory-mapped, and ids int32[N] or chunks [N, S, D]."""
+    """Rows with features and targets; features stay in their files until they are read.
+
+    Attributes:
+        rows: N of them.
+        files: memory-mapped features float32[M, ...], of one shape but for M.
+        index: int64[N], each row's place in the files laid end to end.
+        targets: ids int32[N], or chunks float32[N, S, D].
+    """
 
     rows: tuple[rows.Row, ...]
-    tokens: np.ndarray
+    files: tuple[np.ndarray, ...]
+    index: np.ndarray
     targets: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, chosen: np.ndarray) -> "Side":
-        """Some of the rows; their features are copied."""
-        kept = tuple(self.rows[i] for i in chosen)
-        return Side(kept, self.tokens[chosen], self.targets[chosen])
+    def read(self, chosen: np.ndarray) -> np.ndarray:
+        """Features float32[n, ...] of some rows."""
+        places = self.index[chosen]
+        found = np.empty((len(places), *self.files[0].shape[1:]), np.float32)
+        begin = 0
+        for file in self.files:
+            here = (places >= begin) & (places < begin + len(file))
+            found[here] = file[places[here] - begin]
+            begin += len(file)
+        return found
+
+    def where(self, mask: np.ndarray) -> "Side":
+        """The rows where the mask, bool[N], is true."""
+        kept = tuple(row for row, keep in zip(self.rows, mask, strict=True) if keep)
+        return Side(kept, self.files, self.index[mask], self.targets[mask])
 
 
 class Opened:
@@ -131,28 +150,31 @@ class Opened:
             raise ValueError("data: train, val and root are needed, or synthetic")
         options: dict[str, Any] = {"missing": data.missing, "bad_rows": data.bad_rows}
         panels = []
+        self.left_out: list[Rejected] = []
         for path in (data.train, data.val):
             panel = rows.read(path, data.root, features=data.features, **options)
-            for left in (*panel.missing, *panel.rejected):
-                logger.warning("left out: %s", left)
+            missing = [Rejected(one.where, f"missing: {one.path}") for one in panel.missing]
+            self.left_out += [*missing, *panel.rejected]
             panels.append(panel)
         self.panel = panels[1]
         self.track = tracks.TRACKS[self.panel.track]
         self.classes = tuple(sorted({name for panel in panels for name in panel.classes}))
         if panels[0].track != self.panel.track:
             raise ValueError(f"train is of track {panels[0].track}, val of {self.panel.track}")
-        self.left_out: list[Rejected] = []
         sides = [self._side(panel, workdir / "features") for panel in panels]
         if data.split == "grouped":
             sides = _regrouped(sides, data.fraction)
+        for left in self.left_out[:5]:
+            logger.warning("left out: %s: %s", left.where, left.cause)
+        if self.left_out:
+            logger.warning("%d rows left out in all", len(self.left_out))
         train, self.val = sides
         self.inner: Side | None = None
         if data.inner:
             split = splits.grouped(train.rows, data.inner)
             held = {row.id for row in split.val}
             mask = np.array([row.id in held for row in train.rows])
-            self.inner = train.take(np.flatnonzero(mask))
-            train = train.take(np.flatnonzero(~mask))
+            self.inner, train = train.where(mask), train.where(~mask)
         self.train = train
         if self.track.kind == "chunk":
             self._normalise(data)
@@ -174,7 +196,7 @@ class Opened:
         Raises:
             ValueError: frames are to be chosen, and the features are not of pairs.
         """
-        tokens = np.asarray(side.tokens[chosen], np.float32)
+        tokens = side.read(chosen)
         kind = self._data.input
         if kind == "both":
             return tokens
@@ -241,7 +263,6 @@ class Opened:
                 return self.classes.index(row.action)
             return media.actions(panel, row, self._data.mode)
 
-        before = len(self.left_out)
         for row, value in media.each(panel, target, self._data.bad_rows, self.left_out):
             if targets and np.shape(value) != np.shape(targets[0]):
                 raise ValueError(
@@ -251,11 +272,9 @@ class Opened:
             targets.append(value)
         panel = dataclasses.replace(panel, rows=tuple(good))
         kept, tokens = _store(panel, folder, self._data.bad_rows, self.left_out)
-        for left in self.left_out[before:]:
-            logger.warning("left out: %s: %s", left.where, left.cause)
         kind = np.int32 if self.track.kind == "label" else np.float32
         values = np.asarray(targets, kind)[kept]
-        return Side(tuple(good[i] for i in kept), tokens, values)
+        return Side(tuple(good[i] for i in kept), (tokens,), np.arange(len(kept)), values)
 
     def _normalise(self, data: FeatureData) -> None:
         if data.norm == "shipped":
@@ -343,13 +362,16 @@ def _written(data: FeatureData, workdir: Path) -> FeatureData:
 
 def _regrouped(sides: Sequence[Side], fraction: float) -> list[Side]:
     """Both sides' rows, divided anew by group."""
-    both = [row for side in sides for row in side.rows]
-    tokens = np.concatenate([side.tokens for side in sides])
-    targets = np.concatenate([side.targets for side in sides])
-    whole = Side(tuple(both), tokens, targets)
-    held = {row.id for row in splits.grouped(both, fraction).val}
-    mask = np.array([row.id in held for row in both])
-    return [whole.take(np.flatnonzero(~mask)), whole.take(np.flatnonzero(mask))]
+    first, second = sides
+    both = Side(
+        first.rows + second.rows,
+        first.files + second.files,
+        np.concatenate([first.index, second.index + sum(map(len, first.files))]),
+        np.concatenate([first.targets, second.targets]),
+    )
+    held = {row.id for row in splits.grouped(both.rows, fraction).val}
+    mask = np.array([row.id in held for row in both.rows])
+    return [both.where(~mask), both.where(mask)]
 
 
 def _scalars(whole: Mapping[str, Bootstrap], robots: Mapping[str, Bootstrap]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from jaxlab.config import by
 from jaxlab.data.index import example_ids
 from jaxlab.evals.features import FeatureData, Opened, Side
 from jaxlab.nn.probe import Attentive, Linear, ResidualMlp
-from jaxlab.runtime.mesh import host_batch_slice, is_main, make_mesh, put_global
+from jaxlab.runtime.mesh import barrier, host_batch_slice, is_main, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import state
@@ -101,7 +101,12 @@ class Probe:
 def program(config: Probe, workdir: pathlib.Path) -> Program:
     """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
     mesh = make_mesh(config.mesh.shape)
+    # Process 0 writes the files that the others then find.
+    if not is_main():
+        barrier("features")
     data = Opened(config.data, workdir)
+    if is_main():
+        barrier("features")
     rows = host_batch_slice(config.batch_size, mesh)
     host_batch_slice(config.eval_batch, mesh)
     labels = bool(data.classes)

@@ -156,8 +156,11 @@ def test_splits_and_weights(files, tmp_path):
     weights = opened.weights()
     assert weights.sum() == pytest.approx(1)
     assert np.array_equal(weights, splits.balanced_weights(opened.train.targets, CLASSES))
-    # Ids are those of the union of both files.
+    # Ids are those of the union of both files, and features those of the row's own.
     side = opened.val
+    for row, tokens in zip(side.rows, side.read(np.arange(len(side))), strict=True):
+        path = f"{files['synthetic_pairs']['features']}/{row.la_path}"
+        assert np.array_equal(tokens, np.load(path)["tokens"])
     assert [opened.classes[i] for i in side.targets] == [row.action for row in side.rows]
 
 
@@ -179,12 +182,12 @@ def test_features_are_read_once_and_a_reading_goes_on(files, tmp_path, monkeypat
     # 48 rows of train and 16 of val; the 4 after the last note of 20 were read twice, and the 25th.
     assert len(calls) == 64 + 5
     for side in (opened.train, opened.val):
-        for row, tokens in zip(side.rows, side.tokens, strict=True):
+        for row, tokens in zip(side.rows, side.read(np.arange(len(side))), strict=True):
             path = f"{data.features}/{row.la_path}"
             assert np.array_equal(tokens, read(path).tokens)
     features.Opened(data, tmp_path)
     assert len(calls) == 69
-    assert isinstance(opened.train.tokens, np.memmap)
+    assert isinstance(opened.train.files[0], np.memmap)
 
 
 def test_bad_features_are_named_or_counted(files, tmp_path):
@@ -207,9 +210,14 @@ def test_bad_features_are_named_or_counted(files, tmp_path):
     assert "not finite" in causes[0]
     assert "features of (2, 3), others are (2, 16, 64)" in causes[1]
     assert "not an .npz of features" in causes[2]
+    (folder / "latent_action_00000005.npz").unlink()
+    fewer = features.Opened(features.FeatureData(**data, bad_rows="skip", missing="skip"), tmp_path)
+    assert len(fewer.val) == 8 - 4
+    assert "missing: " in fewer.left_out[0].cause
     kept = [row.la_path for row in opened.val.rows]
+    kept.remove("synthetic/stride_5/seen_val/random/latent_action_00000005.npz")
     expected = [np.load(root / "la" / path)["tokens"] for path in kept]
-    assert np.array_equal(opened.val.tokens, expected)
+    assert np.array_equal(fewer.val.read(np.arange(4)), expected)
 
 
 def test_bad_settings(files, tmp_path):
