@@ -35,6 +35,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "relative": chunks(variant, mode="relative"),
         "relative_source": chunks(variant, mode="relative", input="source"),
     }
+    for name in stages.keys() - {"labels"}:
+        stages[name].data.synthetic.path = "@labels"  # one world for all
     names = ("labels", "relative") if variant == "tiny" else tuple(stages)
     config.stages = ConfigDict({name: stages[name] for name in names})
     return config

@@ -27,19 +27,22 @@ _BLOCK = 256  # rows between two notes of how far the reading has come
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-    """The synthetic world as data, written below the work directory.
+    """The synthetic world as data, which is written once.
 
     Attributes:
         pairs: image pairs.
         target: "label": 27 classes; "chunk": actions of two robots.
         encoder: of the pairs; see `jaxlab.evals.lary.baselines`.
         seed: of the world and of the encoder.
+        path: folder that holds the world, or gets it; "@NAME" in a config is stage NAME's. None:
+            the work directory.
     """
 
     pairs: int
     target: Literal["label", "chunk"] = "label"
     encoder: baselines.Encoder = "random"
     seed: int = 0
+    path: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -343,14 +346,14 @@ def _written(data: FeatureData, workdir: Path) -> FeatureData:
     """The files of the synthetic world and of its features; those that are there stay."""
     made = data.synthetic
     assert made is not None
-    content = json.dumps(dataclasses.asdict(made))
-    root = workdir / f"world-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    place = workdir if made.path is None else Path(made.path)
+    root = place / f"world-{made.pairs}-{made.seed}"
     kind = "synthetic_pairs" if made.target == "label" else "synthetic"
     names = ("train", "val") if made.target == "label" else ("seen_train", "seen_val")
-    done = root / "done.json"
+    done = root / "done"
     if not done.exists():
         world.write(root, made.pairs, made.seed)
-        done.write_text(content)
+        done.touch()
     found = []
     for name in names:
         panel = rows.read(root / f"{kind}_metadata_{name}.csv", root)
