@@ -25,8 +25,7 @@ def _run(workdir, devices, shape, rules, stop_after=None):
 def main(directory):
     jax.config.update("jax_num_cpu_devices", 8)
     _run(directory, 8, {"data": 4, "model": 2}, common.SHARDED, stop_after=5)
-    _run(directory, 4, {"data": 4}, common.REPLICATED, stop_after=10)
-    _run(directory, 1, {"data": 1}, common.SHARDED)
+    _run(directory, 1, {"data": 1}, common.REPLICATED)
 
 
 main(pathlib.Path(sys.argv[1]))

@@ -47,7 +47,7 @@ def _start(workdir, variant="", **env):
 
 def _signal_when(process, condition, number):
     """Sends the signal as soon as the condition holds; returns the exit code and stderr."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < limit, "the moment never came"
@@ -160,7 +160,7 @@ def test_other_meshes_see_the_same_batches(tmp_path, reference):
         timeout=600,
     )
     assert process.returncode == 0, process.stderr[-4000:]
-    # On 8 devices up to step 5, which it saves, on 4 up to step 10, then on one.
+    # On 8 devices up to step 5, which it saves, then on one; on two, replicated, is the test below.
     _check_close(tmp_path, reference)
 
 
