@@ -71,9 +71,13 @@ bench: setup  ## time decoding and training beside the peers that are installed
 	@$(BIN)/python benchmarks/kernels.py
 	@$(BIN)/python benchmarks/provider.py
 
-gpu-check:  ## check and time the accelerator at hand beside the CPU; PYTHON= chooses the interpreter
+gpu-check:  ## check and time the accelerator at hand beside the CPU; ONLY=block_sparse profiles that alone
+ifdef ONLY
+	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/$(ONLY)_gpu.py
+else
 	@PYTHONPATH=.:kernels $(PYTHON) benchmarks/gpu_check.py; status=$$?; \
 	  $(PYTHON) benchmarks/delta_rule_gpu.py && exit $$status
+endif
 
 lint: setup  ## ruff and the type checker
 	@$(BIN)/ruff check .

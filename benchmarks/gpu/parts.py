@@ -121,6 +121,34 @@ def gated_delta_part(implementation: str, *, length: int = 200, heads: int = 4, 
     return Part(with_gradients(implementation), (arguments, weights), with_gradients("reference"))
 
 
+def block_sparse_part(implementation: str) -> Part:
+    """Block-sparse attention of packed rows with all its gradients, against masks in float64."""
+    from jaxlab_kernels.block_sparse import block_sparse
+    from jaxlab_kernels.block_sparse import cases as sparse
+
+    case = sparse.Case(batch=2, length=500, heads=4, dim=64, value_dim=64, block=32, budget=4,
+                       packed=(300, 150, 50))  # fmt: skip
+    given = sparse.make(case, dtype=np.float32)
+    ids, weights = given["segment_ids"], np.random.default_rng(1).normal(size=given["q"].shape)
+
+    def with_gradients(implementation: str) -> Callable[..., Any]:
+        @jax.jit
+        def call(q: jax.Array, k: jax.Array, v: jax.Array, weights: jax.Array) -> Any:
+            def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                return block_sparse(
+                    q, k, v, 4, block_size=32, segment_ids=ids, implementation=implementation
+                )[0]
+
+            out, pull = jax.vjp(run, q, k, v)
+            return dict(zip(("out", "d_q", "d_k", "d_v"), (out, *pull(weights.astype(out.dtype))),
+                            strict=True))  # fmt: skip
+
+        return call
+
+    arguments = (given["q"], given["k"], given["v"], weights.astype(np.float32))
+    return Part(with_gradients(implementation), arguments, with_gradients("reference"))
+
+
 # Made one at a time: what cannot be made is a row that failed, and the rest goes on.
 PARTS: dict[str, Callable[[], Part]] = {
     "decoder": decoder_part,
@@ -128,4 +156,6 @@ PARTS: dict[str, Callable[[], Part]] = {
     "chunked AOPD": loss_part,
     "gated delta, chunked": functools.partial(gated_delta_part, "chunked"),
     "gated delta, triton": functools.partial(gated_delta_part, "triton"),
+    "block sparse, xla": functools.partial(block_sparse_part, "xla"),
+    "block sparse, triton": functools.partial(block_sparse_part, "triton"),
 }
