@@ -80,7 +80,7 @@ def door():
         from absl import logging as absl_logging
         from absl.testing import flagsaver
 
-        from jaxlab.runtime import decode_devices
+        from jaxlab.runtime import decode_devices, host_memory
 
         start = importlib.import_module(f"jaxlab.{name}").start
         jax.devices()  # what a program decides before JAX starts is decided
@@ -96,7 +96,9 @@ def door():
         ):
             patch.setattr(sys, "argv", [f"jaxlab/{name}.py", *map(str, arguments)])
             patch.setattr(sys, "path", sys.path[:])
+            # What belongs to a whole process stays as it is.
             patch.setattr(decode_devices, "_state", decode_devices._State())
+            patch.setattr(host_memory, "keep_freed", lambda: False)
             patch.chdir(ROOT)
             handler.python_handler.stream = err
             if handler not in root.handlers:  # absl adds it for the first program alone
