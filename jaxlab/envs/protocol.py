@@ -78,7 +78,11 @@ class Batch:
 
     def reset(self) -> list[Step]:
         """Begin an episode in every environment."""
-        return [self._guarded(i, env.reset) for i, env in enumerate(self.environments)]
+        return [self.restart(i) for i in range(len(self.environments))]
+
+    def restart(self, index: int) -> Step:
+        """Begin an episode in one environment."""
+        return self._guarded(index, self.environments[index].reset)
 
     def step(self, actions: Sequence[str | None]) -> list[Step | None]:
         """Act in every environment whose action is not None.

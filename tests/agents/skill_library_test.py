@@ -87,7 +87,7 @@ def test_which_skills_are_admitted(tmp_path, admit, kept):
             [
                 Episode(1.0, skill=skill("won"))
                 if admit != "gain"
-                else Episode(0.8, (1,), 1, skill("no")),
+                else Episode(0.86, (1,), 1, skill("no")),
                 Episode(0.9 if admit == "gain" else 0.5, (1,), 1, skill("half")),
                 Episode(0.0, (1,), 1, skill("lost")),
             ],
@@ -163,12 +163,12 @@ def test_an_empty_library_and_one_smaller_than_k(tmp_path):
 
 @pytest.mark.parametrize(
     ("evict", "gone"),
-    # Utilities .4, .5, .45, .5 and 3, 0, 1, 2 selections: U ln n = .44, -inf, 0, .35;
-    # U ln(n+1) = .55, 0, .31, .55 (.5545 before .5493); last used in steps 2, 0, 9, 5.
+    # Utilities .4, .5, .1, .5 and 3, 0, 1, 2 selections: U ln n = .44, -inf, 0, .35;
+    # U ln(n+1) = .55, 0, .07, .55; last used in steps 2, 0, 9, 5.
     [("u_log_n", [2, 3]), ("u_log_n1", [2, 3]), ("least_recent", [2, 1]), ("none", [4, 3])],
 )
 def test_who_is_evicted(tmp_path, evict, gone):
-    rows = [(0.4, 3, 2, 1), (0.5, 0, 0, 2), (0.45, 1, 9, 3), (0.5, 2, 5, 4)]
+    rows = [(0.4, 3, 2, 1), (0.5, 0, 0, 2), (0.1, 1, 9, 3), (0.5, 2, 5, 4)]
     with filled(tmp_path, "abcd") as library, library.store.transaction() as transaction:
         transaction.executemany(
             "update skills set utility = ?, selections = ?, used = ? where id = ?", rows
@@ -279,10 +279,15 @@ def test_one_writer_and_many_readers(tmp_path):
 def test_a_snapshot_is_the_library_of_its_step(tmp_path):
     with filled(tmp_path, "abc") as library:
         library.learn(1, [Episode(1.0, (1, 2), 1)])
+        with library.store.transaction() as transaction:
+            transaction.execute("delete from skills where id = 3")
+        library.restore(library.snapshot())
         snapshot, before = library.snapshot(), library.entries()
         later = [Episode(1.0, (1, 3), 3, skill("d")), Episode(0.0, (2,), 2)]
         library.learn(2, later)
         after = library.entries()
+        # The id of the one that is gone is not given again.
+        assert [e.id for e in after] == [1, 2, 4]
         library.restore(snapshot)
         assert library.entries() == before
         library.learn(2, later)

@@ -37,7 +37,10 @@ def test_one_that_dies_costs_its_episode_and_no_other():
     assert batch.counts == {"steps": 2, "cut_actions": 0, "cut_texts": 0, "died": 2}
     with pytest.raises(ValueError, match=r"environments \[0\] are over"):
         batch.step(["on", None, "on"])
-    assert batch.reset()[0] == Step("hello")
+    assert batch.restart(0) == Step("hello")
+    assert batch.live == [0, 2]
+    assert batch.restart(1).error == "OSError: no such world"
+    assert batch.live == [0, 2]
 
 
 def test_actions_and_texts_are_cut_and_counted():

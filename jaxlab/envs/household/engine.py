@@ -14,10 +14,10 @@ class Household:
         max_steps: after so many commands an episode ends without reward; None: it does not.
     """
 
-    def __init__(self, game: Game, max_steps: int | None = 50, world: World | None = None) -> None:
-        """Args: world: that of the game, where it was prepared before; it is never changed."""
+    def __init__(self, game: Game, max_steps: int | None = 50) -> None:
+        """Raises: GameError: if the game is not one of ALFWorld's."""
         self.game, self.max_steps = game, max_steps
-        self.world = world or game.world()
+        self.world: World = game.world()
         self.state: State | None = None
         self._steps = 0
         self._admissible: tuple[str, ...] = ()

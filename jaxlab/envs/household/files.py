@@ -1,6 +1,7 @@
 """Games as ALFWorld stores them, `game.tw-pddl`: read, checked and written."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -64,11 +65,13 @@ class Game:
     def world(self) -> World:
         """The settled part of the game, from which any number of episodes begin.
 
+        It is never changed, and the last few hundred are kept: a group's rollouts share one.
+
         Raises:
             GameError: if the problem is not one of ALFWorld's.
         """
         try:
-            return World(pddl.problem(self.problem), self.words, self.task)
+            return _world(self.problem, self.words, self.task)
         except GameError as error:
             raise GameError(f"{self.id}: field 'pddl_problem': {error}") from None
 
@@ -76,6 +79,11 @@ class Game:
     def digest(self) -> str:
         """sha256 of what is played: the problem and the task."""
         return hashlib.sha256(f"{self.task}\n{self.problem}".encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _world(problem: str, words: Wording, task: str) -> World:
+    return World(pddl.problem(problem), words, task)
 
 
 def read(path: str | pathlib.Path, *, any_rules: bool = False) -> Game:

@@ -87,9 +87,8 @@ def test_the_oracle_wins_from_the_beginning_and_from_amid_a_mess():
 
 
 def test_two_environments_of_one_game_do_not_share_their_state():
-    game = tiny()
-    world = game.world()
-    one, two = (household.Household(game, None, world) for _ in range(2))
+    one, two = (household.load(tiny(), max_steps=None) for _ in range(2))
+    assert one.world is two.world
     first = two.reset()
     play(one, [command for command, *_ in TRANSCRIPT[1:-1]])
     assert two.step("look").admissible == first.admissible
