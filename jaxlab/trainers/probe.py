@@ -1,7 +1,7 @@
 """Probes of frozen features: heads that differ in learning rate and weight decay, at once.
 
-The heads are one program: their parameters have a leading axis, over which the network is mapped,
-and a batch of features is read once for all of them.
+The heads are one program: their parameters have a leading axis, over which the network is mapped
+(`over_heads`), and a batch of features is read once for all of them.
 """
 
 import dataclasses
@@ -176,6 +176,7 @@ def _compile(
     config: Probe, module: Any, shape: tuple[int, ...], labels: bool, mesh: jax.sharding.Mesh
 ) -> _Compiled:
     heads = len(config.optim.learning_rates)
+    platform = mesh.devices.flat[0].platform
     optimizer = adamw_of_heads(config.optim, config.train.steps)
 
     def init() -> state.TrainState:
@@ -193,7 +194,7 @@ def _compile(
         def loss_of(params):
             return head_loss(module.apply({"params": params}, inputs), targets, labels, config)
 
-        losses, grads = jax.vmap(jax.value_and_grad(loss_of))(current.params)
+        losses, grads = over_heads(jax.value_and_grad(loss_of), platform)(current.params)
         norms = jax.vmap(optax.tree.norm)(grads)
         # A head that diverges stays where it is, and the others go on, as in the released code.
         finite = jnp.isfinite(losses) & jnp.isfinite(norms)
@@ -218,7 +219,7 @@ def _compile(
         return state.TrainState(current.step + 1, params, moments), metrics
 
     def predict(params, inputs):
-        outputs = jax.vmap(lambda p: module.apply({"params": p}, inputs))(params)
+        outputs = over_heads(lambda p: module.apply({"params": p}, inputs), platform)(params)
         return jnp.argmax(outputs, -1) if labels else outputs
 
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -228,6 +229,17 @@ def _compile(
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
         jax.jit(ambient(mesh)(predict), out_shardings=everywhere),
     )
+
+
+def over_heads(function: Callable[[Any], Any], platform: str) -> Callable[[Any], Any]:
+    """The function of one head's parameters as a function of all heads'.
+
+    On accelerators it is vmapped. On CPUs the heads follow each other within the program, in the
+    processor time of five separate runs (1.00 of it); XLA's batched products take 1.3 to 2.1 of it.
+    """
+    if platform == "cpu":
+        return lambda params: jax.lax.map(function, params)
+    return jax.vmap(function)
 
 
 def head_loss(outputs: jax.Array, targets: jax.Array, labels: bool, config: Probe) -> jax.Array:

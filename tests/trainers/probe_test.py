@@ -67,6 +67,18 @@ def test_heads_are_adamw_each(schedule):
                 np.testing.assert_allclose(params[name][h], own[h][name], rtol=2e-6)
 
 
+def test_both_ways_over_heads_agree():
+    params = jax.random.normal(jax.random.key(0), (3, 4, 2))
+
+    def loss(p):
+        return jnp.sum(jnp.tanh(jnp.ones((5, 4)) @ p) ** 2)
+
+    each, all_at_once = (
+        probe.over_heads(jax.value_and_grad(loss), platform)(params) for platform in ("cpu", "gpu")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), each, all_at_once)
+
+
 def test_losses_by_hand():
     config = probe.Probe(Linear(), features.FeatureData(), Train(1), label_smoothing=0.1)
     # Two classes with smoothing 0.1: weights 0.95 and 0.05; log-probabilities of ln 3 and 0.
