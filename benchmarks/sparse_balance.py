@@ -1,10 +1,12 @@
 """SparseBalance's table and lessons, simulated: which part of the speed is balance.
 
     python benchmarks/sparse_balance.py [--seeds=3] [--steps=100]
+    python benchmarks/sparse_balance.py --measure [--table=FILE]
 
 Prints one Markdown table over workloads, with the equal-compute control, and the numbers behind the
 six lessons of docs/sparse_balance.md. Seconds come from Qwen2.5-3B's FLOPs, so that the result is
-the same on every machine; two minutes on one core.
+the same on every machine; two minutes on one core. With --measure it profiles a layer on this
+device instead and prints how far the table is from what is measured between its grid points.
 """
 
 import argparse
@@ -121,14 +123,44 @@ def lessons(seeds: int, steps: int) -> None:
               f"{base['seconds'] / row['seconds']:.2f}; {row['coverage']:.3f} |")  # fmt: skip
 
 
+def measured(path: pathlib.Path | None) -> None:
+    """Profiles a small layer, and prints the table's errors between its points."""
+    from jaxlab.balance import LatencyTable, measure
+    from jaxlab.models.sizes import Sizes
+    from jaxlab.models.sparse import SparseMixer
+
+    sizes = Sizes(vocab_size=64, hidden_size=128, intermediate_size=256, num_layers=1, num_heads=2,
+                  num_kv_heads=1, head_dim=64)  # fmt: skip
+    config = SparseMixer(block_size=64).apply(sizes.decoder())
+    table = LatencyTable.profile(
+        config, (512, 1024, 2048, 4096), (2, 4, 8, 16), repeats=4, progress=print
+    )
+    print(f"{table.device}; {table.model}; {table.raised} of 16 entries raised to be monotone")
+    if path is not None:
+        table.save(path)
+    points = [(length, budget) for length in (768, 1536, 3072) for budget in (3, 6, 12)]
+    rows = measure.errors(table, config, points, repeats=4)
+    for row in rows:
+        print(f"{row['length']:>6} tokens, budget {row['budget']:>2}: measured "
+              f"{1e3 * row['measured']:7.2f} ms, predicted {1e3 * row['predicted']:7.2f} ms, "
+              f"{row['error']:+.0%}")  # fmt: skip
+    off = np.abs([row["error"] for row in rows])
+    print(f"relative error: mean {off.mean():.0%}, largest {off.max():.0%}")
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--table", type=pathlib.Path, help="where --measure saves its table")
     args = parser.parse_args()
+    if args.measure:
+        measured(args.table)
+        return
     table(args.seeds, args.steps)
     lessons(args.seeds, args.steps)
 

@@ -29,9 +29,7 @@ def profile(
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}: expected at least 1")
     lengths, budgets = sorted(lengths), sorted(budgets)
-    config = getattr(model, "config", model)
-    if hasattr(config, "decoder"):
-        config = config.decoder()
+    config = _config(model)
     layers = len(_sparse(config)) if hasattr(config, "layers") else 1
     make = _of_decoder(config) if hasattr(config, "layers") else model
     seconds = []
@@ -49,6 +47,39 @@ def profile(
         tuple(lengths), tuple(budgets), tuple(seconds), device=device(), layers=layers,
         model=describe(config) if hasattr(config, "layers") else _name(model),
     )  # fmt: skip
+
+
+def errors(
+    table: Any, model: Any, points: Sequence[tuple[int, int]], repeats: int = 3
+) -> list[dict[str, float]]:
+    """How far a table's predictions are from what is measured now.
+
+    Args:
+        table: a `LatencyTable` of this model and device.
+        model: see `LatencyTable.profile`.
+        points: (length, budget), best between the table's own.
+        repeats: timed calls of each, after one that compiles; the shortest counts.
+
+    Returns:
+        For each point length, budget, measured and predicted seconds, and the relative error.
+    """
+    config = _config(model)
+    make = _of_decoder(config) if hasattr(config, "layers") else model
+    rows = []
+    for length, budget in sorted(points):
+        work = make(length, budget)
+        work()
+        seconds = min(_seconds(work) for _ in range(repeats))
+        predicted = table.predict(length, budget)
+        rows.append({"length": length, "budget": budget, "measured": seconds,
+                     "predicted": predicted, "error": predicted / seconds - 1})  # fmt: skip
+    return rows
+
+
+def _config(model: Any) -> Any:
+    """The config of a decoder or of sizes; what is none of these as it is."""
+    config = getattr(model, "config", model)
+    return config.decoder() if hasattr(config, "decoder") else config
 
 
 def device() -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxlab import json_file
 from jaxlab.interop import delta_json, directory, families, fla_json
+from jaxlab.models import sparse
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 
 
@@ -38,7 +39,7 @@ def compare(
 
     Args:
         hf_dir: checkpoint directory, as `hf.save` writes it.
-        config: of the decoder.
+        config: of the decoder; its block-sparse layers attend to all blocks here, as PyTorch's do.
         params: of the decoder.
         prompts: token ids; rows may differ in length, each has at least one token.
         max_difference: largest absolute difference of a logit that passes.
@@ -63,7 +64,7 @@ def compare(
 
     tokens, valid = _padded(prompts, config.vocab_size)
     # Padding stands at the end, where causal attention keeps it from every token that counts.
-    decoder = Decoder(dataclasses.replace(config, dtype="float32"))
+    decoder = Decoder(dataclasses.replace(sparse.dense(config), dtype="float32"))
     # Accelerators multiply float32 in fewer bits unless told otherwise.
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(decoder.apply)({"params": params}, jnp.asarray(tokens)))[valid]

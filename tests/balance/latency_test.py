@@ -166,5 +166,9 @@ def test_profiling_measures_each_cell_by_its_shortest_turn(monkeypatch):
     assert table.model == "layer"
     assert calls[2:6] == [(16, 1), (16, 2)] * 2  # budgets take turns
     assert len(lines) == 2
+    (row,) = measure.errors(table, layer, [(32, 2)], repeats=2)
+    # Half way between 32 and 128 seconds in log2 of the length; measured: 64 times the shortest.
+    assert (row["predicted"], row["measured"]) == (80, 64)
+    assert row["error"] == 0.25
     with pytest.raises(ValueError, match=r"budgets are \[0\]: expected different counts from 1"):
         LatencyTable.profile(layer, [16], [0])

@@ -149,6 +149,18 @@ def test_a_dense_checkpoint_is_made_sparse_and_exported_as_what_it_was(tmp_path,
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == family
 
 
+@pytest.mark.interop
+def test_pytorch_computes_what_was_exported_with_all_blocks(tmp_path, params):
+    pytest.importorskip("torch")
+    from jaxlab.interop import torch_check
+
+    hf.save(tmp_path / "out", CONFIG, params)
+    prompts = TOKENS.tolist()  # of six blocks, of which two are attended to in training
+    found = torch_check.compare(tmp_path / "out", CONFIG, params, prompts, max_difference=2e-4)
+    assert found["passed"]
+    assert found["model_type"] == "qwen2"
+
+
 @pytest.mark.parametrize(
     ("mixer", "message"),
     [
