@@ -95,6 +95,7 @@ class LatencyTable:
         *,
         repeats: int = 3,
         progress: Callable[[str], None] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> "LatencyTable":
         """Measures one sparse layer of a model on this device.
 
@@ -105,6 +106,8 @@ class LatencyTable:
             budgets: blocks per query.
             repeats: timed calls of each cell, after one that compiles; the shortest counts.
             progress: called with a line for each length.
+            clock: seconds so far; None is the wall's. `time.process_time` is steadier on a CPU that
+                others use as well.
 
         Raises:
             ValueError: the model has no block-sparse layer, or lengths or budgets are no counts.
@@ -112,8 +115,9 @@ class LatencyTable:
         from jaxlab.balance import measure
 
         return measure.profile(
-            cls, model, lengths=lengths, budgets=budgets, repeats=repeats, progress=progress
-        )
+            cls, model, lengths=lengths, budgets=budgets, repeats=repeats, progress=progress,
+            clock=clock,
+        )  # fmt: skip
 
     @classmethod
     def sample(

@@ -21,8 +21,10 @@ def profile(
     budgets: Sequence[int],
     repeats: int,
     progress: Callable[[str], None] | None,
+    clock: Callable[[], float] | None = None,
 ) -> Any:
     """See `LatencyTable.profile`; `table` is the class."""
+    clock = clock or time.perf_counter
     for name, values in (("lengths", lengths), ("budgets", budgets)):
         if not values or min(values) < 1 or len(set(values)) < len(values):
             raise ValueError(f"{name} are {list(values)}: expected different counts from 1")
@@ -38,7 +40,7 @@ def profile(
         for work in works:
             work()
         # Budgets take turns, so that a machine that slows down does so for all of them.
-        turns = [[_seconds(work) for work in works] for _ in range(repeats)]
+        turns = [[_seconds(work, clock) for work in works] for _ in range(repeats)]
         seconds.append(tuple(np.min(turns, axis=0).tolist()))
         if progress is not None:
             cells = ", ".join(f"{1e3 * x:.2f}" for x in seconds[-1])
@@ -50,7 +52,11 @@ def profile(
 
 
 def errors(
-    table: Any, model: Any, points: Sequence[tuple[int, int]], repeats: int = 3
+    table: Any,
+    model: Any,
+    points: Sequence[tuple[int, int]],
+    repeats: int = 3,
+    clock: Callable[[], float] | None = None,
 ) -> list[dict[str, float]]:
     """How far a table's predictions are from what is measured now.
 
@@ -59,17 +65,19 @@ def errors(
         model: see `LatencyTable.profile`.
         points: (length, budget), best between the table's own.
         repeats: timed calls of each, after one that compiles; the shortest counts.
+        clock: see `LatencyTable.profile`.
 
     Returns:
         For each point length, budget, measured and predicted seconds, and the relative error.
     """
+    clock = clock or time.perf_counter
     config = _config(model)
     make = _of_decoder(config) if hasattr(config, "layers") else model
     rows = []
     for length, budget in sorted(points):
         work = make(length, budget)
         work()
-        seconds = min(_seconds(work) for _ in range(repeats))
+        seconds = min(_seconds(work, clock) for _ in range(repeats))
         predicted = table.predict(length, budget)
         rows.append({"length": length, "budget": budget, "measured": seconds,
                      "predicted": predicted, "error": predicted / seconds - 1})  # fmt: skip
@@ -153,10 +161,10 @@ def _of_decoder(config: Any) -> Callable[[int, int], Work]:
     return make
 
 
-def _seconds(work: Work) -> float:
-    start = time.perf_counter()
+def _seconds(work: Work, clock: Callable[[], float]) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _name(function: Any) -> str:
