@@ -7,11 +7,12 @@ step = env.step("go to shelf 1")    # step.text, step.reward, step.done, step.ad
 """
 
 import pathlib
-from typing import Any, Literal
+from typing import Literal
 
 from jaxlab.envs.household.engine import Household
 from jaxlab.envs.household.files import FAMILIES, Game, read, write
 from jaxlab.envs.household.pddl import GameError
+from jaxlab.envs.protocol import Environment
 
 __all__ = ["FAMILIES", "Game", "GameError", "Household", "load", "read", "write"]
 
@@ -20,7 +21,7 @@ Engine = Literal["fast", "textworld"]
 
 def load(
     game: str | pathlib.Path | Game, engine: Engine = "fast", max_steps: int | None = 50
-) -> Any:
+) -> Environment:
     """An environment that plays a game.
 
     Args:
