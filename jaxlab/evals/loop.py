@@ -19,6 +19,7 @@ from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.sharding import Rules, ambient
 from jaxlab.sampling import SamplingConfig
+from jaxlab.sampling.caches import Attention, DenseAttention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Eval:
         batch: prompts decoded together, rounded up to a multiple of the devices that share them.
         prompt_multiple: prompts are padded to a multiple of this many tokens.
         save_samples: completions kept for samples.jsonl.
+        attention: of the sampler.
     """
 
     prompts: int = 96
@@ -46,6 +48,7 @@ class Eval:
     batch: int = 96
     prompt_multiple: int = 16
     save_samples: int = 8
+    attention: Attention = dataclasses.field(default_factory=DenseAttention)
 
     def __post_init__(self) -> None:
         """Check that counts are positive; the sampler checks its options."""
@@ -68,6 +71,7 @@ class Eval:
             top_p=self.top_p,
             num_samples=self.samples,
             prompt_multiple=self.prompt_multiple,
+            attention=self.attention,
             **more,
         )
 

@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from jaxlab import ranges
+from jaxlab.sampling.caches import Attention, DenseAttention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SamplingConfig:
             widths are ever compiled; None pads to the next power of two, at least 16.
         cache_dtype: storage dtype of cached keys and values; None means the model's compute dtype.
             "bfloat16" under a float32 model moves log-probabilities by up to some 1e-2.
+        attention: which attention reads the cache, "dense" or "two_level"; prompts are read by
+            dense attention in any case.
     """
 
     max_new_tokens: int
@@ -44,6 +47,7 @@ class SamplingConfig:
     num_samples: int = 1
     prompt_multiple: int | None = None
     cache_dtype: Literal["float32", "bfloat16"] | None = None
+    attention: Attention = dataclasses.field(default_factory=DenseAttention)
 
     def __post_init__(self) -> None:
         """Check that every value is in its range.

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxlab.models.decoder import Cache, Decoder, Params
-from jaxlab.sampling.caches import Dense
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.sample import Draw, sample
 
@@ -195,7 +194,7 @@ def _decode(
         "prefill",
         _left_pad(prompts, lengths),
         lengths,
-        Dense(prompts.shape[1] + budget - 1, sampling.cache_dtype),
+        sampling.attention.kind(prompts.shape[1] + budget - 1, sampling.cache_dtype),
     )
     cache = model.repeat(cache, times)
     hidden = jnp.repeat(hidden, times, axis=0)
