@@ -10,7 +10,7 @@ from jaxlab.losses.methods.opd import Opd
 from jaxlab.losses.types import Tokens
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.policy import Rollout, response_hidden
-from jaxlab.trainers.learn import Learner
+from jaxlab.trainers.learn import Learning
 
 # A student samples tokens that its teacher gives e^-20; beyond, the bins at the ends count.
 ADVANTAGE_EDGES = np.linspace(-20.0, 5.0, 101)
@@ -19,7 +19,7 @@ ADVANTAGE_EDGES = np.linspace(-20.0, 5.0, 101)
 def measure(
     student: Decoder,
     teacher: Decoder | None,
-    learner: Learner,
+    options: Learning,
     params: Params,
     teacher_params: Params | None,
     rollout: Rollout,
@@ -30,8 +30,7 @@ def measure(
     - with a teacher: kl_forward KL(T||S), kl_reverse KL(S||T) and teacher_entropy, means over the
       tokens, of the whole vocabulary.
     """
-    options = learner.options
-    group = learner.group(rollout.tokens.shape[0])
+    group = options.group(rollout.tokens.shape[0])
     hidden = response_hidden(student, params, rollout, samples=group)
     # At the temperature of the sampler, whatever the method's loss is at.
     logp, _ = chunked_vocab.token_logp(

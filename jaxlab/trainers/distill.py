@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -22,12 +23,12 @@ from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses.methods.names import Loss
-from jaxlab.models.decoder import Decoder, Params
+from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Policy, cropped, to_host
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
 from jaxlab.sampling import SamplingConfig
 from jaxlab.text.tokenizer import Tokenizer
@@ -180,25 +181,12 @@ class _Run:
             logger.warning("loss: %s", line)
         _check_context(config, self.student)
         host_batch_slice(config.rollout.prompts, self.mesh)
-        self.optimizer = optim.make(config.optim, self._updates)
-        self.abstract = state.abstract(
-            self.source.abstract_params(), self.optimizer, self.mesh, config.mesh.rules
-        )
-        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        compiled = _compiled(self._recipe(size), self.mesh, config.mesh.rules)
+        self.abstract, self.create, self.learner, self.diagnose = compiled
         self.policy = self._policy(tokenizer)
         self.evaluator = Evaluator(
             self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
         )
-        self.learner = self._learner(size)
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        diagnose = functools.partial(
-            diagnosis.measure, self.student, self.teacher and self.teacher.decoder, self.learner
-        )
-        self.diagnose = jax.jit(ambient(self.mesh)(diagnose), out_shardings=everywhere)
-
-    @property
-    def _updates(self) -> int:
-        return self.config.train.steps * self.config.rollout.updates
 
     def program(self) -> Program:
         show = ("loss", "reward", "kl_sampled")
@@ -227,9 +215,9 @@ class _Run:
             author = self.teacher.decoder
         return Policy(author, sampling, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
 
-    def _learner(self, vocab_size: int) -> Learner:
+    def _recipe(self, vocab_size: int) -> "_Recipe":
         config, rollout = self.config, self.config.rollout
-        options = Learning(
+        learning = Learning(
             samples=rollout.samples,
             steps=config.train.steps,
             vocab_size=vocab_size,
@@ -240,22 +228,18 @@ class _Run:
             statistics=config.statistics and self.teacher is not None,
             skip_nonfinite=config.train.nonfinite == "skip",
         )
-        return Learner(
-            self.student,
+        return _Recipe(
+            self.student.config,
+            self.teacher and self.teacher.decoder.config,
+            self.reference and self.reference.decoder.config,
             self.method,
-            self.optimizer,
-            optim.schedule(config.optim, self._updates),
-            self.mesh,
-            self.shardings,
-            options,
-            teacher=self.teacher and self.teacher.decoder,
-            reference=self.reference and self.reference.decoder,
+            config.optim,
+            learning,
         )
 
     def _init(self) -> state.TrainState:
         params = self.source.load(self.mesh, self.config.mesh.rules)
-        create = jax.jit(lambda p: state.create(p, self.optimizer), out_shardings=self.shardings)
-        return create(params)
+        return self.create(params)
 
     @property
     def _teacher_params(self) -> Params | None:
@@ -319,6 +303,66 @@ class _Run:
             "counts": np.asarray(counts).tolist(),
         }
         return Evaluation(metrics, samples, [histogram])
+
+
+class _Recipe(NamedTuple):
+    """What decides about the compiled functions: runs that differ in seed or data share them."""
+
+    student: DecoderConfig
+    teacher: DecoderConfig | None
+    reference: DecoderConfig | None
+    method: Any
+    optim: optim.Optim
+    learning: Learning
+
+
+class _Compiled(NamedTuple):
+    """The state's shapes, params -> state, and the learner with the diagnosis of its batches."""
+
+    abstract: state.TrainState
+    create: Callable[[Params], state.TrainState]
+    learner: Learner
+    diagnose: Callable[..., tuple[dict[str, jax.Array], jax.Array | None]]
+
+
+# As many as a study has methods: the next seed finds its method's programs compiled.
+@functools.lru_cache(maxsize=16)
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+    updates = recipe.learning.steps * recipe.learning.updates
+    optimizer = optim.make(recipe.optim, updates)
+    abstract = state.abstract(models.abstract_params(recipe.student), optimizer, mesh, rules)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    student, teacher, reference = (
+        None if config is None else Decoder(config)
+        for config in (recipe.student, recipe.teacher, recipe.reference)
+    )
+    assert student is not None
+    learner = Learner(
+        student,
+        recipe.method,
+        optimizer,
+        optim.schedule(recipe.optim, updates),
+        mesh,
+        shardings,
+        recipe.learning,
+        teacher=teacher,
+        reference=reference,
+    )
+    return _Compiled(
+        abstract,
+        jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
+        learner,
+        _diagnose(student, teacher, recipe.learning, mesh),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _diagnose(
+    student: Decoder, teacher: Decoder | None, learning: Learning, mesh: jax.sharding.Mesh
+) -> Callable[..., tuple[dict[str, jax.Array], jax.Array | None]]:
+    """`diagnosis.measure`, which is the same for every method."""
+    measure = functools.partial(diagnosis.measure, student, teacher, learning)
+    return jax.jit(ambient(mesh)(measure), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _check_context(config: Distill, decoder: Decoder) -> None:

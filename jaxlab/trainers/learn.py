@@ -57,6 +57,10 @@ class Learning:
     statistics: bool = False
     skip_nonfinite: bool = False
 
+    def group(self, rows: int) -> int:
+        """Completions of one prompt that a microbatch of a batch of `rows` has side by side."""
+        return math.gcd(rows // self.updates // self.parts, self.samples)
+
 
 class Scored(NamedTuple):
     """A batch and all that its updates need beside the student's params.
@@ -116,10 +120,6 @@ class Learner:
             out_shardings=(shardings, everywhere),
         )
 
-    def group(self, rows: int) -> int:
-        """Completions of one prompt that a microbatch of a batch of `rows` has side by side."""
-        return math.gcd(rows // self.options.updates // self.options.parts, self.options.samples)
-
     def _score(
         self,
         params: Params,
@@ -131,7 +131,7 @@ class Learner:
         """What is fixed while the student is updated on this batch, and metrics of the credit."""
         options, needs, rollout = self.options, self.method.needs, experience.rollout
         rows = rollout.tokens.shape[0]
-        group, parts = self.group(rows), options.parts * options.updates
+        group, parts = self.options.group(rows), options.parts * options.updates
 
         def read(function: Callable[[Rollout], Any]) -> Any:
             return microbatch.over_parts(function, rollout, parts, group)
@@ -199,7 +199,7 @@ class Learner:
     ) -> tuple[TrainState, Metrics]:
         """All updates on a batch; metrics are means (extremes: extremes) over them."""
         updates = self.options.updates
-        group = self.group(scored.mask.shape[0])
+        group = self.options.group(scored.mask.shape[0])
         step = functools.partial(self._one_update, teacher_params, group)
         if updates == 1:
             new, metrics = step(current, (jnp.zeros((), jnp.int32), scored))

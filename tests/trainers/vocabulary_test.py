@@ -17,7 +17,7 @@ from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout, response_hidden
 from jaxlab.runtime.mesh import make_mesh
-from jaxlab.trainers import distill, lm, sft
+from jaxlab.trainers import distill, lm, optim, sft
 from jaxlab.trainers.learn import Learner
 
 WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
@@ -147,10 +147,10 @@ def test_every_method_scores_and_updates_over_the_words(name, updates, asked, bu
     learner = Learner(
         built.student,
         METHODS[name](),
-        built.optimizer,
+        optim.make(built.config.optim, 100),
         lambda step: 1e-3,
         built.mesh,
-        built.shardings,
+        jax.tree.map(lambda leaf: leaf.sharding, built.abstract),
         options,
         teacher=built.teacher.decoder,
         reference=built.teacher.decoder,
