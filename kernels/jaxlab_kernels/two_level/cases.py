@@ -27,7 +27,7 @@ class Case:
         spread: standard deviation of queries and keys.
     """
 
-    lengths: tuple[int, ...] = (37, 0, 1, 30)
+    lengths: tuple[int, ...] = (38, 0, 1, 30)
     slots: int = 38
     heads: int = 6
     kv_heads: int = 2
