@@ -14,7 +14,7 @@ from jaxlab import ranges
 from jaxlab.data.tasks.types import Grade
 from jaxlab.evals import metrics
 from jaxlab.losses import chunked_vocab
-from jaxlab.models.decoder import Decoder, Params, unembedding
+from jaxlab.models.decoder import Decoder, Params, empty_caches, unembedding
 from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.sharding import Rules, ambient
@@ -90,7 +90,8 @@ class Evaluator:
         """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`.
 
         Raises:
-            ValueError: a prompt and its completion would not fit into the decoder's context.
+            ValueError: a prompt and its completion would not fit into the decoder's context, or
+                the attention does not suit its layers.
         """
         sampling = config.sampling(
             stop_ids=tuple(text.tokenizer.eos_ids),
@@ -109,6 +110,11 @@ class Evaluator:
                 f"eval.max_new_tokens: a test prompt of {longest} tokens and a completion of "
                 f"{config.max_new_tokens} exceed the context of {context}"
             )
+        kind = sampling.attention.kind(1, sampling.cache_dtype)
+        try:
+            jax.eval_shape(lambda: empty_caches(decoder.config, 1, kind))
+        except ValueError as error:
+            raise ValueError(f"eval.attention: {error}") from None
         # Every batch has the same shape, which the devices share evenly.
         shares = mesh.shape["data"]
         self._batch = -(-min(config.batch, count) // shares) * shares

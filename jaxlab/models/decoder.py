@@ -171,7 +171,7 @@ class Decoder(nn.Module):
             Hidden state of each prompt's last token [B, d], and the cache.
         """
         width = tokens.shape[1]
-        empty = _empty_caches(self.config, tokens.shape[0], kind)
+        empty = empty_caches(self.config, tokens.shape[0], kind)
         hidden, layers = self._read("prefill", tokens, Context(*left_padded(width, lengths)), empty)
         slot = jnp.asarray(width, jnp.int32)
         return hidden[:, -1], Cache(layers, slot, width - lengths)
@@ -265,8 +265,12 @@ def _block(config: DecoderConfig, layer: Layer, name: str | None = None) -> Bloc
     return block(mixer, mlp, config.norm_eps, config.param_dtype, name=name)
 
 
-def _empty_caches(config: DecoderConfig, batch: int, kind: CacheKind) -> tuple[Any, ...]:
-    """The layers' caches before the first token, in the form of `Cache.layers`."""
+def empty_caches(config: DecoderConfig, batch: int, kind: CacheKind) -> tuple[Any, ...]:
+    """The layers' caches before the first token, in the form of `Cache.layers`.
+
+    Raises:
+        ValueError: a layer's sizes do not suit this kind of cache.
+    """
     shared = _shared(config)
 
     def empty(layer: Layer) -> Any:

@@ -9,6 +9,7 @@ from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.mesh import make_mesh
+from jaxlab.sampling.caches import TwoLevelAttention
 
 DECODER = Decoder(
     Sizes(
@@ -115,3 +116,9 @@ def test_a_completion_that_would_not_fit_is_refused():
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         loop.Eval(**{name: 0})
+
+
+def test_attention_that_does_not_suit_the_layers_ends_at_once():
+    config = loop.Eval(max_new_tokens=5, attention=TwoLevelAttention(channels=9))
+    with pytest.raises(ValueError, match=r"^eval.attention: channels is 9, and keys have 8"):
+        loop.Evaluator(DECODER, TEXT, config, MESH)
