@@ -127,6 +127,14 @@ BAD = {
         "loss.agg: expected one of 'seq_m",
     ),
     "teacher": (_distill(teacher=None), "teacher: the loss opd needs a teacher"),
+    "statistics": (
+        _distill(teacher=None, loss={"name": "grpo"}, statistics=True),
+        "statistics: there is no teacher whose distribution could be compared",
+    ),
+    "reference": (
+        _distill(reference={"sizes": SIZES}),
+        "reference: the loss opd with these options reads none",
+    ),
     "context": (
         _distill(rollout={"max_new_tokens": 20}),
         "prompts of 16 and completions of 20 tokens exceed the student's context of 32",

@@ -134,6 +134,10 @@ class Distill:
         name, needs, rollout = self.loss.name, self.loss.needs, self.rollout
         if self.teacher is None and (needs.teacher or rollout.source == "teacher"):
             raise ValueError(f"teacher: the loss {name} needs a teacher")
+        if self.teacher is None and self.statistics:
+            raise ValueError("statistics: there is no teacher whose distribution could be compared")
+        if self.reference is not None and not needs.reference:
+            raise ValueError(f"reference: the loss {name} with these options reads none")
         if needs.own_samples and rollout.source == "teacher":
             raise ValueError(
                 f"rollout.source: the policy gradient of {name} needs the student's own "

@@ -137,10 +137,10 @@ class Learner:
             return microbatch.over_parts(function, rollout, parts, group)
 
         view, hidden = None, None
-        if needs.teacher is not None:
+        if needs.teacher is not None or options.statistics:
             assert self._teacher is not None
             assert teacher_params is not None
-            if needs.teacher != "full":
+            if needs.teacher in ("token", "topk"):
                 view = read(self._reader(self._teacher, teacher_params, needs, group))
             if needs.teacher == "full" or options.statistics:
                 hidden = read(

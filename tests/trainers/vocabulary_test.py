@@ -139,22 +139,36 @@ def built(tmp_path_factory):
     return _run(tmp_path_factory.mktemp("run"), {"name": "opd"})
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_scores_and_updates_over_the_words(name, updates, asked, built):
-    """Shapes alone: nothing is compiled."""
-    options = dataclasses.replace(built.learner.options, updates=updates)
-    learner = Learner(
+def _learner(built, name, **changes):
+    """A learner of the run's models and another method."""
+    return Learner(
         built.student,
         METHODS[name](),
         optim.make(built.config.optim, 100),
         lambda step: 1e-3,
         built.mesh,
         jax.tree.map(lambda leaf: leaf.sharding, built.abstract),
-        options,
+        dataclasses.replace(built.learner.options, **changes),
         teacher=built.teacher.decoder,
         reference=built.teacher.decoder,
     )
+
+
+@pytest.mark.parametrize("name", ["grpo", "opd", "gkd"])
+def test_statistics_of_the_whole_vocabulary_are_there_for_every_method(name, built):
+    learner = _learner(built, name, statistics=True)
+    teacher, experience = built.teacher.params, Experience(ROLLOUT, _shape(jnp.float32, 8))
+    arguments = (built.abstract.params, teacher, None, experience, _shape(jnp.int32))
+    scored, _ = jax.eval_shape(learner._score, *arguments)
+    _, metrics = jax.eval_shape(learner._update, built.abstract, teacher, scored)
+    assert {"kl_forward", "kl_reverse", "teacher_entropy", "student_entropy"} <= set(metrics)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scores_and_updates_over_the_words(name, updates, asked, built):
+    """Shapes alone: nothing is compiled."""
+    learner = _learner(built, name, updates=updates)
     params, teacher = built.abstract.params, built.teacher.params
     experience = Experience(ROLLOUT, _shape(jnp.float32, 8))
     scored, metrics = jax.eval_shape(
