@@ -84,7 +84,7 @@ BAD = {
     "mesh without data": (_sft(mesh={"shape": {"model": 1}}), 'needs an axis "data"'),
     "task": (
         _sft(data={"task": "modsun"}),
-        "config.data.task: expected one of 'modsum', 'gsm8k', got 'modsun' (str); did you mean",
+        "data.task: expected one of 'modsum', 'chains', 'gsm8k', got 'modsun' (str); did you mean",
     ),
     "task option": (
         _sft(data={"task": "modsum", "options": {"modulo": 3}}),

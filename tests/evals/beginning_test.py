@@ -51,12 +51,16 @@ def asked(monkeypatch):
     prompts = []
 
     def submit(self, prompt, sampling, seed):
+        return submit_group(self, prompt, sampling, [seed], lambda replies: replies[0])
+
+    def submit_group(self, prompt, sampling, seeds, made=list):
         prompts.append(list(prompt))
         future = Future()
-        future.set_result(Reply([5], [0.0], True))
+        future.set_result(made([Reply([5], [0.0], True) for _ in seeds]))
         return future
 
     monkeypatch.setattr(Batcher, "submit", submit)
+    monkeypatch.setattr(Batcher, "submit_group", submit_group)
     return prompts
 
 
