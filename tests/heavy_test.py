@@ -1,5 +1,6 @@
 """The door: a real checkpoint, what it prints, how it goes on, and what it refuses."""
 
+import importlib
 import json
 import re
 
@@ -42,8 +43,11 @@ def run(*words, **options):
 
 
 def test_a_checkpoint_thinks_reads_each_context_once_and_goes_on(
-    checkpoint, loaded, tmp_path, capsys
+    checkpoint, loaded, tmp_path, capsys, monkeypatch
 ):
+    # The first model of a process: inspect_ai tells of hooks, which jaxlab's progress has.
+    importlib.import_module("jaxlab.evals.progress")
+    monkeypatch.setattr("inspect_ai.hooks._startup._registry_hooks_loaded", False)
     options = {
         "model": str(checkpoint),
         "workdir": str(tmp_path / "run"),

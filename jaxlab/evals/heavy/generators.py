@@ -1,6 +1,8 @@
 """Models of inspect_ai as what heavy thinking asks for texts."""
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,13 @@ def load(name: str, **arguments: Any) -> Model:
         ConfigError: there is no such model, or its package, key or files are missing.
     """
     try:
-        if Path(name).is_dir():
-            return get_model(f"jaxlab/{name}", memoize=False, **arguments)
-        if name.startswith((".", "/", "~")):
-            raise config_lib.ConfigError(f"model {name}: there is no such directory")
-        return get_model(name, memoize=False)
+        # The first model makes inspect_ai tell of its hooks, which is no part of an answer.
+        with contextlib.redirect_stdout(sys.stderr):
+            if Path(name).is_dir():
+                return get_model(f"jaxlab/{name}", memoize=False, **arguments)
+            if name.startswith((".", "/", "~")):
+                raise config_lib.ConfigError(f"model {name}: there is no such directory")
+            return get_model(name, memoize=False)
     except config_lib.ConfigError:
         raise
     except Exception as error:  # providers raise what they like
