@@ -61,6 +61,23 @@ def lm(directory):
     return JaxlabLM(pretrained=str(directory), batch_size=4, multiple=64, max_gen_toks=12)
 
 
+@pytest.fixture(scope="module")
+def full(params, tmp_path_factory):
+    """A directory whose rows are all words: transformers counts those beyond, we do not."""
+    folder = tmp_path_factory.mktemp("full")
+    texts = [f"Question: what is {n} and {n + 1}? Answer: {2 * n + 1}" for n in range(60)]
+    tokenizer = train_bpe(texts, CONFIG.vocab_size)
+    assert tokenizer.vocab_size == CONFIG.vocab_size
+    hf.save(folder, CONFIG, params, eos_token_id=tokenizer.eos_id)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_lm(full):
+    return JaxlabLM(pretrained=str(full), batch_size=4, multiple=64, max_gen_toks=12)
+
+
 def _ask(kind, *arguments):
     return [Instance(kind, {}, one, i) for i, one in enumerate(arguments)]
 
@@ -347,11 +364,11 @@ def _asked():
 
 
 @pytest.mark.interop
-def test_log_likelihoods_are_those_of_transformers(lm, directory):
+def test_log_likelihoods_are_those_of_transformers(full_lm, full):
     """On the exported model, one row at a time and without padding."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+    lm, model = full_lm, transformers.AutoModelForCausalLM.from_pretrained(full).eval()
     _, pairs = _asked()
     found = lm.loglikelihood(_ask("loglikelihood", *pairs), disable_tqdm=True)
     for (context, continuation), (logprob, greedy) in zip(pairs, found, strict=True):
@@ -368,16 +385,17 @@ def test_log_likelihoods_are_those_of_transformers(lm, directory):
 
 
 @pytest.fixture(scope="module")
-def torch_lm(directory):
-    """The harness' own adapter of transformers on the same directory."""
+def torch_lm(full):
+    """The harness' own adapter of transformers on a directory without rows beyond the words."""
     pytest.importorskip("accelerate")
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(directory), device="cpu", dtype="float32", batch_size=3)
+    return HFLM(pretrained=str(full), device="cpu", dtype="float32", batch_size=3)
 
 
 @pytest.mark.interop
-def test_all_three_answers_are_those_of_the_harness_own_adapter(lm, torch_lm):
+def test_all_three_answers_are_those_of_the_harness_own_adapter(full_lm, torch_lm):
+    lm = full_lm
     texts, pairs = _asked()
     asked = _ask("loglikelihood", *pairs)
     ours, theirs = (model.loglikelihood(asked, disable_tqdm=True) for model in (lm, torch_lm))
@@ -397,9 +415,9 @@ def test_all_three_answers_are_those_of_the_harness_own_adapter(lm, torch_lm):
 
 
 @pytest.mark.interop
-def test_tasks_have_the_same_results_under_transformers(lm, torch_lm, gsm8k, tasks):
+def test_tasks_have_the_same_results_under_transformers(full_lm, torch_lm, gsm8k, tasks):
     folder = tasks(gsm8k["test"])
-    ours, theirs = (_evaluated(model, folder)["results"] for model in (lm, torch_lm))
+    ours, theirs = (_evaluated(model, folder)["results"] for model in (full_lm, torch_lm))
     for name in NAMES:
         for metric, value in theirs[name].items():
             if isinstance(value, float):
