@@ -36,13 +36,18 @@ class SparseMixer:
         """Check the sizes."""
         if not self.pattern:
             raise ValueError('pattern is empty: expected for example ("block_sparse", "attention")')
+        unknown = set(self.pattern) - {"block_sparse", "attention"}
+        if unknown or "block_sparse" not in self.pattern:
+            raise ValueError(
+                f'pattern is {self.pattern}: expected "block_sparse" at least once, or "attention"'
+            )
         self._of(Attention(1, 1, 2))
 
     def apply(self, config: DecoderConfig) -> DecoderConfig:
         """The decoder of the same parameters with these mixers.
 
         Raises:
-            ValueError: it has no attention layer.
+            ValueError: it has no attention layer, or the pattern leaves all of them dense.
         """
         kinds = itertools.cycle(self.pattern)
 
@@ -59,7 +64,12 @@ class SparseMixer:
             new = tuple(map(changed, layers * times))
             period = shortest_period(new)
             stacks.append((len(new) // len(period), period))
-        return dataclasses.replace(config, stacks=tuple(stacks))
+        sparse = dataclasses.replace(config, stacks=tuple(stacks))
+        if not any(isinstance(layer.mixer, BlockSparse) for layer in sparse.layers):
+            raise ValueError(
+                f"pattern {self.pattern} leaves all attention layers dense: the model has too few"
+            )
+        return sparse
 
     def _of(self, attention: Attention) -> BlockSparse:
         fields = dataclasses.asdict(attention) | {"rope": attention.rope}

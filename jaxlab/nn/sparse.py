@@ -78,12 +78,13 @@ class BlockSparseLayer(AttentionLayer):
     ) -> tuple[jax.Array, AttentionCache]:
         """Reads N more tokens per row, [B, N, d] -> [B, N, d], into the cache.
 
-        A cache that holds all keys and values as `key` and `value` [B, KV, S, D] is read by this
-        layer's blocks. Another attends in its own way, two-level caches by a selection of theirs.
+        A cache that says `by_slot`, that its `key` and `value` [B, KV, S, D] hold each token at the
+        context's slot, is read by this layer's blocks. Another attends in its own way, two-level
+        caches by a selection of theirs.
         """
         query, key, value = self._project(x, context.positions)
         y, cache = cache.append_and_attend(query, key, value, context)
-        if hasattr(cache, "key") and hasattr(cache, "value"):
+        if getattr(cache, "by_slot", False):
             assert context.slot is not None
             assert context.start is not None
             y = block_sparse_step(

@@ -16,7 +16,7 @@ from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer, dense
 from jaxlab.models.stacking import unscan
 from jaxlab.nn.sparse import BlockSparse
-from jaxlab.sampling.caches import Dense
+from jaxlab.sampling.caches import Dense, TwoLevelAttention
 
 SIZES = Sizes(
     vocab_size=19, hidden_size=12, intermediate_size=20, num_layers=3, num_heads=4, num_kv_heads=2,
@@ -167,12 +167,48 @@ def test_pytorch_computes_what_was_exported_with_all_blocks(tmp_path, params):
         ({"name": "block_sparce"}, "model.mixer.name: expected one of 'block_sparse'"),
         ({"name": "block_sparse", "budget": 0}, "budget 0: expected at least 1"),
         ({"name": "block_sparse", "pattern": []}, "pattern is empty"),
+        ({"name": "block_sparse", "pattern": ["attention"]}, "at least once"),
         ({"name": "block_sparse", "coverage_at": [0]}, "coverage_at is"),
     ],
 )
 def test_bad_mixers_are_named(mixer, message):
     with pytest.raises(config_lib.ConfigError, match=message):
         config_lib.build(models.Model, {"path": "anywhere", "mixer": mixer}, "model")
+
+
+def test_a_misspelt_or_unreached_pattern_does_not_leave_the_model_dense():
+    with pytest.raises(ValueError, match=r"pattern is \('block_sparce', 'block_sparse'\)"):
+        SparseMixer(pattern=("block_sparce", "block_sparse"))
+    one = dataclasses.replace(SIZES, num_layers=1).decoder()
+    with pytest.raises(ValueError, match="leaves all attention layers dense"):
+        SparseMixer(pattern=("attention", "block_sparse")).apply(one)
+
+
+def test_a_cache_with_slots_of_its_own_selects_by_itself(params):
+    """A two-level cache moves left-padded rows to its slot 0; its budgets here cover them."""
+    kinds = {
+        "dense": Dense(12),
+        "two_level": TwoLevelAttention(
+            block=4, k_blocks=3, k_tokens=10, channels=2, min_len=0
+        ).kind(12, None),
+    }
+    tokens, lengths = TOKENS[:, :8], np.array([8, 5])
+
+    def run(config, kind):
+        decoder = Decoder(config)
+
+        def call(method, *arguments):
+            return decoder.apply({"params": params}, *arguments, method=method)
+
+        _, cache = call("prefill", tokens, lengths, kind)
+        _, cache = call("extend", TOKENS[:, 8:9], cache)
+        return call("extend", TOKENS[:, 9:10], cache)[0]
+
+    # With blocks of 16 tokens block-sparse prefill is dense, and only decoding can differ.
+    wide = SparseMixer(block_size=16).apply(SIZES.decoder())
+    expected = jax.jit(lambda: run(dense(CONFIG), kinds["dense"]))()
+    found = jax.jit(lambda: run(wide, kinds["two_level"]))()
+    np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_a_model_without_attention_cannot_be_sparse():

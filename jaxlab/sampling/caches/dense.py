@@ -22,6 +22,8 @@ class DenseCache(NamedTuple):
 
     key: jax.Array
     value: jax.Array
+    # Each token is at the slot that its context names, so that a layer may attend by itself.
+    by_slot = True
 
     def prefill(
         self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
