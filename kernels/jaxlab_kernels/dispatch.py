@@ -39,6 +39,14 @@ def refuse_divided_mesh() -> None:
         )
 
 
+def check_name(operation: str, implementations: Implementations, name: str | None) -> None:
+    """Raises a ValueError unless there is an implementation of that name, or none is named."""
+    if name is not None and name not in implementations:
+        raise ValueError(
+            f"{operation}: implementation={name!r} is not one of {', '.join(implementations)}"
+        )
+
+
 def call(
     operation: str,
     implementations: Implementations,
@@ -72,13 +80,9 @@ def call(
     where = platform()
     if implementation is None:
         names = preferences.get(where, preferences["cpu"])
-    elif implementation in implementations:
-        names = (implementation,)
     else:
-        raise ValueError(
-            f"{operation}: implementation={implementation!r} is not one of "
-            f"{', '.join(implementations)}"
-        )
+        check_name(operation, implementations, implementation)
+        names = (implementation,)
     reasons = []
     for name in names:
         try:

@@ -182,6 +182,8 @@ def test_short_batches_take_the_dense_path_bit_for_bit():
     assert (stats.mass[0] < 1).all()
     everything = dataclasses.replace(SMALL, k_blocks=10**9, k_tokens=10**9)
     index = build(arguments["key"], long, arguments["channels"], everything)
+    with pytest.raises(ValueError, match="'refrence' is not one of reference, xla"):
+        decode(*three, index, long, everything, implementation="refrence")
     out, none = decode(*three, index, long, everything)
     assert none is None
     np.testing.assert_array_equal(out[:3], step(*three, long)[:3])

@@ -1,6 +1,7 @@
 """Generation through the two-level cache, against the dense one."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,21 @@ def test_tokens_read_together_are_tokens_read_in_turn():
         np.testing.assert_allclose(one[:, 0], together[:, i], atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, cache, whole)
     np.testing.assert_array_equal(cache.key[1, :, 4], new[1][1, 2])
+
+
+def test_a_cache_too_short_to_be_sparse_says_so():
+    prompt = [jnp.zeros((1, 4, 2, 8))] * 3
+
+    def prefill(slots):
+        config = dataclasses.replace(COVERING, min_len=20)
+        empty = TwoLevel(slots, config).empty(1, 2, 8, 8, jnp.float32)
+        jax.eval_shape(lambda: empty.prefill(*prompt, Context(jnp.arange(4)[None]))[0])
+
+    with pytest.warns(UserWarning, match="stays dense: the cache has 19 slots and min_len is 20"):
+        prefill(19)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prefill(20)
 
 
 def test_channels_by_hand():

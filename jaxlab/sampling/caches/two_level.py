@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,13 @@ class TwoLevelCache:
         self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
     ) -> tuple[jax.Array, "TwoLevelCache"]:
         """See `jaxlab.nn.context.AttentionCache`; attention is dense, channels are calibrated."""
+        slots = self.key.shape[2]
+        if slots < self.config.min_len:
+            warnings.warn(
+                f"two_level attention stays dense: the cache has {slots} slots and min_len is "
+                f"{self.config.min_len}; lower min_len to select tokens",
+                stacklevel=2,
+            )
         y = attend(query, key, value, context.segment_ids)
         batch, width = key.shape[:2]
         counts = jnp.ones((batch, width), bool)

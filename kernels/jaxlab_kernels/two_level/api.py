@@ -138,7 +138,8 @@ def decode(
         blocks: int [B, KV, k], candidates that an earlier step selected, in place of this query's
             own; this step's forced blocks are added to them.
         stats: whether to measure the selection, at the price of dense attention.
-        implementation: "xla" or "reference" (float64 where query is); None is the fastest.
+        implementation: "xla" or "reference" (float64 where query is), of the sparse path; None is
+            the fastest.
 
     Returns:
         [B, H, Dv] in query's dtype, and `Stats` or None.
@@ -156,6 +157,8 @@ def decode(
     checks.query(query, batch, heads, dim)
     checks.lengths(length, key)
     checks.index(index, key, config)
+    # Here too: the dense path has no use for the name.
+    dispatch.check_name("two_level", IMPLEMENTATIONS, implementation)
     if blocks is not None:
         checks.blocks(blocks, batch, heads)
     length = jnp.clip(length, 0, slots).astype(jnp.int32)
