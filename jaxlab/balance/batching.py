@@ -44,7 +44,8 @@ def pack(
         method: "lpt", the largest cost left to the least loaded bin (Graham 1969);
             "karmarkar_karp", largest differencing, whose bins are evener and which takes longer;
             "first_fit", in the order given, each to the first bin that stays within an even share.
-        equal_size: bins of as many sequences, give or take one.
+        equal_size: no bin has more sequences than an even share, rounded up: where that divides
+            evenly, all have as many.
         lengths: tokens of each sequence, where max_tokens is given.
         max_tokens: most tokens of a microbatch, for lpt and first_fit.
 

@@ -46,7 +46,7 @@ class BudgetTuner:
         K_i = {k : T_i(k) <= A and C_i(k) >= C_i(k0) - p},   k_i = max K_i      (Eqs. 6 and 7)
 
     Where K_i is empty, k_i is the smallest k that meets the second condition: the floor, which the
-    paper lacks and which 25 to 90 % of microbatches need.
+    paper lacks (docs/sparse_balance.md says how many simulated microbatches need it).
 
     Attributes:
         anchor: of the predicted seconds at the base budget: their mean, min or max.
@@ -290,6 +290,12 @@ class Memory:
             table, buckets = data["table"], tuple(data["buckets"])
             budgets = {int(key): float(value) for key, value in data["budgets"].items()}
             curves = {int(k): tuple(map(float, value)) for k, value in data["curves"].items()}
+            for curve in curves.values():
+                if len(curve) != len(buckets) or not all(map(math.isfinite, curve)):
+                    raise ValueError(f"coverage {curve}: expected {len(buckets)} finite numbers")
+            for budget in budgets.values():
+                if not (math.isfinite(budget) and budget >= 1):
+                    raise ValueError(f"budget {budget}: expected a number from 1")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint's balancer state is damaged: {error!r}") from error
         if table != self.table:

@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--microbatches", help="per rank; default: the workload's", type=int)
     add("--sequences", help="per microbatch; default: the workload's", type=int)
     add("--table", type=Path, help="a LatencyTable; default: Qwen2.5-3B by its FLOPs")
-    add("--slowdown", type=float, default=1.0, help="of a sparse FLOP over a dense one (formula)")
+    add("--slowdown", type=float, help="of a sparse FLOP over a dense one, default 1; no --table")
     add("--block", type=int, default=256, help="tokens per block")
     add("--anchor", choices=("mean", "min", "max"), default="mean")
     add("--anchor_scope", choices=("microbatch", "rank", "local"), default="microbatch")
@@ -140,8 +141,9 @@ def _settings(args: argparse.Namespace) -> Settings:
             raise ValueError(f"--{name}={getattr(args, name)}: expected at least 1")
     if args.seed < 0:
         raise ValueError(f"--seed={args.seed}: expected at least 0")
-    if not (math.isfinite(args.slowdown) and args.slowdown > 0):
-        raise ValueError(f"--slowdown={args.slowdown}: expected a number above 0")
+    slowdown = 1.0 if args.slowdown is None else args.slowdown
+    if not (math.isfinite(slowdown) and slowdown > 0):
+        raise ValueError(f"--slowdown={slowdown}: expected a number above 0")
     try:
         buckets = tuple(int(word) for word in args.buckets.split(","))
     except ValueError:
@@ -158,9 +160,17 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.lengths is not None:
         draw = workloads.from_file(args.lengths)
         workload = dataclasses.replace(workload, name=args.lengths.name, draw=draw)
-    latency: Latency = qwen25_3b(args.slowdown, args.block)
+    latency: Latency = qwen25_3b(slowdown, args.block)
     if args.table is not None:
+        if args.slowdown is not None:
+            raise ValueError("--slowdown is the formula's: a --table has its own seconds")
         latency = LatencyTable.load(args.table)
+        # As `measure.describe` writes it.
+        found = re.search(r"\bblock (\d+)\b", latency.model)
+        if found and int(found[1]) != args.block:
+            raise ValueError(
+                f"--block={args.block}: {args.table} was measured with blocks of {found[1]} tokens"
+            )
     return Settings(
         workload, latency, tuner, block=args.block, steps=args.steps, method=args.method,
         history=args.history,
@@ -181,7 +191,7 @@ def _report(settings: Settings, results: list[dict[str, Any]], words: list[str])
         "",
         f"{work.name}: {work.ranks} ranks x {work.stages} stages, {work.microbatches} microbatches "
         f"of {work.sequences} sequences per rank, {settings.steps} steps, {len(results)} seeds "
-        f"from {results[0]['seed']}; seconds from {source}.",
+        f"from {results[0]['seed']}; blocks of {settings.block} tokens; seconds from {source}.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
@@ -203,6 +213,11 @@ def _report(settings: Settings, results: list[dict[str, Any]], words: list[str])
         lines.append(
             f"It has {share:.0%} of what SAB + DST gains in speed over SAB: that much is less "
             "work, not balance."
+        )
+    if len(less) < len(results):
+        lines.append(
+            f"In {len(results) - len(less)} of {len(results)} seeds SAB + DST gains nothing in "
+            "speed over SAB."
         )
     single = _over_seeds(results, "SAB", "single")
     if single > 0.05:

@@ -225,3 +225,6 @@ def test_a_resumed_run_chooses_the_same_budgets():
         Memory(BudgetTuner(), table="t").restore(saved)
     with pytest.raises(ValueError, match="damaged"):
         resumed.restore({"table": "t"})
+    for changed in ({"curves": {"9": [0.5]}}, {"budgets": {"9": float("nan")}}):
+        with pytest.raises(ValueError, match=r"damaged.*expected"):
+            resumed.restore(saved | changed)

@@ -10,6 +10,9 @@ from jaxlab.balance import BudgetTuner, LatencyTable, policies, simulate, worklo
 from jaxlab.balance.latency import Formula, qwen25_3b
 from jaxlab.balance.policies import POLICIES, Settings
 
+MEASURED = {"lengths": [512], "budgets": [8], "seconds": [[1.0]], "device": "cpu", "other": 0.0,
+            "model": "hidden 128, block 64, mlp 256", "layers": 1}  # fmt: skip
+
 
 def settings(name, slowdown=1.0, steps=40, **tuner):
     return Settings(
@@ -76,6 +79,18 @@ def test_much_of_the_gain_is_less_work(results):
         # Better per sequence than the control, and worse per token: long ones pay for short ones.
         assert rows["SAB + DST"]["coverage"] > rows[simulate.CONTROL]["coverage"]
         assert rows["SAB + DST"]["token_coverage"] < rows[simulate.CONTROL]["token_coverage"]
+
+
+def test_where_nothing_is_gained_the_report_says_so():
+    # Of one budget there is nothing to tune.
+    given = dataclasses.replace(
+        settings("bimodal", steps=2, buckets=(32,)), block=64, latency=qwen25_3b(block=64)
+    )
+    result = simulate.simulate(given)
+    assert result["less_work"] is None
+    report = simulate._report(given, [result], [])
+    assert "In 1 of 1 seeds SAB + DST gains nothing in speed over SAB." in report
+    assert "blocks of 64 tokens" in report
 
 
 def test_short_sequences_have_no_free_accuracy(results):
@@ -162,6 +177,8 @@ def test_the_door_writes_its_report(tmp_path, capsys):
         (["--steps=0"], "", "--steps=0"),
         (["--ranks=0"], "", "ranks is 0"),
         (["--slowdown=nan"], "", "--slowdown=nan"),
+        (["--slowdown=3", "--table=FILE"], "{}", "--slowdown is the formula's"),
+        (["--table=FILE"], json.dumps(MEASURED), "was measured with blocks of 64 tokens"),
         (["--table=FILE"], "{}", "no key lengths"),
     ],
 )

@@ -77,7 +77,8 @@ def block_sparse(
             padding: its output is 0, and what the arguments hold there does not matter, not even
             NaN.
         scale: factor of the scores; None is D ** -0.5.
-        coverage_at: budgets at which the router's mass is returned; each costs a sort of scores.
+        coverage_at: budgets at which the router's mass is returned; any at all cost one sort of the
+            scores.
         implementation: "xla" (queries sorted by the block that they chose), "triton" (the same
             with kernels for NVIDIA GPUs), "pallas" (for TPUs) or "reference" ([T, T] masks, float64
             where the arguments are); None is the platform's fastest.
