@@ -15,7 +15,7 @@ from jaxlab_kernels.attention.cudnn import cudnn
 from jaxlab_kernels.attention.reference import reference
 from jaxlab_kernels.attention.splash import splash
 from jaxlab_kernels.attention.whole import whole
-from jaxlab_kernels.common.checks import static_scale
+from jaxlab_kernels.common.checks import check_attention, static_scale
 
 IMPLEMENTATIONS: dict[str, Callable] = {
     "chunked": chunked,
@@ -71,7 +71,7 @@ def attention(
     Source: Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023; chunks and their
     backward pass: Dao et al. 2022, algorithms 1 and 2.
     """
-    _check(query, key, value, segment_ids)
+    check_attention({"query": query, "key": key, "value": value}, segment_ids)
     scale = static_scale(scale, query.shape[-1])
     if 0 in query.shape or 0 in value.shape:
         return jnp.zeros((*query.shape[:3], value.shape[-1]), query.dtype)
@@ -81,33 +81,3 @@ def attention(
         query, key, value = (jnp.where(padding, 0, x) for x in (query, key, value))
     return dispatch.call("attention", IMPLEMENTATIONS, preferences(query.shape[1]), implementation,
                          query, key, value, segment_ids, scale=scale)  # fmt: skip
-
-
-def _check(
-    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None
-) -> None:
-    if query.ndim != 4:
-        raise ValueError(f"query has shape {query.shape}; expected [B, T, H, D]")
-    batch, length, heads, dim = query.shape
-    if key.ndim != 4 or key.shape[:2] != (batch, length) or key.shape[3] != dim:
-        raise ValueError(f"key has shape {key.shape}; expected [B, T, KV, D] beside {query.shape}")
-    if value.ndim != 4 or value.shape[:3] != key.shape[:3]:
-        raise ValueError(
-            f"value has shape {value.shape}; expected [B, T, KV, Dv] beside {key.shape}"
-        )
-    if key.shape[2] == 0 or heads % key.shape[2]:
-        raise ValueError(
-            f"query has {heads} heads (shape {query.shape}); expected a multiple of the "
-            f"{key.shape[2]} heads of key and value"
-        )
-    for name, x in {"query": query, "key": key, "value": value}.items():
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"{name} has dtype {x.dtype}; expected a floating dtype")
-    if segment_ids is None:
-        return
-    if segment_ids.shape != (batch, length):
-        raise ValueError(
-            f"segment_ids has shape {segment_ids.shape}; expected [B, T] {batch, length}"
-        )
-    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-        raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")

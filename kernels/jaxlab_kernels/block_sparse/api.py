@@ -16,7 +16,7 @@ from jaxlab_kernels.block_sparse.gpu import triton
 from jaxlab_kernels.block_sparse.grouped import grouped
 from jaxlab_kernels.block_sparse.reference import reference
 from jaxlab_kernels.block_sparse.tpu import pallas
-from jaxlab_kernels.common.checks import static_scale
+from jaxlab_kernels.common.checks import check_attention, static_scale
 
 IMPLEMENTATIONS: dict[str, Callable] = {
     "pallas": pallas,
@@ -92,7 +92,7 @@ def block_sparse(
 
     Source: MoBA (Lu et al. 2025), eqs. 2 to 6.
     """
-    _check(q, k, v, segment_ids)
+    check_attention({"q": q, "k": k, "v": v}, segment_ids)
     scale = static_scale(scale, q.shape[-1])
     coverage_at = tuple(coverage_at)
     if block_size < 1 or any(type(n) is not int or n < 1 for n in coverage_at):
@@ -138,31 +138,3 @@ def _budgets(budget: jax.Array | int, batch: int, kv_heads: int, length: int) ->
     clipped = jnp.clip(given, 1, max(length, 1)).astype(jnp.int32)
     clipped = clipped[:, None] if clipped.ndim == 1 else clipped
     return jnp.broadcast_to(clipped, (batch, kv_heads))
-
-
-def _check(
-    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array | None
-) -> None:
-    if query.ndim != 4:
-        raise ValueError(f"q has shape {query.shape}; expected [B, T, H, D]")
-    batch, length, heads, dim = query.shape
-    if key.ndim != 4 or key.shape[:2] != (batch, length) or key.shape[3] != dim:
-        raise ValueError(f"k has shape {key.shape}; expected [B, T, KV, D] beside {query.shape}")
-    if value.ndim != 4 or value.shape[:3] != key.shape[:3]:
-        raise ValueError(f"v has shape {value.shape}; expected [B, T, KV, Dv] beside {key.shape}")
-    if key.shape[2] == 0 or heads % key.shape[2]:
-        raise ValueError(
-            f"q has {heads} heads (shape {query.shape}); expected a multiple of the "
-            f"{key.shape[2]} heads of k and v"
-        )
-    for name, x in {"q": query, "k": key, "v": value}.items():
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"{name} has dtype {x.dtype}; expected a floating dtype")
-    if segment_ids is None:
-        return
-    if segment_ids.shape != (batch, length):
-        raise ValueError(
-            f"segment_ids has shape {segment_ids.shape}; expected [B, T] {batch, length}"
-        )
-    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-        raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")

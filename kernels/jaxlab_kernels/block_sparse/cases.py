@@ -5,36 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab_kernels.attention import cases as attention
+
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """One call of `block_sparse` at one size.
+class Case(attention.Case):
+    """One call of `block_sparse` at one size: arrays as of attention, blocks and a budget.
 
     Attributes:
-        batch: B.
-        length: T.
-        heads: H.
-        kv_heads: KV.
-        dim: D.
-        value_dim: Dv.
         block: tokens per block.
         budget: a number, or a nested list of shape [B] or [B, KV].
-        packed: tokens per segment, the last of them padding; () for one segment without ids.
-        scale: factor of the scores; None is D ** -0.5.
-        spread: standard deviation of queries and keys: large ones make near one-hot weights.
     """
 
-    batch: int = 2
-    length: int = 37
-    heads: int = 4
-    kv_heads: int = 2
-    dim: int = 8
-    value_dim: int = 8
     block: int = 4
     budget: Any = 3
-    packed: tuple[int, ...] = ()
-    scale: float | None = None
-    spread: float = 1.0
 
 
 CASES = {
@@ -64,17 +48,8 @@ def speed(length: int = 16384, heads: int = 2) -> Case:
 
 def make(case: Case, seed: int = 0, dtype: Any = np.float64) -> dict[str, Any]:
     """Returns the arguments of `block_sparse` for a case, as NumPy arrays."""
-    rng = np.random.default_rng(seed)
-    front = (case.batch, case.length)
-    arguments: dict[str, Any] = {
-        "q": case.spread * rng.normal(size=(*front, case.heads, case.dim)),
-        "k": case.spread * rng.normal(size=(*front, case.kv_heads, case.dim)),
-        "v": rng.normal(size=(*front, case.kv_heads, case.value_dim)),
-    }
-    arguments = {name: x.astype(dtype) for name, x in arguments.items()}
-    if case.packed:
-        ids = np.repeat(np.arange(1, len(case.packed) + 1), case.packed)
-        ids[ids == len(case.packed)] = 0
-        arguments["segment_ids"] = np.broadcast_to(ids, front).astype(np.int32)
+    arguments = attention.make(case, seed, dtype)
+    renamed = {"q": "query", "k": "key", "v": "value"}
+    arrays = {name: arguments.pop(longer) for name, longer in renamed.items()}
     budget = np.asarray(case.budget, np.int32)
-    return arguments | {"budget": budget, "block_size": case.block, "scale": case.scale}
+    return arrays | arguments | {"budget": budget, "block_size": case.block}

@@ -1,9 +1,10 @@
 """Checks of arguments that every operation makes: shapes, static numbers, values on request."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -11,6 +12,41 @@ def expect(name: str, x: jax.Array, expected: str, *shapes: Sequence[int]) -> No
     """Raises a ValueError that names the argument unless its shape is one of `shapes`."""
     if x.shape not in shapes:
         raise ValueError(f"{name} has shape {x.shape}; expected {expected}")
+
+
+def check_attention(arrays: Mapping[str, jax.Array], segment_ids: jax.Array | None) -> None:
+    """Raises a ValueError unless the arrays are those of attention of whole sequences.
+
+    Args:
+        arrays: queries [B, T, H, D], keys [B, T, KV, D] and values [B, T, KV, Dv] in this order, by
+            the names that messages give them; floating, and H a multiple of KV.
+        segment_ids: int [B, T] or None.
+    """
+    (of_query, query), (of_key, key), (of_value, value) = arrays.items()
+    if query.ndim != 4:
+        raise ValueError(f"{of_query} has shape {query.shape}; expected [B, T, H, D]")
+    batch, length, heads, dim = query.shape
+    if key.ndim != 4 or key.shape[:2] != (batch, length) or key.shape[3] != dim:
+        raise ValueError(
+            f"{of_key} has shape {key.shape}; expected [B, T, KV, D] beside {query.shape}"
+        )
+    if value.ndim != 4 or value.shape[:3] != key.shape[:3]:
+        raise ValueError(
+            f"{of_value} has shape {value.shape}; expected [B, T, KV, Dv] beside {key.shape}"
+        )
+    if key.shape[2] == 0 or heads % key.shape[2]:
+        raise ValueError(
+            f"{of_query} has {heads} heads (shape {query.shape}); expected a multiple of the "
+            f"{key.shape[2]} heads of {of_key} and {of_value}"
+        )
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{name} has dtype {x.dtype}; expected a floating dtype")
+    if segment_ids is None:
+        return
+    expect("segment_ids", segment_ids, f"[B, T] {batch, length}", (batch, length))
+    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+        raise ValueError(f"segment_ids has dtype {segment_ids.dtype}; expected integers")
 
 
 def static_scale(scale: float | None, key_dim: int) -> float:
