@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.losses import distillation
-from jaxlab.losses.aggregate import Summary, summarise, token_weights, weighted_sum
+from jaxlab.losses.aggregate import Summary, per_token, summarise, token_weights, weighted_sum
 from jaxlab.losses.cross_entropy import token_cross_entropy
 from jaxlab.losses.divergences import at_least_float32, log_probs
+from jaxlab.losses.methods.opd import Opd
 from jaxlab.losses.teacher_view import view
 from jaxlab.losses.types import Method, Needs, Stats, Teacher, Tokens, at_least
 
+# What `statistics` adds.
+DIVERGENCES = ("kl_forward", "kl_reverse", "teacher_entropy")
 CHUNK_BYTES = 64 * 2**20
 MIN_CHUNK = 16
 
@@ -183,21 +186,39 @@ def loss(
     tables = [unembedding] if teacher is None else [unembedding, teacher[1]]
     words = _words(vocab_size, *tables)
     if method.needs.sequence:
+        assert not at_least(method.needs.teacher, "topk"), "it would need a vocabulary per token"
+        more: Stats = {}
+        if statistics:
+            # One more pass over the logits, by a method of single tokens.
+            _, found = loss(
+                Opd(),
+                *jax.lax.stop_gradient((hidden, unembedding)),
+                Tokens(tokens=batch.tokens),
+                mask,
+                teacher=teacher,
+                temperature=temperature,
+                teacher_temperature=teacher_temperature,
+                statistics=True,
+                vocab_size=vocab_size,
+                chunk_size=chunk_size,
+                summary=per_token,
+            )
+            more = {name: found[name] for name in DIVERGENCES}
         return _sequence_loss(
-            method, hidden, unembedding, batch, mask, weights, words,
+            method, hidden, unembedding, batch, mask, weights, more, words,
             temperature, chunk_size, summary,
         )  # fmt: skip
-    per_token: Arrays = {"batch": batch._replace(mask=None)}
+    each: Arrays = {"batch": batch._replace(mask=None)}
     shared: Arrays = {}
     if teacher is not None:
-        per_token["teacher_hidden"], shared["teacher_unembedding"] = teacher[0], teacher[1][:words]
+        each["teacher_hidden"], shared["teacher_unembedding"] = teacher[0], teacher[1][:words]
     term = _OfMethod(method, temperature, teacher_temperature, statistics)
     return _masked_loss(
         term,
         hidden,
         unembedding[:words],
         shared,
-        per_token,
+        each,
         mask,
         weights,
         chunk_size,
@@ -248,6 +269,7 @@ def _sequence_loss(
     batch: Tokens,
     mask: jax.Array,
     weights: jax.Array,
+    more: Stats,
     words: int,
     temperature: float,
     chunk_size: int | None,
@@ -267,7 +289,7 @@ def _sequence_loss(
     batch = batch._replace(old_logp=jax.lax.stop_gradient(old), mask=mask)
     values, stats = method.loss(batch)
     total = weighted_sum(values, weights)
-    stats = distillation.sampled_stats(batch) | stats | {"student_entropy": entropy}
+    stats = more | distillation.sampled_stats(batch) | stats | {"student_entropy": entropy}
     return total, summary(total, stats, mask)
 
 

@@ -50,6 +50,11 @@ class Surrogate(Options):
         super().__post_init__()
         check_clips(self)
 
+    def check_token_level(self, why: str) -> None:
+        """Raises a ValueError that says why, unless the ratio is each token's."""
+        if self.ratio_level != "token":
+            raise ValueError(f"ratio_level must be 'token': {why}")
+
     def of(
         self, batch: Tokens, advantage: jax.Array, ratio: str | None = None
     ) -> tuple[jax.Array, Stats]:

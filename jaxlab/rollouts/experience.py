@@ -13,16 +13,7 @@ class Experience(NamedTuple):
     Attributes:
         rollout: tokens and their mask, which is False on what the student did not write.
         reward: float32 [B], by a verifier or an environment; None where nothing learns from it.
-        valid: bool [B], False where a row must not count, such as an episode that was cut off by a
-            fault; None: all count.
     """
 
     rollout: Rollout
     reward: jax.Array | None = None
-    valid: jax.Array | None = None
-
-    @property
-    def mask(self) -> jax.Array:
-        """bool [B, N], True = a token that counts."""
-        mask = self.rollout.mask
-        return mask if self.valid is None else mask & self.valid[:, None]

@@ -61,7 +61,7 @@ def measure(
         vocab_size=options.vocab_size,
         summary=per_token,
     )
-    for name in ("kl_forward", "kl_reverse", "teacher_entropy"):
+    for name in chunked_vocab.DIVERGENCES:
         found[name] = masked_mean(stats[name], rollout.mask)
     advantage = jnp.clip(stats["advantage"], ADVANTAGE_EDGES[0], ADVANTAGE_EDGES[-1])
     counts, _ = jnp.histogram(

@@ -1,8 +1,7 @@
-"""Learning from experience: what is fixed about a batch (`score`), and the updates on it.
+"""Two jitted functions that learn from a batch of experience: `score` it, then `update` on it.
 
-Knows decoders, methods and arrays; neither configs nor tokenizers. Two jitted functions: `score`
-reads a batch once by everybody who has a say (teacher, reference, the student as it was), `update`
-takes the optimiser's steps on it.
+`score` has teacher, reference and the student as it was read the batch, once; `update` takes the
+optimiser's steps on it. This module knows decoders, methods and arrays, no config or tokenizer.
 """
 
 import functools
@@ -96,7 +95,7 @@ class Learner:
         teacher: Decoder | None = None,
         reference: Decoder | None = None,
     ):
-        """Fix everything but params and batches.
+        """Build the two functions; nothing is compiled before their first call.
 
         Args:
             student: what is trained.
@@ -128,7 +127,7 @@ class Learner:
         experience: Experience,
         step: jax.Array,
     ) -> tuple[Scored, Metrics]:
-        """What is fixed while the student is updated on this batch, and metrics of the credit."""
+        """Returns what stays fixed during the updates on a batch, and metrics of the credit."""
         options, needs, rollout = self.options, self.method.needs, experience.rollout
         rows = rollout.tokens.shape[0]
         group, parts = self.options.group(rows), options.parts * options.updates
@@ -156,8 +155,14 @@ class Learner:
         if needs.old or options.updates > 1:
             old, _ = read(lambda part: self._token_logp(params, part, group))
         said = None if view is None else view.token
+        if needs.teacher == "full" and needs.reward:
+            # A method that weighs completions asks what the teacher thinks of them.
+            assert self._teacher is not None
+            assert teacher_params is not None
+            token = Needs(teacher="token")
+            said = read(self._reader(self._teacher, teacher_params, token, group)).token
         credit = self.method.credit(grouped(experience, options.samples, needs, old, said))
-        mask = experience.mask
+        mask = rollout.mask
         if credit.keep is not None:
             mask = mask & credit.keep.reshape(-1)[:, None]
 
@@ -197,7 +202,7 @@ class Learner:
     def _update(
         self, current: TrainState, teacher_params: Params | None, scored: Scored
     ) -> tuple[TrainState, Metrics]:
-        """All updates on a batch; metrics are means (extremes: extremes) over them."""
+        """Takes all updates on a batch; metrics are their means, of minima and maxima those."""
         updates = self.options.updates
         group = self.options.group(scored.mask.shape[0])
         step = functools.partial(self._one_update, teacher_params, group)
@@ -295,7 +300,7 @@ def grouped(
             sampler's own.
         teacher_logp: float [B, N] of the tokens, or None.
     """
-    rollout, mask = experience.rollout, experience.mask
+    rollout, mask = experience.rollout, experience.rollout.mask
     length = jnp.sum(mask, axis=1)
 
     def mean(logp: jax.Array | None) -> jax.Array | None:

@@ -11,7 +11,9 @@ from jaxlab import config as config_lib
 from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.evals.loop import _entropy
 from jaxlab.losses import chunked_vocab, distillation
+from jaxlab.losses.methods.matching import TopKReverse
 from jaxlab.losses.methods.names import METHODS
+from jaxlab.losses.methods.scope import Scope
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.experience import Experience
@@ -143,7 +145,7 @@ def _learner(built, name, **changes):
     """A learner of the run's models and another method."""
     return Learner(
         built.student,
-        METHODS[name](),
+        METHODS[name]() if isinstance(name, str) else name,
         optim.make(built.config.optim, 100),
         lambda step: 1e-3,
         built.mesh,
@@ -154,7 +156,7 @@ def _learner(built, name, **changes):
     )
 
 
-@pytest.mark.parametrize("name", ["grpo", "opd", "gkd"])
+@pytest.mark.parametrize("name", ["grpo", "opd", "gkd", "gspo"])
 def test_statistics_of_the_whole_vocabulary_are_there_for_every_method(name, built):
     learner = _learner(built, name, statistics=True)
     teacher, experience = built.teacher.params, Experience(ROLLOUT, _shape(jnp.float32, 8))
@@ -162,6 +164,17 @@ def test_statistics_of_the_whole_vocabulary_are_there_for_every_method(name, bui
     scored, _ = jax.eval_shape(learner._score, *arguments)
     _, metrics = jax.eval_shape(learner._update, built.abstract, teacher, scored)
     assert {"kl_forward", "kl_reverse", "teacher_entropy", "student_entropy"} <= set(metrics)
+
+
+def test_completions_are_weighed_where_the_whole_distribution_is_compared(built):
+    method = Scope(wrong_branch="match", match=TopKReverse(support="full"))
+    learner = _learner(built, method)
+    teacher, experience = built.teacher.params, Experience(ROLLOUT, _shape(jnp.float32, 8))
+    arguments = (built.abstract.params, teacher, None, experience, _shape(jnp.int32))
+    scored, metrics = jax.eval_shape(learner._score, *arguments)
+    assert scored.weight.shape == (8,)
+    assert "wrong_weight_perplexity" in metrics
+    jax.eval_shape(learner._update, built.abstract, teacher, scored)
 
 
 @pytest.mark.parametrize("updates", [1, 2])

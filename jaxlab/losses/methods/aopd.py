@@ -72,8 +72,7 @@ class Aopd(Base):
     def __post_init__(self) -> None:
         """Check the choices and the threshold."""
         super().__post_init__()
-        if self.pg.ratio_level != "token":
-            raise ValueError("pg.ratio_level: tokens are guided one by one, so it must be 'token'")
+        self.pg.check_token_level("tokens are guided one by one")
         ranges.check(self, "tau")
 
     @property

@@ -74,7 +74,8 @@ class ExOpd(Opd):
     @property
     def needs(self) -> Needs:
         """The token's log-probability by teacher and reference."""
-        return Needs(teacher="token", own_samples=True, reference=True)
+        sequence = self.ratio_level == "sequence"
+        return Needs(teacher="token", own_samples=True, reference=True, sequence=sequence)
 
     def loss(self, batch: Tokens) -> tuple[jax.Array, Stats]:
         """The surrogate of the extrapolated advantage."""
@@ -121,6 +122,11 @@ class VOpd(Opd):
 
     name: Literal["vopd"] = "vopd"  # type: ignore[assignment]
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.check_token_level("the baseline is of single tokens")
+
     @property
     def needs(self) -> Needs:
         """The whole distribution, for the baseline."""
@@ -161,6 +167,7 @@ class Eopd(Opd):
         """Check the options."""
         super().__post_init__()
         ranges.check(self, "threshold", "guide_weight", least=0)
+        self.check_token_level("tokens are guided one by one")
 
     @property
     def needs(self) -> Needs:

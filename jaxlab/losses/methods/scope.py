@@ -82,8 +82,7 @@ class Scope(Surrogate, Base):
         ranges.check(self, "max_perplexity", above=1)
         ranges.check(self, "correct_weight", "wrong_weight", "shrink", least=0)
         ranges.check(self, "chance", least=0, below=1)
-        if self.ratio_level != "token":
-            raise ValueError("ratio_level: the ratio of SCOPE is a token's, so it must be 'token'")
+        self.check_token_level("the ratio of Eq. 1 is a token's")
         if self.per_branch and self.agg != "token_mean":
             raise ValueError("per_branch averages over tokens: set agg to 'token_mean' with it")
 

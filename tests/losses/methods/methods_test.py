@@ -240,6 +240,34 @@ def test_the_released_code_averages_each_branch_over_its_tokens():
     assert "Eq. 5" in Scope(teacher_sign=1).contradictions()[0]
 
 
+def test_wrong_completions_may_match_the_teachers_top_words():
+    """The released code's top-k variant, by hand: both sides renormalised on words 2 and 0."""
+    chosen = method("scope", wrong_branch="match", match={"top_k": 2})
+    t, s = np.array([0.75, 0.125]) / 0.875, np.array([0.25, 0.5]) / 0.75
+    loss, metrics = loss_of(chosen, STUDENT, branch=jnp.array([WRONG]))
+    assert loss == pytest.approx(2 * float(np.sum(s * np.log(s / t))), rel=1e-5)
+    assert metrics["teacher_mass"] == pytest.approx(0.875, rel=1e-6)
+    loss, _ = loss_of(chosen, STUDENT)
+    assert loss == pytest.approx(-2.0)
+    assert method("scope", wrong_branch="match", match={"support": "full"}).needs.teacher == "full"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("scope", {}),
+        ("vopd", {}),
+        ("eopd", {}),
+        ("aopd", {"pg": {"ratio_level": "sequence"}}),
+    ],
+)
+def test_methods_of_single_tokens_refuse_the_ratio_of_completions(name, options):
+    with pytest.raises(config.ConfigError, match="ratio_level must be 'token': "):
+        method(name, **(options or {"ratio_level": "sequence"}))
+    for other in ("opd", "exopd", "power_opd", "grpo", "kdrl"):
+        assert method(other, ratio_level="sequence").needs.sequence
+
+
 def test_the_correct_branch_fades_where_answers_may_be_guesses():
     group = _group([[1.0] + [0.0] * 7, [1.0] * 8])
     plain, careful = (Scope(chance=0.125, shrink=shrink).credit(group) for shrink in (0.0, 1.0))
