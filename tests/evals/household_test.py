@@ -123,6 +123,18 @@ def test_a_folder_of_games_and_what_is_none(tmp_path, real_data):
     outcome, samples, _ = evaluate(tmp_path / "run", path=folder, limit=None)
     assert outcome.scores["success"] == 1.0
     assert len(samples) == 2
+    again = folder / "again" / path.parent.parent.name / path.parent.name / path.name
+    again.parent.mkdir(parents=True)
+    again.write_text(path.read_text())
+    with pytest.raises(ValueError, match=r"game\.tw-pddl: the game .* is in .* too"):
+        evaluate(tmp_path / "twice", path=folder)
+    again.unlink()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "solvable": False}))
+    outcome, samples, report = evaluate(tmp_path / "fewer", path=folder, limit=None)
+    assert outcome.scores["success"] == 1.0
+    assert len(samples) == 1
+    assert f"{path}: its field 'solvable' is false" in report
     path.write_text(path.read_text()[:500])
     with pytest.raises(ValueError, match=r"game\.tw-pddl: is no JSON"):
         evaluate(tmp_path / "cut", path=folder)

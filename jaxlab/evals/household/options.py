@@ -21,7 +21,7 @@ class Options(Grading):
             game, and games are played one after the other.
         skills: the library's file or folder; it must exist to be frozen.
         top_k: candidates of a query.
-        similarity_weight: of the query's similarity against a skill's utility.
+        similarity_weight: weight of the query's similarity; a skill's utility has the rest.
     """
 
     engine: Literal["fast", "textworld"] = "fast"

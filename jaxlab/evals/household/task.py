@@ -31,14 +31,16 @@ def games(asked: Asked, options: Options) -> Task:
 
     Args:
         asked: its path is "alfworld" or "made_up", the panel of 240 tasks in AI2-THOR's rooms or in
-            made-up ones, or a folder with game.tw-pddl files in it.
+            made-up ones, or a folder with game.tw-pddl files in it, of which those whose file
+            says that they cannot be won are left out and listed, as ALFWorld leaves them out.
         options: how it plays.
 
     Raises:
-        ValueError: a game cannot be read, the library cannot be opened, or there is no game.
+        ValueError: a game cannot be read, two have the same id, the library cannot be opened, or
+            there is no game that can be won.
         FileNotFoundError: there is no such folder, or no inventory of AI2-THOR's rooms.
     """
-    found = _panel(asked.path, options)
+    found, rejected = _panel(asked.path, options)
     chosen = sorted(found, key=lambda game: hashlib.sha256(game.id.encode()).hexdigest())
     kept = {game.id for game in chosen[: asked.limit]}
     panel = [game for game in found if game.id in kept]
@@ -59,13 +61,14 @@ def games(asked: Asked, options: Options) -> Task:
         dataset=dataset,
         solver=play({game.id: game for game in panel}, options, asked.seed),
         epochs=asked.samples,
-        metadata={"panel": games_.digest(panel)[:16], "rejected": []},
+        metadata={"panel": games_.digest(panel)[:16], "rejected": rejected},
     )
 
 
-def _panel(path: str, options: Options) -> list[household.Game]:
+def _panel(path: str, options: Options) -> tuple[list[household.Game], list[str]]:
+    """Games, and why others of the folder are left out."""
     if path in get_args(games_.Inventory):
-        return list(games_.panel(path))
+        return list(games_.panel(path)), []
     folder = Path(path)
     if not folder.is_dir():
         names = " or ".join(get_args(games_.Inventory))
@@ -73,7 +76,22 @@ def _panel(path: str, options: Options) -> list[household.Game]:
     files = sorted(folder.rglob("game.tw-pddl"))
     if not files:
         raise ValueError(f"{path}: has no game.tw-pddl in it")
-    return [household.read(file, any_rules=options.engine == "textworld") for file in files]
+    places: dict[str, Path] = {}
+    found, rejected = [], []
+    for file in files:
+        game = household.read(file, any_rules=options.engine == "textworld")
+        if game.solvable is False:
+            rejected.append(f"{file}: its field 'solvable' is false")
+            continue
+        if game.id in places:
+            raise ValueError(
+                f"{file}: the game {game.id} is in {places[game.id]} too; give one folder of them"
+            )
+        places[game.id] = file
+        found.append(game)
+    if not found:
+        raise ValueError(f"{path}: none of {len(rejected)} games can be won: {rejected[0]}")
+    return found, rejected
 
 
 def _split(name: str) -> str:
