@@ -1,4 +1,4 @@
-"""Skill libraries for people: a table, and SKILL.md files that go out and come back."""
+"""Commands for skill libraries: show a table, export SKILL.md files and import them."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from jaxlab.agents.skill_store import file_of
 
 # What a skill begins with where its file does not say.
 _NUMBERS = {"utility": 0.5, "selections": 0, "updates": 0, "created": 0, "used": 0}
+_READ = {"description", "task", "success", *_NUMBERS}
 
 
 def table(entries: Sequence[Entry], width: int = 120) -> str:
@@ -60,7 +61,10 @@ def from_markdown(path: pathlib.Path) -> Entry:
     if found is None:
         raise LibraryError(f"{path}: has no front matter between two lines of ---")
     fields: dict[str, Any] = {}
+    name = ""
     for line in found.group(1).splitlines():
+        if line[:1].isspace() and line.strip() and name in _READ:
+            raise LibraryError(f"{path}: field {name!r} has a second line; write it in one")
         name, colon, value = line.partition(":")
         if colon and re.fullmatch(r"\w+", name):
             try:
@@ -81,13 +85,18 @@ def from_markdown(path: pathlib.Path) -> Entry:
     utility = float(numbers.pop("utility"))
     if utility > 1:
         raise LibraryError(f"{path}: field 'utility' is {utility}, above 1")
-    skill = Skill(strategy, fields["description"], str(fields.get("task", "")))
+    success, task = fields.get("success", True), fields.get("task", "")
+    if not isinstance(success, bool):
+        raise LibraryError(f"{path}: field 'success' is {success!r}, not true or false")
+    if not isinstance(task, str):
+        raise LibraryError(f"{path}: field 'task' is {task!r}, no text")
+    skill = Skill(strategy, fields["description"], task)
     counts = {name: int(value) for name, value in numbers.items()}
-    return Entry(0, skill, utility, **counts, success=bool(fields.get("success", True)))
+    return Entry(0, skill, utility, **counts, success=success)
 
 
 class _Same:
-    """The encoder that a library names, for what compares no texts."""
+    """An encoder with the name that is in a library's file, so that any library can be opened."""
 
     def __init__(self, path: pathlib.Path) -> None:
         try:

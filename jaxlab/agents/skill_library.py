@@ -83,7 +83,7 @@ class SkillLibrary:
         return len(self._entries)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.store.close()
 
     def entries(self) -> list[Entry]:
@@ -104,9 +104,16 @@ class SkillLibrary:
         Returns:
             For each query at most top_k candidates: fewer where the library or the similarity's
             floor has no more.
+
+        Raises:
+            LibraryError: if top_k is below 1.
         """
         self._refresh()
-        count = min(top_k or self.options.top_k, len(self._entries))
+        if top_k is None:
+            top_k = self.options.top_k
+        if top_k < 1:
+            raise LibraryError(f"top_k is {top_k}; it must be at least 1")
+        count = min(top_k, len(self._entries))
         if not queries or not count:
             return [[] for _ in queries]
         options = self.options

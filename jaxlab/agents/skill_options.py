@@ -3,9 +3,14 @@
 import dataclasses
 from typing import Literal
 
+from jaxlab import ranges
+
 
 class LibraryError(ValueError):
-    """A library, or something handed to one, that cannot be used; names file and field."""
+    """An error of a skill library: its file, or what was handed to it, cannot be used.
+
+    The message names file and field.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,11 @@ class Library:
     longest: int = 2000
 
     def __post_init__(self) -> None:
+        try:
+            ranges.check_choices(self)
+            ranges.check(self, "floor", "same", least=-1, most=1)
+        except ValueError as error:
+            raise LibraryError(f"option {error}") from None
         for name, low, high in (
             ("top_k", 1, None),
             ("capacity", 1, None),

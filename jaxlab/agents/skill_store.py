@@ -128,7 +128,7 @@ class Store:
         return int(self.connection.execute("pragma data_version").fetchone()[0])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, and give the writer's lock back."""
         connection = getattr(self, "connection", None)
         if connection is not None:
             connection.close()

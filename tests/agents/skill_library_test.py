@@ -163,12 +163,12 @@ def test_an_empty_library_and_one_smaller_than_k(tmp_path):
 
 @pytest.mark.parametrize(
     ("evict", "gone"),
-    # Utilities .4, .5, .1, .5 and 3, 0, 1, 2 selections: U ln n = .44, -inf, 0, .35;
-    # U ln(n+1) = .55, 0, .07, .55; last used in steps 2, 0, 9, 5.
-    [("u_log_n", [2, 3]), ("u_log_n1", [2, 3]), ("least_recent", [2, 1]), ("none", [4, 3])],
+    # Utilities .4, .9, .1, .5 and 3, 1, 2, 0 selections: U ln n = .44, 0, .07, -inf;
+    # U ln(n+1) = .55, .62, .11, 0; last used in steps 2, 0, 9, 5.
+    [("u_log_n", [4, 2]), ("u_log_n1", [4, 3]), ("least_recent", [2, 1]), ("none", [4, 3])],
 )
 def test_who_is_evicted(tmp_path, evict, gone):
-    rows = [(0.4, 3, 2, 1), (0.5, 0, 0, 2), (0.1, 1, 9, 3), (0.5, 2, 5, 4)]
+    rows = [(0.4, 3, 2, 1), (0.9, 1, 0, 2), (0.1, 2, 9, 3), (0.5, 0, 5, 4)]
     with filled(tmp_path, "abcd") as library, library.store.transaction() as transaction:
         transaction.executemany(
             "update skills set utility = ?, selections = ?, used = ? where id = ?", rows
@@ -254,6 +254,11 @@ def test_options_out_of_range_are_named():
         Library(alpha=1.5)
     with pytest.raises(LibraryError, match="'similarity_weight' is nan"):
         Library(similarity_weight=math.nan)
+    for name in ("update", "counts", "admit", "dedupe", "evict", "initial"):
+        with pytest.raises(LibraryError, match=f"option {name}='selcted' is not one of"):
+            Library(**{name: "selcted"})
+    with pytest.raises(LibraryError, match="option floor must be at least -1 and at most 1"):
+        Library(floor=math.nan)
 
 
 def test_one_writer_and_many_readers(tmp_path):
@@ -463,6 +468,9 @@ def test_the_commands_show_export_and_import(tmp_path, capsys):
         ("---\ndescription: x\n---\n\n", "field 'body' is missing"),
         ("---\ndescription: x\nutility: 2\n---\n\ndo", "field 'utility' is 2.0, above 1"),
         ("---\ndescription: x\nupdates: many\n---\n\ndo", "field 'updates' is 'many'"),
+        ("---\ndescription: x\nsuccess: no\n---\n\ndo", "field 'success' is 'no', not true or"),
+        ("---\ndescription: x\ntask: 3\n---\n\ndo", "field 'task' is 3, no text"),
+        ("---\ndescription: >\n  of mugs\n---\n\ndo", "field 'description' has a second line"),
     ):
         bad.write_text(content)
         assert skill_files.main(arguments) == 2
