@@ -1,6 +1,6 @@
 """Frozen features as a probe's data: rows of LARY with their features, in memory-mapped arrays.
 
-Without jax. Features are the release's .npz files, read once into an array below the work
+No jax here. Features are the release's .npz files, read once into an array below the work
 directory; a reading that was killed goes on.
 """
 
@@ -46,6 +46,7 @@ class Synthetic:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        ranges.check_choices(self)
         ranges.check_counts(self, "pairs")
         ranges.check(self, "seed", least=0)
 
@@ -88,10 +89,11 @@ class FeatureData:
 
     def __post_init__(self) -> None:
         """Check that there is one source of rows, and ranges."""
-        files = (self.train, self.val, self.root)
+        ranges.check_choices(self)
+        files = (self.train, self.val, self.root, self.features)
         if self.synthetic is not None and any(files):
             raise ValueError(
-                "synthetic: the world has its own files; leave train, val and root out"
+                "synthetic: the world has its own files; leave train, val, root and features out"
             )
         if not 0 <= self.inner < 1 or not 0 < self.fraction < 1:
             raise ValueError(
@@ -240,7 +242,7 @@ class Opened:
             "rows of train": len(self.train),
             "rows of val": len(self.val),
             "rows left out": len(self.left_out),
-            "rows of val whose twin or reversal is in another split": len(self.panel.leakage),
+            "rows of val whose twin or reversal is in train": self._leaking(),
             "split": data.split,
             "input": data.input,
         }
@@ -253,6 +255,12 @@ class Opened:
         (workdir / "probe.md").write_text("\n".join(lines) + "\n")
         content = {"about": about, "tables": [table.to_json() for table in written]}
         (workdir / "probe.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    def _leaking(self) -> int:
+        """Rows of val whose frames, or the same backwards in time, are in train or inner."""
+        trained = (*self.train.rows, *(self.inner.rows if self.inner else ()))
+        seen = {row.frames for row in trained}
+        return sum(row.frames in seen or row.reversed_frames in seen for row in self.val.rows)
 
     def _side(self, panel: rows.Panel, folder: Path) -> Side:
         """Rows of a panel whose features and chunks can be read."""
@@ -338,6 +346,10 @@ def _store(
             part.rename(note)
     if array is None:
         raise ValueError(f"{panel.rows[0].id}: no row has features that can be read")
+    if state["bad"] and bad_rows == "error":
+        # An earlier run of this folder left them out.
+        where, cause = state["bad"][0]
+        raise ValueError(f"{where}: {cause}; bad_rows=skip leaves it out")
     left_out += [Rejected(where, cause) for where, cause in state["bad"]]
     return state["kept"], np.load(path, mmap_mode="r")[: len(state["kept"])]
 

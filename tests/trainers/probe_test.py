@@ -1,5 +1,6 @@
 """Probes of features: heads at once, data of features, a run."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import pytest
 
 from jaxlab import config as config_lib
 from jaxlab.evals import features
-from jaxlab.evals.lary import baselines, rows, splits, world
+from jaxlab.evals.lary import baselines, media, rows, splits, world
 from jaxlab.nn.probe import Linear, ResidualMlp
 from jaxlab.trainers import loop, probe
 from jaxlab.trainers.settings import Train
@@ -113,7 +114,7 @@ def test_labels_of_the_world(files, tmp_path):
     assert losses[0] == pytest.approx(np.log(CLASSES), abs=1.0)
     report = json.loads((tmp_path / "a/probe.json").read_text())
     assert [table["title"] for table in report["tables"]][:2] == ["Accuracy", "Accuracy by class"]
-    assert report["about"]["rows of val whose twin or reversal is in another split"] > 0
+    assert report["about"]["rows of val whose twin or reversal is in train"] > 0
     assert "| micro | macro |" in (tmp_path / "a/probe.md").read_text()
     again, _ = run(files, "synthetic_pairs", tmp_path / "b", optim=heads, data={"inner": 0.2})
     jax.tree.map(np.testing.assert_array_equal, final.params, again.params)
@@ -160,6 +161,11 @@ def test_inputs_of_a_pair(files, tmp_path):
 def test_splits_and_weights(files, tmp_path):
     opened = features.Opened(
         features.FeatureData(**files["synthetic_pairs"], split="grouped", inner=0.25), tmp_path
+    )
+    opened.write(tmp_path, ())
+    # A pair and its reversal are of one group.
+    assert "- rows of val whose twin or reversal is in train: 0\n" in (
+        (tmp_path / "probe.md").read_text()
     )
     groups = [{row.group for row in side.rows} for side in (opened.train, opened.val, opened.inner)]
     assert not groups[0] & groups[1]
@@ -222,6 +228,13 @@ def test_bad_features_are_named_or_counted(files, tmp_path):
     assert "not finite" in causes[0]
     assert "features of (2, 3), others are (2, 16, 64)" in causes[1]
     assert "not an .npz of features" in causes[2]
+    # What was left out before is not read by another run without a word.
+    np.save(root / "regression/synthetic_5" / chunk.action, np.zeros((5, 3)))
+    skipped = features.FeatureData(**data, bad_rows="skip")
+    assert len(features.Opened(skipped, tmp_path).val) == 8 - 2
+    with pytest.raises(ValueError, match=r"features of \(2, 3\).*bad_rows=skip leaves it out"):
+        features.Opened(features.FeatureData(**data), tmp_path)
+    np.save(root / "regression/synthetic_5" / chunk.action, np.full((5, 3), np.nan))
     (folder / "latent_action_00000005.npz").unlink()
     fewer = features.Opened(features.FeatureData(**data, bad_rows="skip", missing="skip"), tmp_path)
     assert len(fewer.val) == 8 - 4
@@ -232,9 +245,26 @@ def test_bad_features_are_named_or_counted(files, tmp_path):
     assert np.array_equal(fewer.val.read(np.arange(4)), expected)
 
 
+def test_features_that_are_there_are_those_of_the_row_and_the_seed(files, tmp_path):
+    root = files["synthetic"]["root"]
+    panel = rows.read(f"{root}/synthetic_metadata_seen_val.csv", root)
+    # An extraction of fewer rows came first: it must not shift the others.
+    baselines.extract(dataclasses.replace(panel, rows=panel.rows[1:]), tmp_path, "random")
+    for seed in (0, 1):
+        table = baselines.extract(panel, tmp_path, "random", seed)
+        found = rows.read(table, root, features=tmp_path)
+        for row in found.rows:
+            tokens = np.load(found.path(row, "la_path"))["tokens"]
+            expected = baselines.encode(media.pair(panel, row), "random", seed)
+            assert np.array_equal(tokens, expected)
+
+
 def test_bad_settings(files, tmp_path):
     for wrong, cause in (
         ({"synthetic": features.Synthetic(8), "train": "x.csv"}, "the world has its own files"),
+        ({"synthetic": features.Synthetic(8), "features": "la"}, "the world has its own files"),
+        ({"norm": "robots"}, "norm='robots' is not one of robot, all, shipped"),
+        ({"split": "Grouped"}, "split='Grouped' is not one of"),
         ({"inner": 1.0}, "inner in"),
         ({"norm": "shipped", "mode": "relative"}, "constants are of absolute actions"),
     ):

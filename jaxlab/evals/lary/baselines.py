@@ -50,7 +50,7 @@ def extract(panel: Panel, out: str | Path, encoder: Encoder, seed: int = 0) -> P
 
     Args:
         panel: read with a root.
-        out: gets SPLIT_la_TRACK[_STRIDE]_ENCODER.csv, and folders of .npz files.
+        out: gets SPLIT_la_TRACK[_STRIDE]_ENCODER[-SEED].csv, and folders of .npz files.
         encoder: see `encode`.
         seed: of the random network.
 
@@ -60,13 +60,17 @@ def extract(panel: Panel, out: str | Path, encoder: Encoder, seed: int = 0) -> P
     out = Path(out)
     track = tracks.TRACKS[panel.track]
     stride = str(panel.rows[0].steps) if track.kind == "chunk" else ""
-    parts = [panel.track, f"stride_{stride}", panel.split, encoder] if stride else None
+    # Files that are there stay: those of another seed, or another row, must not be taken for these.
+    model = f"{encoder}-{seed}" if seed and encoder == "random" else encoder
+    parts = [panel.track, f"stride_{stride}", panel.split, model] if stride else None
     # The release has no folder of the split here, so that one split would overwrite the other.
-    folder = out.joinpath(*(parts or [panel.track, panel.split, encoder]))
+    folder = out.joinpath(*(parts or [panel.track, panel.split, model]))
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for i, row in enumerate(panel.rows):
-        path = folder / f"latent_action_{i:08d}.npz"
+    for row in panel.rows:
+        # Numbered by line, the first row 0: rows left out of a panel do not shift the others.
+        number = int(row.id.rpartition(":")[2]) - 2
+        path = folder / f"latent_action_{number:08d}.npz"
         if not path.exists():
             tokens = encode(media.pair(panel, row), encoder, seed)
             part = path.with_suffix(".part")
@@ -75,7 +79,7 @@ def extract(panel: Panel, out: str | Path, encoder: Encoder, seed: int = 0) -> P
             part.rename(path)
         cells = {**dataclasses.asdict(row), "la_path": str(path.relative_to(out))}
         lines.append([cells[name] for name in (*track.columns, "la_path")])
-    name = "_".join(filter(None, (panel.split, "la", panel.track, stride, encoder)))
+    name = "_".join(filter(None, (panel.split, "la", panel.track, stride, model)))
     table = out / f"{name}.csv"
     with table.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -9,6 +9,7 @@ own, so that ids shift when one lacks a class. `Panel.leakage` compares with the
 
 import csv
 import dataclasses
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Literal
 
 from jaxlab.evals.lary import tracks
 from jaxlab.grading.rows import BadRows, Rejected
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("seen_train", "seen_val", "unseen", "train", "val")
 FRAMES = 9  # of a clip
@@ -211,7 +214,12 @@ def read(
     labels = {row.action for row in found}
     places: dict[tuple[str, ...], str] = {}
     for other in others:
-        other_track, other_rows, _ = _read(other, "skip")
+        other_track, other_rows, bad = _read(other, "skip")
+        if bad:
+            logger.warning(
+                "%s: %d malformed rows are left out of classes and leakage, the first is %s: %s",
+                *(other, len(bad), bad[0].where, bad[0].cause),
+            )
         if other_track != track:
             raise ValueError(f"{other} is of track {other_track}, {path} of {track}")
         labels.update(row.action for row in other_rows)

@@ -1,4 +1,4 @@
-"""Who is on which side: grouped splits, unseen robots, weights that balance classes."""
+"""Splits into train and val: grouped splits, unseen robots, weights that balance classes."""
 
 import hashlib
 from collections import Counter, defaultdict

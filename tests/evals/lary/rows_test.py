@@ -226,6 +226,13 @@ def test_twins_and_reversals_in_the_other_split_are_leakage(table):
     assert rows.read(val, beside=()).leakage == ()
 
 
+def test_malformed_rows_of_a_file_beside_are_told(table, caplog):
+    table("libero_metadata_train.csv", LIBERO, libero("d/demo_1/action_01", "Down"), "a,b,c,d")
+    panel = rows.read(table("libero_metadata_val.csv", LIBERO, libero("d/demo_2/action_01", "Up")))
+    assert (panel.classes, panel.rejected) == (("Down", "Up"), ())
+    assert "libero_metadata_train.csv: 1 malformed rows are left out" in caplog.text
+
+
 def test_leakage_looks_through_folders_and_into_clips(table):
     table("a_train.csv", CALVIN, calvin(5))
     assert [leak.kind for leak in rows.read(table("a_val.csv", CALVIN, calvin(5, ""))).leakage] == [
