@@ -1,4 +1,4 @@
-"""What an environment is, and many of them stepped together."""
+"""The interface of an environment, and a batch of environments that are stepped together."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

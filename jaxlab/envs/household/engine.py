@@ -1,4 +1,4 @@
-"""Our engine: ALFWorld's games without ALFWorld, some thousand times faster."""
+"""Our engine: ALFWorld's games without ALFWorld."""
 
 from jaxlab.envs.household.files import Game
 from jaxlab.envs.household.play import NOTHING, State

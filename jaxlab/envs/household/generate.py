@@ -114,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="index of the first game")
     parser.add_argument("--rooms", choices=get_args(Inventory), default="alfworld")
     options = parser.parse_args(arguments)
+    if options.games < 1 or options.first < 0:
+        parser.error(
+            f"--games at least 1 and --first at least 0, not {options.games}, {options.first}"
+        )
     try:
         rules = real.rules()
         for index in range(options.first, options.first + options.games):

@@ -54,7 +54,7 @@ def remember() -> None:
 
     A game is translated for the planner when it is loaded and at every reset, and the same few
     rules are parsed at every step. All of them are pure functions of their texts; what callers
-    change of the results is copied. A reset becomes ten times and a step three times as fast.
+    change of the results is copied.
     """
     import fast_downward
     from textworld.envs.pddl import textgen
@@ -69,7 +69,7 @@ def remember() -> None:
 class RealHousehold:
     """A game played by ALFWorld's own engine, with names numbered without shuffling.
 
-    It takes some tenths of a second to begin and some hundredths a step: for evaluation.
+    Its steps are slow (docs/household.md): for evaluation, and to check our engine against.
     """
 
     def __init__(self, game: Game, max_steps: int | None = 50) -> None:
