@@ -8,7 +8,7 @@ its digest is checked, and every answer has a seed of its own task. `benchmark.p
 the panel in AI2-THOR's rooms (their inventories come with the extra `agents`, or from the folder
 that JAXLAB_ALFWORLD_LAYOUTS names), "made_up", for which nothing is needed, or a folder of
 game.tw-pddl files, ALFWorld's released archives among them. `engine=textworld` plays by ALFWorld
-itself: the same texts, some hundred times slower.
+itself: the same texts, far slower (docs/household.md).
 
 With a library of skills (Skill1) the policy writes a query, ranks what is found and acts with the
 best; `benchmark.options.library` is "frozen", and the library at `skills` stays as it is, or

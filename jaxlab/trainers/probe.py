@@ -1,4 +1,4 @@
-"""Probes of frozen features: heads that differ in learning rate and weight decay, at once.
+"""Probes of frozen features: heads that differ in learning rate and weight decay, in one run.
 
 The heads are one program: their parameters have a leading axis, over which the network is mapped
 (`over_heads`), and a batch of features is read once for all of them.
@@ -234,8 +234,8 @@ def _compile(
 def over_heads(function: Callable[[Any], Any], platform: str) -> Callable[[Any], Any]:
     """The function of one head's parameters as a function of all heads'.
 
-    On accelerators it is vmapped. On CPUs the heads follow each other within the program, in the
-    processor time of five separate runs (1.00 of it); XLA's batched products take 1.3 to 2.1 of it.
+    On accelerators it is vmapped. On CPUs the heads follow each other within the program, since
+    XLA's batched products are slower there.
     """
     if platform == "cpu":
         return lambda params: jax.lax.map(function, params)
