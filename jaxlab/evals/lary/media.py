@@ -95,8 +95,8 @@ def clip(
     except FileNotFoundError:
         raise
     except (av.FFmpegError, IndexError) as error:
-        if past_end == "error" or last is None:
-            raise ValueError(f"{path}: decoding ended after {count} frames: {error}") from error
+        # Damage is no end: past_end=last must not fill up with the frame before it.
+        raise ValueError(f"{path}: decoding ended after {count} frames: {error}") from error
     if last is None:
         raise ValueError(f"{path}: the video has no frame")
     if len(found) < len(wanted):

@@ -1,6 +1,9 @@
 """Images, clips, chunks and features of rows, and what is wrong with damaged ones."""
 
+import contextlib
+import itertools
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -60,6 +63,26 @@ def test_damaged_images_and_videos_are_named(folder, panel, tmp_path):
             ValueError, match=r"x.mkv: (decoding ended|frame \d+ is asked|the video)"
         ):
             media.clip(tmp_path / "x.mkv", range(17))
+
+
+def test_damage_in_the_middle_of_a_video_is_not_its_end(folder, monkeypatch):
+    import av
+
+    clips = read(folder, "synthetic_clips_metadata_val")
+    path, opened = clips.path(clips.rows[0], "video_path"), av.open
+
+    @contextlib.contextmanager
+    def damaged(name):
+        def decode(video):
+            yield from itertools.islice(file.decode(video=video), 5)
+            raise av.error.InvalidDataError(1, "invalid data")
+
+        with opened(name) as file:
+            yield types.SimpleNamespace(decode=decode)
+
+    monkeypatch.setattr(av, "open", damaged)
+    with pytest.raises(ValueError, match=r"clip_03.mkv: decoding ended after 5 frames"):
+        media.clip(path, range(17), past_end="last")
 
 
 def test_images_of_a_pair_have_one_size(panel):
