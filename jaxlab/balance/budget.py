@@ -208,7 +208,7 @@ def bucket_of(length: int) -> int:
 
 @dataclasses.dataclass
 class Memory:
-    """What tuning remembers between steps: host state, part of a checkpoint.
+    """What tuning remembers between steps: host state that a checkpoint has to keep.
 
     A resumed run that lacked it would choose other budgets than the run that it goes on with.
 

@@ -41,7 +41,8 @@ class LatencyTable:
         device: what it was measured on.
         model: which layer was measured, in words.
         layers: how many such layers the model has.
-        other: seconds per token that the model spends outside of these layers.
+        other: seconds per token that the model spends outside of these layers; `profile` does not
+            measure them and leaves 0.
 
     Source: SparseBalance's offline look-up table; its grid and its interpolation are not published.
     """

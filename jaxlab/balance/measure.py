@@ -85,7 +85,7 @@ def errors(
 
 
 def _config(model: Any) -> Any:
-    """The config of a decoder or of sizes; what is none of these as it is."""
+    """Returns the config of a decoder or of sizes, and anything else as it is."""
     config = getattr(model, "config", model)
     return config.decoder() if hasattr(config, "decoder") else config
 

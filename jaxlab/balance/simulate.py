@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def simulate(settings: Settings, progress: bool = False) -> dict[str, Any]:
-    """All policies and the control on the same steps.
+    """Runs all policies and the control on the same steps.
 
     Returns:
         "seed", "control_budget", and "policies": name -> fields of `Outcome`, with "speed" and

@@ -57,7 +57,7 @@ class DenseCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A choice of `jaxlab.nn.context.CacheKind`.
+    """The size of dense caches, a `jaxlab.nn.context.CacheKind`.
 
     Attributes:
         slots: S, tokens that fit.

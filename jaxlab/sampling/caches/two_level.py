@@ -124,7 +124,7 @@ class TwoLevelCache:
 
 @dataclasses.dataclass(frozen=True)
 class TwoLevel:
-    """A choice of `jaxlab.nn.context.CacheKind`.
+    """The sizes of two-level caches, a `jaxlab.nn.context.CacheKind`.
 
     Attributes:
         slots: S, tokens that fit.

@@ -12,7 +12,7 @@ from jaxlab_kernels.two_level.select import choose_blocks, filled, rows
 
 
 class Stats(NamedTuple):
-    """Of one step; float32. A row without tokens has mass and recall 1.
+    """Measures of one step, float32. A row without tokens has mass and recall 1.
 
     Attributes:
         mass: [B, H], share of dense attention's weights on the tokens that were attended to.
