@@ -35,7 +35,9 @@ class AttentionCache(Protocol):
     """Keys and values of the tokens so far, and how new queries attend to them: a pytree.
 
     Attention layers own their projections, caches own attention while decoding: an implementation
-    may store, select and move keys as it likes.
+    may store, select and move keys as it likes. One whose `key` and `value` [B, KV, S, D] hold each
+    token at its context's slot may say `by_slot = True`: layers that choose keys by themselves, as
+    block-sparse ones do, then read them there.
     """
 
     def prefill(
