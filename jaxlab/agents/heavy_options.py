@@ -15,7 +15,7 @@ _DELIBERATIONS = ("deliberate", "no_thinkers")
 
 @dataclass(frozen=True)
 class Heavy:
-    """How wide, how deep, and what deliberators read.
+    """Options of the workflow: how wide, how deep, and what deliberators read.
 
     Attributes:
         width: K, thinkers whose texts are read.
@@ -60,7 +60,8 @@ class Heavy:
     backoff_s: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the choices and ranges."""
+        ranges.check_choices(self)
         ranges.check_counts(self, "width", "samples", "rounds", "cache_tokens", "pool")
         ranges.check_counts(self, "context_tokens", "per_call", "concurrency", "budget_tokens")
         ranges.check(self, "retries", "backoff_s", least=0)
@@ -71,7 +72,7 @@ class Heavy:
 
     @property
     def limits(self) -> Limits:
-        """Those of calls."""
+        """The limits of calls."""
         names = [field.name for field in dataclasses.fields(Limits)]
         return Limits(**{name: getattr(self, name) for name in names})
 

@@ -341,6 +341,8 @@ def test_fatal_errors_end_everything():
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"retries": -1}, "retries"),
         ({"seed": -1}, "seed"),
+        ({"prune": "tail"}, "prune='tail' is not one of keep_tail"),
+        ({"order": "onse"}, "order='onse' is not one of once"),
     ],
 )
 def test_options_out_of_range(options, message):
