@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Generate(Protocol):
-    """What the workflow asks; `stage` says for what, so that sampling may differ."""
+    """A generator of texts; `stage` says for what, so that sampling may differ."""
 
     async def __call__(self, prompt: str, *, samples: int, seed: int, stage: str) -> list[str]:
         """`samples` texts for the prompt; `Completion`s where more is known of them."""
@@ -25,7 +25,7 @@ class Generate(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every call.
+    """State of a run, told after every call.
 
     Attributes:
         stage: "think", "deliberate" or a control's name.
@@ -48,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Limits:
-    """What calls may take.
+    """Limits of the calls of a model.
 
     Attributes:
         per_call: texts asked for in one call; None: all of a prompt, which a sampler that shares

@@ -1,4 +1,4 @@
-"""Controls: without the attempts' reasoning, without attempts, and alone for as many tokens.
+"""Control runs: without the attempts' reasoning, without attempts, alone for as many tokens.
 
 HeavySkill's gain may be reading, re-solving, or more tokens. Each control takes one of these away.
 """

@@ -1,11 +1,11 @@
-"""Trajectories that somebody saved, as thinkers."""
+"""A reader of saved texts, which stand in for thinkers."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlab.agents.heavy_journal import Completion
+from jaxlab.agents.heavy_journal import Completion, completion
 from jaxlab.grading.sources import check_text, parse_row
 
 TEXT = ("text", "completion", "response", "output", "generation")
@@ -15,7 +15,7 @@ CUT = ("length", "max_tokens", "model_length")
 
 
 class Saved(NamedTuple):
-    """The question, where the rows say it, and the texts in their order."""
+    """What a file holds: the question, where its rows say it, and the texts in their order."""
 
     question: str | None
     thinkers: list[Completion]
@@ -91,7 +91,9 @@ def _completion(where: str, row: Mapping[str, Any]) -> Completion:
     tokens = row.get("output_tokens")
     ended = row.get("stop", row.get("finish_reason"))
     known = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) else None
-    return Completion(row[name], finished=ended not in CUT, tokens=known)
+    # Without a reason of its end, an open thought says that a text was cut off.
+    finished = completion(row[name]).finished if ended is None else ended not in CUT
+    return Completion(row[name], finished=finished, tokens=known)
 
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -52,7 +52,7 @@ def completion(text: str) -> Completion:
 
 
 class Journal:
-    """Texts on disk, one JSON line each, found again by stage, prompt, seed and number.
+    """Texts on disk, one JSON line each, found again by stage, prompt and seed.
 
     A run that was killed finds what it had; a text that was being written is generated again.
     """

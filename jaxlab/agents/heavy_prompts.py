@@ -190,8 +190,8 @@ Do this yourself; do not delegate it. Put the attempts in an arbitrary order, th
 
 ## 3. Answer
 
-Reply with the answer alone, in the form that the question asks for: {FORMATS["boxed"]} for
-mathematics, the letter for a choice, one fenced code block for a program.
+Reply with the answer in the form that the question asks for; where it asks for none, in \\boxed{{}}
+for mathematics, by its letter for a choice, in one fenced code block for a program.
 
 ## Again, if it is worth it
 

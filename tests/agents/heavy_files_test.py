@@ -39,8 +39,10 @@ def test_saved_texts(tmp_path):
     with pytest.raises(ValueError, match="no row has the id '9'; the ids are 7, 8"):
         heavy_files.read(path, "9")
     array = tmp_path / "texts.json"
-    array.write_text('["a", {"text": "b"}]')
-    assert heavy_files.read(array) == (None, ["a", "b"])
+    array.write_text('["a", {"text": "b"}, "<think> and"]')
+    saved = heavy_files.read(array)
+    assert saved == (None, ["a", "b", "<think> and"])
+    assert [one.finished for one in saved.thinkers] == [True, True, False]
 
 
 @pytest.mark.parametrize(
