@@ -1,4 +1,4 @@
-"""Think about a question in parallel, then deliberate (HeavySkill). The door to it.
+"""Command line of HeavySkill: think about a question in parallel, then deliberate.
 
     python -m jaxlab.heavy "QUESTION" --model DIR|PROVIDER/NAME [--workdir DIR] [--OPTION VALUE ...]
     python -m jaxlab.heavy --thinkers FILE [--id ID] --model ...  # over texts that were saved
@@ -47,7 +47,7 @@ _IN_PROCESS = {"padding": "power_of_two"}
 
 
 def _define(cls: type[Any]) -> None:
-    """A flag for each field, with what the class's docstring says of it."""
+    """Define a flag for each field, with what the class's docstring says of it."""
     define: dict[Any, Any] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
         with doors.naming_the_extra("heavy thinking"):
             from jaxlab.evals.heavy import generators
         if REPORT.value is not None:
-            _report(Path(REPORT.value))
+            _report(Path(REPORT.value), argv[1:])
             return
         options: Heavy = _options(Heavy)
         sampling = _options(Sampling)
@@ -158,6 +158,8 @@ def _asked(words: list[str]) -> tuple[str, list[heavy.Completion] | None]:
     if MCP.value:
         if words or THINKERS.value is not None:
             raise ValueError("--mcp takes its questions from its client: give none")
+        if flags.FLAGS["workdir"].value is not None:
+            raise ValueError("--mcp keeps no texts: leave out --workdir")
         return "", None
     if THINKERS.value is None:
         if ID.value is not None:
@@ -173,7 +175,7 @@ def _asked(words: list[str]) -> tuple[str, list[heavy.Completion] | None]:
 
 
 def _subject(sampling: Any) -> str:
-    """Who answers and how; texts of others are not mixed with theirs."""
+    """Subject of the journal: who answers and how, so that no other's texts are mixed in."""
     found = []
     for name in (MODEL.value, DELIBERATOR.value or MODEL.value):
         held = f" ({fingerprint.of_model(str(name))})" if Path(name or "").is_dir() else ""
@@ -182,7 +184,7 @@ def _subject(sampling: Any) -> str:
 
 
 def _tell(progress: Progress) -> None:
-    """A line of progress."""
+    """Print a line of progress to standard error."""
     fault = f"  {progress.error}" if progress.error else ""
     round_ = f" of round {progress.round}" if progress.round > 1 else ""
     print(
@@ -203,25 +205,31 @@ def _say(result: Result) -> None:
     print(result.text)
     if result.answer is not None and result.answer.strip() != result.text.strip():
         print(f"\nanswer: {result.answer}")
-    last = manifest["rounds"][-1] if manifest["rounds"] else {"samples": []}
-    agree = sum(sample["answer"] == result.answer for sample in last["samples"])
+    told = manifest["rounds"][manifest["round"] - 1]["samples"] if manifest["round"] else []
+    agree = sum(sample["answer"] == result.answer for sample in told)
+    verdict = f"{agree} of {len(told)} deliberations give this one"
+    if manifest["answer_from"] == "vote":
+        verdict = "no deliberation gives an answer: this is the thinkers' vote"
+    elif result.answer is None:
+        verdict = "no deliberation has an answer in this form: this is the text of one"
     notes = [
         f"{len(result.thinkers)} of {manifest['wanted']} thinkers",
         f"{manifest['distinct_answers']} distinct answers",
-        f"{agree} of {len(last['samples'])} deliberations give this one",
+        verdict,
         f"{manifest['tokens']:,} tokens",
         f"{manifest['seconds']:.1f} s",
     ]
-    if manifest["answer_from"] == "vote":
-        notes.append("no deliberation came: this is the thinkers' vote")
     print(", ".join(notes), file=sys.stderr)
 
 
-def _report(path: Path) -> None:
+def _report(path: Path, words: list[str]) -> None:
     """Print the tables of a log, and write them to --workdir."""
-    from jaxlab.evals.heavy import report, solver
+    if words:
+        raise ValueError(f"unexpected argument {words[0]!r}: --report takes a log alone")
+    from jaxlab.evals.heavy import logs, report
 
-    title, questions = solver.read(path)
+    title, questions = logs.read(path)
+    print(f"# {title}\n")
     for table in report.tables(questions):
         print("\n".join(table.markdown()))
     if flags.FLAGS["workdir"].value is not None:

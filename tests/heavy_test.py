@@ -149,7 +149,9 @@ def test_a_run_of_training_thinks_in_its_own_alphabet(modsum_run, capsys):
         ([], {"model": "m/m", "thinkers": "none.json"}, "none.json: no such file"),
         ([QUESTION], {"model": "m/m", "mcp": True}, "--mcp takes its questions from its client"),
         ([QUESTION], {"model": "m/m", "width": 0}, "width must be at least 1, not 0"),
+        ([], {"mcp": True, "model": "m/m", "workdir": "w"}, "--mcp keeps no texts"),
         ([], {"report": "nowhere"}, "there is no nowhere"),
+        ([QUESTION], {"report": "nowhere"}, "--report takes a log alone"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(words, options, message, capsys):
@@ -159,6 +161,29 @@ def test_bad_input_is_one_line_and_code_2(words, options, message, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert re.search(message, err), err
+
+
+@pytest.mark.parametrize(
+    ("answer", "source", "round_", "note"),
+    [
+        ("4", "deliberation", 1, "2 of 3 deliberations give this one"),
+        (None, "deliberation", 2, "no deliberation has an answer in this form"),
+        ("4", "vote", 0, "no deliberation gives an answer: this is the thinkers' vote"),
+    ],
+)
+def test_what_is_said_of_the_answer(answer, source, round_, note, capsys):
+    samples = [[{"answer": "4"}, {"answer": "4"}, {"answer": "3"}], [{"answer": None}]]
+    manifest = {
+        "answer_from": source,
+        "round": round_,
+        "rounds": [{"samples": each} for each in samples],
+        "wanted": 2,
+        "distinct_answers": 1,
+        "tokens": 9,
+        "seconds": 1.0,
+    }
+    door._say(door.Result(answer, "so 4", ["a", "b"], [], manifest))
+    assert f"1 distinct answers, {note}" in capsys.readouterr().err
 
 
 def test_a_question_beyond_the_models_length_is_bad_input(checkpoint, capsys):

@@ -1,4 +1,4 @@
-"""Models of inspect_ai as what heavy thinking asks for texts."""
+"""Generators of texts for heavy thinking, made of inspect_ai's models."""
 
 import contextlib
 import dataclasses
@@ -55,16 +55,17 @@ def is_ours(model: Model) -> bool:
 
 
 def tokenizer(model: Model) -> Tokenizer | None:
-    """What counts the model's tokens; None where it is not in process."""
+    """The model's tokenizer; None where the model is not in process."""
     return getattr(model.api, "tokenizer", None) if is_ours(model) else None
 
 
 def fitted(
     options: Heavy, thinker: Model, judge: Model, sampling: Sampling, system: Sequence[ChatMessage]
 ) -> Heavy:
-    """The options with what the models decide, unless they say it themselves.
+    """The options, with what the models decide where an option is None.
 
-    Models in process are asked for all texts of a prompt in one call, others for one per call. The
+    Where both models are in process, they are asked for all texts of a prompt in one call; where
+    either is not, both are asked for one per call. The
     prompt of a deliberator in process ends where its context leaves room for a reply, a quarter of
     the context at least where replies may be longer than that.
     """
@@ -80,7 +81,7 @@ def fitted(
 
 
 def generator(model: Model, sampling: Sampling, system: Sequence[ChatMessage] = ()) -> Generate:
-    """What `heavy.think` asks: the prompt as the user's message, behind `system`."""
+    """A generator for `heavy.think`: the prompt as the user's message, behind `system`."""
     together = is_ours(model)
 
     async def generate(prompt: str, *, samples: int, seed: int, stage: str) -> list[str]:

@@ -28,6 +28,7 @@ class Text:
         repetitive: its last 512 characters occurred before.
         boxed: whether its answer stands in a box.
         score: of a scorer, for best-of-N; None where there is none.
+        graded: False where the grader failed, which counts as wrong.
     """
 
     correct: bool
@@ -38,6 +39,7 @@ class Text:
     repetitive: bool = False
     boxed: bool = True
     score: float | None = None
+    graded: bool = True
 
 
 @dataclass(frozen=True)

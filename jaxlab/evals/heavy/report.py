@@ -12,7 +12,7 @@ from jaxlab.evals.heavy import measures
 from jaxlab.evals.heavy.measures import Question, Text
 from jaxlab.evals.tables import Cell, Table
 
-# What a row of the table is worth on one question; None where it cannot be said.
+# The value of a row of the table on one question; None where there is none.
 Measure = Callable[[Sequence[Text]], float | None]
 
 CONTROLS = {
@@ -58,8 +58,8 @@ def _measures(questions: Sequence[Question]) -> Table:
         rows.append(row)
         if None in values or not any(question.rounds for question in questions):
             return
-        test = metrics.paired_test(np.array(values, float), heavy, clusters)
         if name != _HM:
+            test = metrics.paired_test(np.array(values, float), heavy, clusters)
             row |= {"HM minus it": test.difference, "HM better": test.better}
             row |= {"HM worse": test.worse, "p": test.p_value}
             tested.append((row, test.p_value))
@@ -91,6 +91,7 @@ def _measures(questions: Sequence[Question]) -> Table:
         add(CONTROLS[name], values, kept)
     for (row, _), p_value in zip(tested, metrics.holm([p for _, p in tested]), strict=True):
         row["p (Holm)"] = p_value
+    ungraded = sum(not text.graded for q in questions for text in _all(q))
     unkept = sum(len(q.thinkers) - len(measures.kept(q.thinkers)) for q in questions)
     return Table(
         "Heavy thinking",
@@ -98,7 +99,8 @@ def _measures(questions: Sequence[Question]) -> Table:
         f"{len(questions)} questions in {len(set(clusters))} clusters; {_range(questions)}. Raw "
         f"counts all texts; filtered leaves out {unkept} thinkers that were cut off or repeat "
         "themselves, as the released workflow does before it measures, and a question without any "
-        f"left counts 0. {sum(q.missing for q in questions)} texts did not come. Intervals by "
+        f"left counts 0. {sum(q.missing for q in questions)} texts did not come; {ungraded} texts "
+        "count as wrong because their grader failed. Intervals by "
         "clusters; p by flipping the signs of clusters, two-sided. P, V and M need no further "
         "call; the controls show what is re-solving (no thinkers), debiasing by answers "
         "(without reasoning), and more tokens (one long thought). n/a: not run, or no scores.",
@@ -106,6 +108,12 @@ def _measures(questions: Sequence[Question]) -> Table:
 
 
 _HM = "HM@K1, mean of the deliberations"
+
+
+def _all(question: Question) -> list[Text]:
+    """All graded texts of a question, those of the controls included."""
+    groups = [question.thinkers, *question.rounds, *question.controls.values()]
+    return [text for group in groups for text in group]
 
 
 def _both(

@@ -3,19 +3,19 @@
     inspect eval jaxlab/gsm8k -T path=test.jsonl --solver jaxlab/heavy -S width=8 --model jaxlab/DIR
 
 The sample's answer is the workflow's. Beside it, all texts and those of the controls are graded by
-the benchmark's own scorer, and kept in the sample's metadata as "heavy"; `questions` reads them
-from a log, and `python -m jaxlab.heavy --report LOG` makes the tables.
+the benchmark's own scorer, and kept in the sample's metadata as "heavy"; `logs` reads them from a
+log, and `python -m jaxlab.heavy --report LOG` makes the tables.
 """
 
 import copy
 import dataclasses
 import hashlib
 import inspect
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 from inspect_ai.model import (
     ChatMessage,
     ChatMessageAssistant,
@@ -38,9 +38,8 @@ from jaxlab.agents.heavy_cache import repetitive
 from jaxlab.agents.heavy_options import Sampling
 from jaxlab.agents.heavy_prompts import Plain
 from jaxlab.evals import fingerprint
-from jaxlab.evals.grader_errors import refusing, text_of
+from jaxlab.evals.grader_errors import REASON, refusing
 from jaxlab.evals.heavy import generators
-from jaxlab.evals.heavy.measures import Question, Text
 from jaxlab.grading import answers
 from jaxlab.grading.characters import normalized
 from jaxlab.grading.rows import sample_seed
@@ -51,7 +50,7 @@ KEY = "heavy"
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is done beside the workflow.
+    """Options of the solver beside those of the workflow.
 
     Attributes:
         deliberator: another model of inspect_ai, or a directory; None: the one that is evaluated.
@@ -246,93 +245,29 @@ async def _record(
 
 
 async def _verdict(state: TaskState, text: str) -> dict[str, Any]:
-    """The task's own verdict on a text as if it were the sample's answer."""
+    """The task's own verdict on a text as if it were the sample's answer.
+
+    Where the grader fails, the text counts as wrong and "grader_error" has the cause.
+    """
     other = copy.copy(state)
     message = ChatMessageAssistant(content=str(text))
     other.messages = [*state.messages, message]
     other.output = _output(str(state.model), text)
     try:
-        (first, *_) = await score(other)
+        found = await score(other)
     except RuntimeError as error:
         if "scorer" in str(error):
             raise ValueError("measure=true needs a task with a scorer: set measure=false") from None
         raise
-    # A value between right and wrong counts as wrong, as in the benchmarks' reports.
-    return {"correct": value_to_float()(first.value) == 1.0}
-
-
-def read(path: Path) -> tuple[str, list[Question]]:
-    """Task and model of a log, and its `questions`; of a folder of logs the newest one's.
-
-    Raises:
-        FileNotFoundError: there is no log.
-        ValueError: it holds something else, or no sample that was measured.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; name a log of inspect_ai")
-    place = str(path)
-    if path.is_dir():
-        found = list_eval_logs(place)
-        if not found:
-            raise FileNotFoundError(f"{path} holds no log of inspect_ai")
-        place = found[0].name
-    try:
-        log = read_eval_log(place, resolve_attachments=True)
-    except Exception as error:  # whatever the file holds
-        raise ValueError(f"{place} is no log of inspect_ai: {text_of(error)}") from error
-    return f"{log.eval.task}: {log.eval.model}", questions(log)
-
-
-def questions(log: EvalLog) -> list[Question]:
-    """The samples of a log that heavy has measured.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = []
-    for sample in log.samples or []:
-        record = (sample.metadata or {}).get(KEY)
-        if sample.error is not None or record is None or not record["measured"]:
-            continue
-        texts = {name: [_text(row) for row in rows] for name, rows in record["texts"].items()}
-        used = [
-            row
-            for name, rows in record["texts"].items()
-            for row in rows
-            if not name.startswith("control_")
-        ]
-        manifest = record["manifest"]
-        found.append(
-            Question(
-                id=f"{sample.id}, epoch {sample.epoch}",
-                cluster=str(sample.metadata.get("cluster", sample.id)),
-                thinkers=texts["thinkers"],
-                rounds=[rows for name, rows in texts.items() if name.startswith("round_")],
-                controls={
-                    name.removeprefix("control_"): rows
-                    for name, rows in texts.items()
-                    if name.startswith("control_")
-                },
-                tokens=sum(row["tokens"] + row["prompt_tokens"] for row in used),
-                seconds=manifest["seconds"],
-                missing=manifest["missing"] + sum(one["missing"] for one in manifest["rounds"]),
-            )
-        )
-    if not found:
+    first = found[0] if found else None
+    if first is None or (isinstance(first.value, float) and math.isnan(first.value)):
+        return {"correct": False, "grader_error": "the scorer gave no verdict"}
+    if isinstance(first.value, dict | list):
         raise ValueError(
-            "no sample of the log was measured by heavy: run the task with --solver jaxlab/heavy"
+            f"the scorer gives a {type(first.value).__name__} and no single verdict: set "
+            "measure=false"
         )
-    return found
-
-
-def _text(row: dict[str, Any]) -> Text:
-    return Text(
-        correct=row["correct"],
-        answer=row["answer"],
-        length=len(row["text"]),
-        tokens=row["tokens"],
-        finished=row["finished"],
-        repetitive=row["repetitive"],
-        boxed=row["boxed"],
-        score=row["score"],
-    )
+    notes = first.metadata or {}
+    failed = {"grader_error": notes.get("cause")} if notes.get("reason") == REASON else {}
+    # A value between right and wrong counts as wrong, as in the benchmarks' reports.
+    return {"correct": value_to_float()(first.value) == 1.0, **failed}

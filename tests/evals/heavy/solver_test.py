@@ -42,7 +42,7 @@ def wise(prompt, seed):
 
 
 def test_a_benchmark_is_answered_and_every_text_graded_by_its_own_scorer(rows, tmp_path):
-    from jaxlab.evals.heavy import report, solver
+    from jaxlab.evals.heavy import logs, report
 
     log = evaluate(scripted.model(wise), rows, tmp_path, rounds=2)
     assert log.status == "success"
@@ -63,11 +63,58 @@ def test_a_benchmark_is_answered_and_every_text_graded_by_its_own_scorer(rows, t
     }
     # The benchmark's own prompt is the question, with its own word on the form of the answer.
     assert "put the final answer" in samples["3"].input
-    found = solver.questions(log)
+    found = logs.questions(log)
     table = report.tables(found)[0]
     raw = {row["measure"].partition(",")[0]: row["raw"] for row in table.rows}
     assert (raw["M@K"].mean, raw["HM@K1"].mean, raw["V@K"].mean) == (0.5, 0.5, 0.5)
     assert found[0].tokens > 0
+    # What is left out is counted, and so are graders that fail.
+    assert logs.left_out(log) == []
+    record["texts"]["round_1"][0]["grader_error"] = "no judge"
+    assert (
+        "1 texts count as wrong because their grader failed"
+        in report.tables(logs.questions(log))[0].note
+    )
+    log.samples[0].metadata.pop("heavy")
+    assert logs.left_out(log) == ["1 samples not solved by heavy"]
+    log.status = "cancelled"
+    assert len(logs.questions(log)) == 1
+    assert "'cancelled'" in logs.left_out(log)[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "metadata", "verdict"),
+    [
+        (1.0, None, {"correct": True}),
+        ("P", None, {"correct": False}),
+        (0.0, {"reason": "grader_error", "cause": "E"}, {"correct": False, "grader_error": "E"}),
+        (
+            float("nan"),
+            None,
+            {"correct": False, "grader_error": "the scorer gave no verdict"},
+        ),
+        ({"a": 1}, None, None),
+    ],
+)
+def test_a_grader_that_fails_is_no_silent_zero(value, metadata, verdict, monkeypatch):
+    import asyncio
+
+    from inspect_ai.model import ModelName
+    from inspect_ai.scorer import Score
+    from inspect_ai.solver import TaskState
+
+    from jaxlab.evals.heavy import solver
+
+    async def score(state):
+        return [Score(value=value, metadata=metadata)]
+
+    monkeypatch.setattr(solver, "score", score)
+    state = TaskState(ModelName("m/m"), "1", 1, "q", [])
+    if verdict is None:
+        with pytest.raises(ValueError, match="gives a dict and no single verdict"):
+            asyncio.run(solver._verdict(state, "a"))
+    else:
+        assert asyncio.run(solver._verdict(state, "a")) == verdict
 
 
 def test_other_benchmarks_take_it_with_their_own_questions_and_scorers(tmp_path):
@@ -95,7 +142,7 @@ def test_other_benchmarks_take_it_with_their_own_questions_and_scorers(tmp_path)
 
 
 def test_a_dead_endpoint_is_an_error_of_the_sample_and_no_wrong_answer(rows, tmp_path):
-    from jaxlab.evals.heavy import solver
+    from jaxlab.evals.heavy import logs
 
     def dead(prompt, seed):
         raise ConnectionError("no route")
@@ -103,7 +150,7 @@ def test_a_dead_endpoint_is_an_error_of_the_sample_and_no_wrong_answer(rows, tmp
     log = evaluate(scripted.model(dead), rows, tmp_path)
     assert "no thinker came: ConnectionError: no route" in log.samples[0].error.message
     with pytest.raises(ValueError, match="no sample of the log was measured by heavy"):
-        solver.questions(log)
+        logs.questions(log)
 
 
 def test_limits_of_the_harness_end_the_sample(rows, tmp_path):
