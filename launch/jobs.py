@@ -1,4 +1,4 @@
-"""What the launchers share: flags, jobs of a sweep, environment of a process, the closing table.
+"""Parts of all launchers: flags, jobs of a sweep, environment of a process, the closing table.
 
 The standard library alone; nothing of jaxlab is imported. What only jaxlab knows, the members of a
 sweep and the stages of a config, is asked of `python -m jaxlab.train` in a process of its own.
@@ -30,7 +30,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class LaunchError(Exception):
-    """What cannot be launched; the message is one line for the user."""
+    """A launch that is impossible; the message is one line for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,7 @@ class Job:
 
     @property
     def logs(self) -> pathlib.Path:
-        """Folder of the launcher's own files: below the work directory if it is on this machine."""
-        if is_url(self.workdir):
-            return pathlib.Path("launch-logs", self.name)
+        """Folder of the launcher's own files, below the work directory."""
         return pathlib.Path(self.workdir, "launch")
 
 
@@ -90,15 +88,29 @@ def parse(flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> 
         if not ours and (word.startswith("-") or not value):
             flags.error(f"{word}: unknown; --config.KEY=VALUE and --stages=A,B go to the door")
         value = bool(ours) and "=" not in word
-    if arguments.processes < 1 or arguments.max_restarts < 0:
-        flags.error("--processes must be 1 or more, --max_restarts 0 or more")
+    for name, number in vars(arguments).items():
+        if type(number) is not int:
+            continue
+        least = 0 if name == "max_restarts" else min(1, flags.get_default(name))
+        if number < least:
+            flags.error(f"--{name} must be {least} or more, not {number}")
     for pair in arguments.env:
         if not re.match(r"[A-Za-z_]\w*=", pair):
             flags.error(f"--env: {pair!r} is not NAME=VALUE")
-    if not is_url(arguments.workdir):
-        arguments.workdir = str(pathlib.Path(arguments.workdir).expanduser().absolute())
+    if _URL.match(arguments.workdir):
+        flags.error(f"--workdir: {arguments.workdir} is no folder: mount it, and name where it is")
+    arguments.workdir = str(pathlib.Path(arguments.workdir).expanduser().absolute())
     arguments.door = rest
     return arguments
+
+
+def refuse(
+    flags: argparse.ArgumentParser, arguments: argparse.Namespace, why: str, *names: str
+) -> None:
+    """End the program with code 2 where a flag is set that would do nothing."""
+    for name in names:
+        if getattr(arguments, name) != flags.get_default(name):
+            flags.error(f"--{name}: {why}")
 
 
 def jobs(arguments: argparse.Namespace, multihost: str | None = None) -> list[Job]:
@@ -163,7 +175,7 @@ def last_metrics(workdir: str) -> dict[str, Any]:
     """Step and loss of the last row of a run's metrics.jsonl that has a loss; "-" without any."""
     found: dict[str, Any] = {"step": "-", "loss": "-"}
     path = pathlib.Path(workdir, "metrics.jsonl")
-    if is_url(workdir) or not path.exists():
+    if not path.exists():
         return found
     for line in path.read_text().splitlines():
         try:
@@ -182,11 +194,6 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def is_url(path: str) -> bool:
-    """Whether a path begins with a scheme, as gs://bucket does."""
-    return _URL.match(path) is not None
 
 
 def free_port() -> int:

@@ -43,9 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sbatch", action="append", default=[], metavar="OPTION", help="more of sbatch's options"
     )
     arguments = jobs.parse(flags, argv)
-    arguments.processes = max(arguments.processes, arguments.nodes)
+    jobs.refuse(flags, arguments, "a node has one process here: set --nodes", "processes")
+    if arguments.submitit:
+        jobs.refuse(flags, arguments, "not with --submitit", "sbatch", "parallel", "dry_run")
+    arguments.processes = arguments.nodes
     found = jobs.jobs(arguments, "env" if arguments.processes > 1 else None)
-    if arguments.submitit and not arguments.dry_run:
+    if arguments.submitit:
         return _by_submitit(found, arguments)
     text = script(found, arguments)
     if arguments.dry_run:
@@ -181,6 +184,7 @@ def _by_submitit(found: Sequence[jobs.Job], arguments: argparse.Namespace) -> in
         tasks_per_node=arguments.processes if local else 1,
         timeout_min=hours * 60 + minutes + (seconds > 0),
         **({"gpus_per_node": arguments.gpus_per_node} if arguments.gpus_per_node else {}),
+        **({"cpus_per_task": arguments.cpus_per_task} if arguments.cpus_per_task else {}),
     )
     submitted = []
     for job in found:

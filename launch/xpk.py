@@ -5,7 +5,7 @@
         | --gpu=nvidia-h100-80gb --nodes=4 [--gpus_per_node=8] | --nodes=2
 
 The YAML (jobset.x-k8s.io/v1alpha2, see docs/launch.md) goes to kubectl; --dry_run prints it, with
-the xpk command that does the same where there is one. The image is that of launch/Dockerfile; a
+the xpk command for the same pods where there is one. The image is that of launch/Dockerfile; a
 host is a pod and a process. When a pod is lost or preempted the whole set starts again, up to
 --max_restarts times, and the same command goes on from the last checkpoint; code 2 (bad input) ends
 it. DIR must be a volume that all pods see: --volume=CLAIM:PATH mounts a persistent one.
@@ -50,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--volume", metavar="CLAIM:PATH", help="a persistent volume claim")
     flags.add_argument("--cluster", default="CLUSTER", help="of the xpk command")
     arguments = jobs.parse(flags, argv)
+    jobs.refuse(flags, arguments, "a host has one process here: set --nodes", "processes")
+    if arguments.tpu:
+        jobs.refuse(flags, arguments, "the topology of --tpu says how many hosts", "nodes")
+    else:
+        jobs.refuse(flags, arguments, "of --tpu alone", "slices")
+    if not arguments.gpu:
+        jobs.refuse(flags, arguments, "of --gpu alone", "gpus_per_node")
     hosts, _, _ = shape(arguments)
     many = hosts * arguments.slices > 1
     found = jobs.jobs(arguments, ("auto" if arguments.tpu else "env") if many else None)
@@ -203,6 +210,7 @@ def _name(workdir: str, member: str) -> str:
 
 
 def _xpk(job: jobs.Job, arguments: argparse.Namespace) -> str:
+    """The xpk command for the same pods, and which flags it leaves out."""
     kind, _, topology = arguments.tpu.partition(":")
     _, _, prefix, factor = _TPUS[kind]
     chips = math.prod(map(int, topology.split("x")))
@@ -215,7 +223,10 @@ def _xpk(job: jobs.Job, arguments: argparse.Namespace) -> str:
         f"--max-restarts={arguments.max_restarts}",
         f"--command={shlex.join(job.command)}",
     ]
-    return f"xpk workload create {shlex.join(words)}"
+    given = {"--volume": arguments.volume, "--env": arguments.env}
+    without = ", ".join(name for name, value in given.items() if value)
+    note = f"  # without {without}" if without else ""
+    return f"xpk workload create {shlex.join(words)}{note}"
 
 
 if __name__ == "__main__":

@@ -124,6 +124,9 @@ def test_dry_run_prints_the_commands(launch, tmp_path):
         (("stray",), "stray: unknown"),
         (("--env=1x",), "--env: '1x' is not NAME=VALUE"),
         (("--processes=0",), "--processes must be 1 or more"),
+        (("--parallel=0",), "--parallel must be 1 or more, not 0"),
+        (("--max_restarts=-1",), "--max_restarts must be 0 or more, not -1"),
+        (("--workdir=gs://bucket/run",), "--workdir: gs://bucket/run is no folder: mount it"),
     ],
 )
 def test_bad_flags(launch, words, cause):

@@ -154,6 +154,20 @@ def test_a_job_that_cannot_start_is_named(launch):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (("--processes=2",), "--processes: a node has one process here: set --nodes"),
+        (("--submitit=local", "--sbatch=--qos=x"), "--sbatch: not with --submitit"),
+        (("--submitit=slurm", "--dry_run"), "--dry_run: not with --submitit"),
+    ],
+)
+def test_flags_that_would_do_nothing(launch, words, cause):
+    done = launch("slurm", *words)
+    assert done.returncode == 2
+    assert cause in done.stderr
+
+
 def test_a_bad_limit_is_named(launch):
     pytest.importorskip("submitit")
     done = launch("slurm", "--submitit=local", "--time=1-00")

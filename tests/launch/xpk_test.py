@@ -96,7 +96,7 @@ SCHEMA = an(
 
 IMAGE = "--image=registry/jaxlab:1"
 KINDS = {
-    "tpu": ("--tpu=v5p:4x4x4", "--slices=2", "--volume=claim:/work"),
+    "tpu": ("--tpu=v5p:4x4x4", "--slices=2", "--volume=claim:/mnt/runs"),
     "gpu": ("--gpu=nvidia-h100-80gb", "--nodes=4"),
     "cpu": ("--nodes=2", "--env=A=b: 'c'"),
     "one": (),
@@ -154,6 +154,7 @@ def test_tpus_by_slices(launch, tmp_path):
     command = ["python", "-m", "door", f"--workdir={tmp_path}/run", "--config=configs/x.py"]
     assert container["command"] == [*command, "--config.mesh.multihost=auto"]
     assert "env" not in container
+    assert text.splitlines()[0].endswith("  # without --volume")
     # xpk counts the cores of a v5p.
     assert text.startswith(
         "# xpk workload create --cluster=CLUSTER --workload=run --tpu-type=v5p-128 --num-slices=2 "
@@ -203,6 +204,11 @@ def test_hosts_of_a_topology(kind, hosts, chips):
         (("--tpu=v9:2x2",), "xpk.py: --tpu: 'v9:2x2' is not KIND:AxB or AxBxC of v4, v5e, v5p"),
         (("--tpu=v5p:4",), "--tpu: 'v5p:4' is not KIND:AxB"),
         (("--tpu=v5e:2x3",), "--tpu: 2x3 has 6 chips, hosts have 4"),
+        (("--tpu=v5e:2x2", "--nodes=2"), "--nodes: the topology of --tpu says how many hosts"),
+        (("--gpu=x", "--slices=2"), "--slices: of --tpu alone"),
+        (("--gpus_per_node=4",), "--gpus_per_node: of --gpu alone"),
+        (("--processes=2",), "--processes: a host has one process here: set --nodes"),
+        (("--nodes=0",), "--nodes must be 1 or more, not 0"),
         (("--volume=claim",), "--volume: 'claim' is not CLAIM:/PATH"),
         (("--tpu=v5e:2x2", "--gpu=x"), "not allowed with argument"),
     ],
