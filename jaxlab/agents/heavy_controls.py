@@ -35,7 +35,7 @@ async def run(
     "answers_only": K1 deliberations over the same thinkers' answers. "no_thinkers": K1 answers of
     the deliberator that reads the question alone. "long_thought": one thinker who is asked to think
     on until as many tokens are generated as thinkers and deliberations have; it may need fewer
-    where it returns nothing, and its `tokens` say how many they were.
+    where it returns nothing, and its `tokens` say how many they were. `budget_tokens` holds anew.
 
     Args:
         question: as in `heavy.think`, as are the others.

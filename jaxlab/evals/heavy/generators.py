@@ -65,9 +65,9 @@ def fitted(
     """The options, with what the models decide where an option is None.
 
     Where both models are in process, they are asked for all texts of a prompt in one call; where
-    either is not, both are asked for one per call. The
-    prompt of a deliberator in process ends where its context leaves room for a reply, a quarter of
-    the context at least where replies may be longer than that.
+    either is not, both are asked for one per call. The prompt of a deliberator in process ends
+    where its context leaves room for a reply, a quarter of the context at least where replies may
+    be longer than that.
     """
     changes: dict[str, Any] = {}
     if options.per_call is None and not (is_ours(thinker) and is_ours(judge)):

@@ -91,6 +91,9 @@ def questions(log: EvalLog) -> list[Question]:
                 },
                 tokens=sum(row["tokens"] + row["prompt_tokens"] for row in used),
                 seconds=manifest["seconds"],
+                controls_missing=sum(
+                    calls.get("missing", 0) for calls in manifest.get("control_calls", {}).values()
+                ),
                 missing=manifest["missing"] + sum(one["missing"] for one in manifest["rounds"]),
             )
         )

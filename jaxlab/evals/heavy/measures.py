@@ -54,7 +54,8 @@ class Question:
         controls: texts by the control's name; without an entry it was not run.
         tokens: that the workflow read and generated, without controls.
         seconds: that it took.
-        missing: texts that did not come.
+        missing: texts of the workflow that did not come.
+        controls_missing: texts of the controls that did not come.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Question:
     tokens: int = 0
     seconds: float = 0.0
     missing: int = 0
+    controls_missing: int = 0
 
 
 def kept(texts: Sequence[Text]) -> list[Text]:

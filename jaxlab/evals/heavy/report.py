@@ -92,6 +92,7 @@ def _measures(questions: Sequence[Question]) -> Table:
     for (row, _), p_value in zip(tested, metrics.holm([p for _, p in tested]), strict=True):
         row["p (Holm)"] = p_value
     ungraded = sum(not text.graded for q in questions for text in _all(q))
+    absent = [sum(q.missing for q in questions), sum(q.controls_missing for q in questions)]
     unkept = sum(len(q.thinkers) - len(measures.kept(q.thinkers)) for q in questions)
     return Table(
         "Heavy thinking",
@@ -99,11 +100,12 @@ def _measures(questions: Sequence[Question]) -> Table:
         f"{len(questions)} questions in {len(set(clusters))} clusters; {_range(questions)}. Raw "
         f"counts all texts; filtered leaves out {unkept} thinkers that were cut off or repeat "
         "themselves, as the released workflow does before it measures, and a question without any "
-        f"left counts 0. {sum(q.missing for q in questions)} texts did not come; {ungraded} texts "
-        "count as wrong because their grader failed. Intervals by "
-        "clusters; p by flipping the signs of clusters, two-sided. P, V and M need no further "
-        "call; the controls show what is re-solving (no thinkers), debiasing by answers "
-        "(without reasoning), and more tokens (one long thought). n/a: not run, or no scores.",
+        f"left counts 0, as it does raw. {absent[0]} texts of the workflow and {absent[1]} of the "
+        f"controls did not come; {ungraded} texts count as wrong because their grader failed. "
+        "Intervals by clusters; p by flipping the signs of clusters, two-sided. P, V and M "
+        "need no further call; the controls show what is re-solving (no thinkers), debiasing by "
+        "answers (without reasoning), and more tokens (one long thought). n/a: not run, or no "
+        "scores.",
     )
 
 

@@ -71,10 +71,9 @@ def test_a_benchmark_is_answered_and_every_text_graded_by_its_own_scorer(rows, t
     # What is left out is counted, and so are graders that fail.
     assert logs.left_out(log) == []
     record["texts"]["round_1"][0]["grader_error"] = "no judge"
-    assert (
-        "1 texts count as wrong because their grader failed"
-        in report.tables(logs.questions(log))[0].note
-    )
+    record["manifest"]["control_calls"]["no_thinkers"]["missing"] = 2
+    note = report.tables(logs.questions(log))[0].note
+    assert "0 texts of the workflow and 2 of the controls did not come; 1 texts count as" in note
     log.samples[0].metadata.pop("heavy")
     assert logs.left_out(log) == ["1 samples not solved by heavy"]
     log.status = "cancelled"
