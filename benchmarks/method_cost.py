@@ -60,9 +60,8 @@ def main() -> None:
     for row, (program, _) in programs.items():
         times = sorted(seconds[row])
         memory = program.memory_analysis().temp_size_in_bytes / 2**20
-        print(
-            f"| {row[0]} | {row[1]} | {times[0]:.2f} | {times[len(times) // 2]:.2f} | {memory:.0f} |"
-        )
+        median = times[len(times) // 2]
+        print(f"| {' | '.join(row)} | {times[0]:.2f} | {median:.2f} | {memory:.0f} |")
 
 
 def make_inputs(vocab: int, tokens: int, width: int) -> dict[str, jax.Array]:
