@@ -35,9 +35,7 @@ class AttentionCache(Protocol):
     """Keys and values of the tokens so far, and how new queries attend to them: a pytree.
 
     Attention layers own their projections, caches own attention while decoding: an implementation
-    may store, select and move keys as it likes. One whose `key` and `value` [B, KV, S, D] hold each
-    token at its context's slot may say `by_slot = True`: layers that choose keys by themselves, as
-    block-sparse ones do, then read them there.
+    may store, select and move keys as it likes.
     """
 
     def prefill(
@@ -72,6 +70,13 @@ class AttentionCache(Protocol):
 
     def repeat(self, times: int) -> Any:
         """Returns the cache with each row `times` times in succession."""
+
+    def by_slot(self) -> tuple[jax.Array, jax.Array] | None:
+        """Keys [B, KV, S, D] and values with each token at its context's slot.
+
+        Layers that choose keys by themselves, as block-sparse ones do, read them there. None where
+        the cache keeps them in another way.
+        """
 
 
 class CacheKind(Protocol):

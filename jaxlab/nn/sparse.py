@@ -78,17 +78,17 @@ class BlockSparseLayer(AttentionLayer):
     ) -> tuple[jax.Array, AttentionCache]:
         """Reads N more tokens per row, [B, N, d] -> [B, N, d], into the cache.
 
-        A cache that says `by_slot`, that its `key` and `value` [B, KV, S, D] hold each token at the
-        context's slot, is read by this layer's blocks. Another attends in its own way, two-level
-        caches by a selection of theirs.
+        A cache that keeps tokens `by_slot` is read by this layer's blocks. Another attends in its
+        own way, two-level caches by a selection of theirs.
         """
         query, key, value = self._project(x, context.positions)
         y, cache = cache.append_and_attend(query, key, value, context)
-        if getattr(cache, "by_slot", False):
+        slots = cache.by_slot()
+        if slots is not None:
             assert context.slot is not None
             assert context.start is not None
             y = block_sparse_step(
-                query, cache.key, cache.value, first=context.start,
+                query, *slots, first=context.start,
                 last=context.slot + jnp.arange(query.shape[1]), budget=self._budget(context),
                 block_size=self.config.block_size,
             )  # fmt: skip

@@ -24,10 +24,10 @@ def read(path: Path) -> tuple[str, list[Question]]:
         raise FileNotFoundError(f"there is no {path}; name a log of inspect_ai")
     place = str(path)
     if path.is_dir():
-        found = list_eval_logs(place)
-        if not found:
+        logs = list_eval_logs(place)
+        if not logs:
             raise FileNotFoundError(f"{path} holds no log of inspect_ai")
-        place = found[0].name
+        place = logs[0].name
     try:
         log = read_eval_log(place, resolve_attachments=True)
     except Exception as error:  # whatever the file holds

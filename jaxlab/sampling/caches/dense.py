@@ -22,8 +22,6 @@ class DenseCache(NamedTuple):
 
     key: jax.Array
     value: jax.Array
-    # Each token is at the slot that its context names, so that a layer may attend by itself.
-    by_slot = True
 
     def prefill(
         self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
@@ -46,6 +44,10 @@ class DenseCache(NamedTuple):
     def repeat(self, times: int) -> "DenseCache":
         """See `jaxlab.nn.context.AttentionCache`."""
         return repeat_rows(self, times)
+
+    def by_slot(self) -> tuple[jax.Array, jax.Array]:
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self.key, self.value
 
     def _write(self, key: jax.Array, value: jax.Array, slot: jax.Array | int) -> "DenseCache":
         def put(slots: jax.Array, new: jax.Array) -> jax.Array:

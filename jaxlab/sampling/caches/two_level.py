@@ -108,6 +108,10 @@ class TwoLevelCache:
         cache, y = jax.lax.scan(one, self, (*tokens, jnp.arange(query.shape[1])))
         return jnp.moveaxis(y, 0, 1), cache
 
+    def by_slot(self) -> None:
+        """See `jaxlab.nn.context.AttentionCache`: rows begin at slot 0, whatever their padding."""
+        return None
+
     def repeat(self, times: int) -> "TwoLevelCache":
         """See `jaxlab.nn.context.AttentionCache`."""
         return repeat_rows(self, times)
