@@ -9,13 +9,14 @@ whose directories carry their PyTorch code; and flash-linear-attention's kda and
 Nothing here needs PyTorch.
 """
 
-import dataclasses
 import itertools
+import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -23,8 +24,8 @@ from jax.experimental import multihost_utils
 
 from jaxlab import json_file
 from jaxlab.interop import delta_json, directory, families, safetensors_io
-from jaxlab.interop.families import DELTA_FAMILIES, DeltaFamily
-from jaxlab.interop.names import UNEMBEDDING, Leaf, flatten, leaves, nest, table_of
+from jaxlab.interop.families import DELTA_FAMILIES, Family
+from jaxlab.interop.names import Group, flatten, groups, nest, replaced
 from jaxlab.interop.safetensors_io import DTYPES, Stored
 from jaxlab.json_file import CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig, Params
@@ -33,12 +34,13 @@ __all__ = ["CheckpointFormatError", "load", "read_config", "save"]
 
 DType = Literal["float32", "bfloat16"]
 ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
+_LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def read_config(path: str | Path) -> DecoderConfig:
-    """DecoderConfig of the directory's config.json.
+def read_config(path: str | Path) -> Any:
+    """Config of the directory's config.json: `DecoderConfig`, or that of another family's module.
 
     Raises:
         CheckpointFormatError: no such directory or config.json, unreadable JSON, or a model of a
@@ -51,16 +53,21 @@ def read_config(path: str | Path) -> DecoderConfig:
         )
     data = json_file.read(path / directory.CONFIG)
     with directory.naming(path):
-        return families.from_json(data).decoder()
+        return families.read(data)
 
 
 def inspect(path: str | Path) -> DecoderConfig:
     """As `read_config`, after a look at the headers of the weights: `load` will find them whole.
 
     Raises:
-        CheckpointFormatError: as `load` does.
+        CheckpointFormatError: as `load` does; or the model is no decoder.
     """
-    return _read_headers(Path(path))[0]
+    config = _read_headers(Path(path)).config
+    if not isinstance(config, DecoderConfig):
+        raise CheckpointFormatError(
+            f"{path}: a {type(config).__name__} is no language model: give a decoder's directory"
+        )
+    return config
 
 
 def load(
@@ -71,8 +78,8 @@ def load(
     sharding: ShardingOf | None = None,
     scan_layers: bool = False,
     remat: bool = False,
-    change: Callable[[DecoderConfig], DecoderConfig] = lambda config: config,
-) -> tuple[DecoderConfig, Params]:
+    change: Callable[[Any], Any] = lambda config: config,
+) -> tuple[Any, Params]:
     """Read a checkpoint directory.
 
     Tensors are read, converted and put on their devices one at a time (with scan_layers, one
@@ -90,17 +97,17 @@ def load(
         change: to another decoder of the same parameters: `models.sparse.SparseMixer.apply`.
 
     Returns:
-        The config, and params as nested dicts of jax.Array.
+        The config, a `DecoderConfig` or that of another family's module, and params as nested dicts
+        of jax.Array.
 
     Raises:
         CheckpointFormatError: a file is missing, unreadable or truncated; the model is of a kind
             that is not supported; a tensor is missing, unexpected, or of another shape.
     """
     path = Path(path)
-    config, stored = _read_headers(path)
-    plain = leaves(config)
+    config, family, plain, stored = _read_headers(path)
     param_dtype: Any = dtype or _common_dtype(path, plain, stored)
-    config = dataclasses.replace(
+    config = replaced(
         config,
         dtype=compute_dtype,
         param_dtype=param_dtype,
@@ -109,21 +116,22 @@ def load(
     )
     config = change(config)
     params = {}
-    for leaf in leaves(config) if scan_layers else plain:
-        place = sharding(leaf.path, leaf.shape) if sharding else None
-        stored_as = np.dtype(np.float32 if leaf.keeps_float32 else param_dtype)
-        value = _put(_read(leaf, stored, stored_as), place)
-        # Transfers run behind the program: without a wait the host would hold many sources.
-        params[leaf.path] = value.block_until_ready()
+    for group in groups(config, family) if scan_layers else plain:
+        stored_as = np.dtype(np.float32 if group.keeps_float32 else param_dtype)
+        values = _read(group, stored, stored_as)
+        for leaf, shape, value in zip(group.paths, group.shapes, values, strict=True):
+            place = sharding(leaf, shape) if sharding else None
+            # Transfers run behind the program: without a wait the host would hold many sources.
+            params[leaf] = _put(value, place).block_until_ready()
     return config, nest(params)
 
 
 def save(
     out: str | Path,
-    config: DecoderConfig,
+    config: Any,
     params: Params,
     *,
-    family: DeltaFamily | None = None,
+    family: str | None = None,
     like: str | Path | None = None,
     tokenizer_from: str | Path | None = None,
     dtype: DType | None = None,
@@ -145,10 +153,11 @@ def save(
     Args:
         out: the directory. One that exists is replaced where it is empty or holds nothing but a
             checkpoint's files, its tokenizer and its parity report.
-        config: of the model; the family follows from its parts.
+        config: of the model, which knows what it was read as.
         params: of `Decoder(config)`, on any devices; gathered one parameter at a time.
-        family: of a model with gated-delta layers: fg2_gdn, or kda or gated_deltanet where it is
-            one. None is that of `like`, or fg2_gdn without one.
+        family: a name of `families.FAMILIES` that has this model; None is the config's. A model
+            with gated-delta layers is fg2_gdn, or kda or gated_deltanet where it is one: None is
+            that of `like`, or fg2_gdn without one.
         like: a checkpoint directory: keys of its config.json that the model does not determine
             (token ids, initializer_range, ...) and its generation_config.json are carried over;
             of the config.json of another family with gated-delta layers, token ids alone.
@@ -171,16 +180,18 @@ def save(
     """
     out = Path(out).absolute()
     directory.check_replaceable(out, overwrite)
-    data = _config_json(config, family, like)
-    plan, flat = leaves(config), flatten(params)
+    kind, data = _config_json(config, family, like)
+    plan, flat = groups(config, kind), flatten(params)
     _check_params(plan, flat)
     dtypes = {
-        leaf.path: np.dtype(np.float32 if leaf.keeps_float32 else dtype or flat[leaf.path].dtype)
-        for leaf in plan
+        group.paths: np.dtype(
+            np.float32 if group.keeps_float32 else dtype or flat[group.paths[0]].dtype
+        )
+        for group in plan
     }
     # Wider dtypes come first: see safetensors_io.write.
-    plan.sort(key=lambda leaf: -dtypes[leaf.path].itemsize)
-    widest = next(str(dtypes[leaf.path]) for leaf in plan if not leaf.keeps_float32)
+    plan.sort(key=lambda group: -dtypes[group.paths].itemsize)
+    widest = next(str(dtypes[group.paths]) for group in plan if not group.keeps_float32)
     data |= {"dtype": widest, "torch_dtype": widest}
     given = {
         "bos_token_id": bos_token_id,
@@ -196,14 +207,21 @@ def save(
     if data["model_type"] == delta_json.MODEL_TYPE:
         copies |= {file.name: file for file in directory.CODE_FILES}
 
-    arrays = (_stored_arrays(leaf, flat[leaf.path], dtypes[leaf.path]) for leaf in plan)
+    arrays = (
+        _stored_arrays(group, [flat[path] for path in group.paths], dtypes[group.paths])
+        for group in plan
+    )
     values = itertools.chain.from_iterable(arrays)
     if jax.process_index() == 0:
         with directory.replacing(out) as staged:
             directory.write_json(staged / directory.CONFIG, data)
             for name, source in copies.items():
                 shutil.copyfile(source, staged / name)
-            specs = {name: (dtypes[x.path], x.stored_shape) for x in plan for name in x.names}
+            specs = {
+                name: (dtypes[group.paths], shape)
+                for group in plan
+                for name, shape in group.stored.items()
+            }
             _write_shards(staged, specs, values, max_shard_bytes)
     else:
         # Gathering is collective: every process takes part in it.
@@ -214,11 +232,29 @@ def save(
     return out
 
 
-def _read_headers(path: Path) -> tuple[DecoderConfig, Mapping[str, Stored]]:
-    config, stored = read_config(path), directory.tensors(path)
-    _check_names_and_shapes(path, leaves(config), stored)
-    _check_tied(path, config, stored)
-    return config, stored
+class _Headers(NamedTuple):
+    """A directory whose tensors are those of its model."""
+
+    config: Any
+    family: Family
+    plan: list[Group]
+    stored: Mapping[str, Stored]
+
+
+def _read_headers(path: Path) -> _Headers:
+    config = read_config(path)
+    data = json_file.read(path / directory.CONFIG)
+    family = families.of_json(data)
+    plan, stored = groups(config, family), directory.tensors(path)
+    unused = [re.compile(pattern) for pattern in family.left_out(data)]
+    dropped = [name for name in stored if any(one.fullmatch(name) for one in unused)]
+    if dropped:
+        _LOG.info("%s: %d tensors left out: %s", path, len(dropped), directory.few(dropped))
+        stored = {name: tensor for name, tensor in stored.items() if name not in set(dropped)}
+    tied = family.tied(config)
+    _check_names_and_shapes(path, plan, stored, tied)
+    _check_tied(path, stored, tied)
+    return _Headers(config, family, plan, stored)
 
 
 def _write_shards(
@@ -238,24 +274,29 @@ def _write_shards(
         directory.write_json(path / directory.INDEX, index)
 
 
-def _stored_arrays(leaf: Leaf, value: jax.Array, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The leaf's tensors as the checkpoint has them, on the host, in the order of its names."""
+def _stored_arrays(group: Group, values: list[Any], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The group's tensors as the checkpoint has them, on the host, in the order of its names."""
+    hosts = [_gathered(value) for value in values]
+    for i in range(len(group.names)):
+        layer = [host[i] for host in hosts] if group.stacked else hosts
+        for tensor in group.codec.write(layer):
+            yield np.asarray(tensor, dtype=dtype, order="C")
+
+
+def _gathered(value: Any) -> np.ndarray:
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        host = multihost_utils.process_allgather(value, tiled=True)
-    else:
-        host = np.asarray(value)
-    for layer in host if leaf.stacked else [host]:
-        yield np.asarray(leaf.to_stored(layer), dtype=dtype, order="C")
+        return multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(value)
 
 
-def _read(leaf: Leaf, stored: Mapping[str, Stored], dtype: np.dtype) -> np.ndarray:
-    """The parameter on the host: its tensors transposed, converted and stacked."""
+def _read(group: Group, stored: Mapping[str, Stored], dtype: np.dtype) -> list[np.ndarray]:
+    """The parameters on the host: their tensors transposed, converted and stacked."""
     # Never a view of the file: jax may keep using the host's memory, and the file may change.
-    value = np.empty(leaf.shape, dtype)
-    for row, name in zip(value if leaf.stacked else [value], leaf.names, strict=True):
-        tensor = stored[name].open()
-        row[...] = leaf.from_stored(tensor)
-    return value
+    values = [np.empty(shape, dtype) for shape in group.shapes]
+    for i, names in enumerate(group.names):
+        layer = [value[i, ...] for value in values] if group.stacked else values
+        group.codec.read([stored[name].open for name in names], layer)
+    return values
 
 
 def _put(value: np.ndarray, place: jax.sharding.Sharding | None) -> jax.Array:
@@ -265,36 +306,41 @@ def _put(value: np.ndarray, place: jax.sharding.Sharding | None) -> jax.Array:
 
 
 def _config_json(
-    config: DecoderConfig, family: DeltaFamily | None, like: str | Path | None
-) -> dict[str, Any]:
-    sizes = families.flat(config)
+    config: Any, name: str | None, like: str | Path | None
+) -> tuple[Family, dict[str, Any]]:
+    """The family that the model is written as, and its config.json."""
     if like is None:
-        return families.to_json(sizes, family)
+        family = families.of_config(config, name)
+        return family, family.to_json(config)
     other = json_file.read(Path(like) / directory.CONFIG)
     with directory.naming(Path(like)):
-        likes = families.family_of_json(other)
-    both_delta = sizes.delta is not None and likes in DELTA_FAMILIES
-    if both_delta and family is None:
-        family = cast(DeltaFamily, likes)
-    data = families.to_json(sizes, family)
-    if likes == data["model_type"]:
-        return {key: value for key, value in other.items() if key not in families.OWNED} | data
+        likes = families.of_json(other).name
+    family = families.of_config(config)
+    both_delta = family.name in DELTA_FAMILIES and likes in DELTA_FAMILIES
+    if both_delta and name is None:
+        name = likes
+    family = families.of_config(config, name)
+    data = family.to_json(config)
+    if likes == family.name:
+        return family, {key: x for key, x in other.items() if key not in family.owned} | data
     if not both_delta:
         raise CheckpointFormatError(
-            f"like={like} is a {likes} checkpoint and the model a {data['model_type']}: "
+            f"like={like} is a {likes} checkpoint and the model a {family.name}: "
             "give a checkpoint of the same family"
         )
-    return {key: other[key] for key in _TOKEN_IDS if key in other} | data
+    return family, {key: other[key] for key in _TOKEN_IDS if key in other} | data
 
 
-def _check_names_and_shapes(path: Path, plan: list[Leaf], stored: Mapping[str, Stored]) -> None:
-    expected = {name: leaf.stored_shape for leaf in plan for name in leaf.names}
+def _check_names_and_shapes(
+    path: Path, plan: list[Group], stored: Mapping[str, Stored], tied: Mapping[str, str]
+) -> None:
+    expected = {name: shape for group in plan for name, shape in group.stored.items()}
     problems = [f"missing {name} {list(expected[name])}" for name in expected if name not in stored]
     problems += [
         f"unexpected {name} {list(stored[name].shape)}"
         for name in stored
-        # Buffers of old Llama files; a tied lm_head is compared in _check_tied.
-        if name not in expected and name != UNEMBEDDING and not name.endswith(".inv_freq")
+        # Buffers of old Llama files; tied tensors are compared in _check_tied.
+        if name not in expected and name not in tied and not name.endswith(".inv_freq")
     ]
     problems += [
         f"{name}: expected shape {list(shape)}, found {list(stored[name].shape)}"
@@ -305,25 +351,25 @@ def _check_names_and_shapes(path: Path, plan: list[Leaf], stored: Mapping[str, S
         raise CheckpointFormatError(f"{path}: {directory.few(problems)}")
 
 
-def _check_tied(path: Path, config: DecoderConfig, stored: Mapping[str, Stored]) -> None:
-    if not config.tie_embeddings or UNEMBEDDING not in stored:
-        return
-    embedding = table_of(config)["embed/embedding"]
-    embed, unembed = stored[embedding].open(), stored[UNEMBEDDING].open()
-    rows = range(0, config.vocab_size, _ROWS_AT_ONCE)
-    same = embed.shape == unembed.shape and all(
-        np.array_equal(embed[i : i + _ROWS_AT_ONCE], unembed[i : i + _ROWS_AT_ONCE]) for i in rows
-    )
-    if not same:
-        raise CheckpointFormatError(
-            f"{path}: tie_word_embeddings is true, but {UNEMBEDDING} differs from {embedding}: "
-            "set it to false in config.json, or remove the tensor"
+def _check_tied(path: Path, stored: Mapping[str, Stored], tied: Mapping[str, str]) -> None:
+    for name, other in tied.items():
+        if name not in stored:
+            continue
+        one, two = stored[name].open(), stored[other].open()
+        same = one.shape == two.shape and all(
+            np.array_equal(one[i : i + _ROWS_AT_ONCE], two[i : i + _ROWS_AT_ONCE])
+            for i in range(0, len(one), _ROWS_AT_ONCE)
         )
+        if not same:
+            raise CheckpointFormatError(
+                f"{path}: tie_word_embeddings is true, but {name} differs from {other}: "
+                "set it to false in config.json, or remove the tensor"
+            )
 
 
-def _common_dtype(path: Path, plan: list[Leaf], stored: Mapping[str, Stored]) -> str:
+def _common_dtype(path: Path, plan: list[Group], stored: Mapping[str, Stored]) -> str:
     names = sorted(
-        {stored[name].dtype for leaf in plan if not leaf.keeps_float32 for name in leaf.names}
+        {stored[name].dtype for group in plan if not group.keeps_float32 for name in group.stored}
     )
     if len(names) > 1 or names[0] not in ("F32", "BF16"):
         raise CheckpointFormatError(
@@ -332,8 +378,10 @@ def _common_dtype(path: Path, plan: list[Leaf], stored: Mapping[str, Stored]) ->
     return str(DTYPES[names[0]])
 
 
-def _check_params(plan: list[Leaf], flat: Mapping[str, Any]) -> None:
-    expected = {leaf.path: leaf.shape for leaf in plan}
+def _check_params(plan: list[Group], flat: Mapping[str, Any]) -> None:
+    expected = {
+        path: shape for group in plan for path, shape in zip(group.paths, group.shapes, strict=True)
+    }
     problems = [f"missing {path}" for path in expected if path not in flat]
     problems += [f"unexpected {path}" for path in flat if path not in expected]
     problems += [

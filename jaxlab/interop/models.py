@@ -243,7 +243,7 @@ def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderC
     if not described.exists() or Checkpointer(workdir / "checkpoints").latest() is None:
         return
     before, now = config_lib.load_json(described), config_lib.to_json(config)
-    for name in [key for key in now if key not in ("dtype", "remat")]:
+    for name in [key for key in now if key not in ("dtype", "remat", "family")]:
         found = _first_difference(name, before.get(name), now[name])
         if found is not None:
             key, old, new = found

@@ -1,188 +1,113 @@
-"""Name tables: which tensor of a HuggingFace checkpoint is which parameter of the decoder.
-
-PyTorch stores a linear layer as [out, in], the decoder as [in, out]: kernels are transposed.
-"""
+"""Which tensors of a HuggingFace checkpoint are which parameters of a module, in file order."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxlab.interop.families import Family, family_of, flat
-from jaxlab.models.decoder import DecoderConfig, Params, abstract_params
+from jaxlab.interop.families.codecs import Codec, Shape
+from jaxlab.interop.families.types import Family, Tensors
+from jaxlab.models.decoder import DecoderConfig, Params
 from jaxlab.models.stacking import members
-
-_LLAMA = {
-    "embed/embedding": "model.embed_tokens.weight",
-    "layer/mixer_norm/scale": "model.layers.{}.input_layernorm.weight",
-    "layer/mixer/query/kernel": "model.layers.{}.self_attn.q_proj.weight",
-    "layer/mixer/query/bias": "model.layers.{}.self_attn.q_proj.bias",
-    "layer/mixer/key/kernel": "model.layers.{}.self_attn.k_proj.weight",
-    "layer/mixer/key/bias": "model.layers.{}.self_attn.k_proj.bias",
-    "layer/mixer/value/kernel": "model.layers.{}.self_attn.v_proj.weight",
-    "layer/mixer/value/bias": "model.layers.{}.self_attn.v_proj.bias",
-    "layer/mixer/output/kernel": "model.layers.{}.self_attn.o_proj.weight",
-    "layer/mixer/output/bias": "model.layers.{}.self_attn.o_proj.bias",
-    "layer/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "layer/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
-    "layer/mlp/gate/bias": "model.layers.{}.mlp.gate_proj.bias",
-    "layer/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
-    "layer/mlp/up/bias": "model.layers.{}.mlp.up_proj.bias",
-    "layer/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
-    "layer/mlp/down/bias": "model.layers.{}.mlp.down_proj.bias",
-    "final_norm/scale": "model.norm.weight",
-    "unembed/embedding": "lm_head.weight",
-}
-_QWEN2 = {path: name for path, name in _LLAMA.items() if not name.endswith("o_proj.bias")}
-_QWEN3 = _LLAMA | {
-    "layer/mixer/query_norm/scale": "model.layers.{}.self_attn.q_norm.weight",
-    "layer/mixer/key_norm/scale": "model.layers.{}.self_attn.k_norm.weight",
-}
-
-# The names of flash-linear-attention, whose attention and delta layers are both "attn". They serve
-# its own two families and fg2_gdn, which adds the write gate and norms of queries and keys.
-_FLA = {
-    path: name.replace("embed_tokens", "embeddings")
-    .replace("input_layernorm", "attn_norm")
-    .replace("post_attention_layernorm", "mlp_norm")
-    .replace("self_attn", "attn")
-    for path, name in _QWEN3.items()
-}
-_LOW_RANK = {
-    "/kernel": ".weight",
-    "/reduce/kernel": ".0.weight",
-    "/expand/kernel": ".1.weight",
-    "/expand/bias": ".1.bias",
-}
-_FG2_GDN = (
-    _FLA
-    | {
-        "layer/mixer/query_conv/taps": "model.layers.{}.attn.q_conv1d.weight",
-        "layer/mixer/key_conv/taps": "model.layers.{}.attn.k_conv1d.weight",
-        "layer/mixer/value_conv/taps": "model.layers.{}.attn.v_conv1d.weight",
-        "layer/mixer/decay/A_log": "model.layers.{}.attn.A_log",
-        "layer/mixer/decay/dt_bias": "model.layers.{}.attn.dt_bias",
-        "layer/mixer/output_norm/scale": "model.layers.{}.attn.o_norm.weight",
-    }
-    | {
-        f"layer/mixer/{part}{path}": f"model.layers.{{}}.attn.{name}{suffix}"
-        for part, name in {
-            "decay/project": "f_proj",
-            "erase": "b_proj",
-            "write": "w_proj",
-            "gate": "g_proj",
-        }.items()
-        for path, suffix in _LOW_RANK.items()
-    }
-)
-# The decay of Gated DeltaNet, one per head, has another name than that of Kimi Delta Attention.
-_FG2_GDN_PER_HEAD = _FG2_GDN | {
-    "layer/mixer/decay/project/kernel": "model.layers.{}.attn.a_proj.weight"
-}
-
-UNEMBEDDING = _LLAMA["unembed/embedding"]
-
-
-def table_of(config: DecoderConfig) -> dict[str, str]:
-    """Path of a parameter -> name of its tensor, {} for the layer; "layer" is any of them."""
-    sizes = flat(config)
-    if sizes.delta is not None and sizes.delta.switches.decay == "head":
-        return _FG2_GDN_PER_HEAD
-    tables: dict[Family, dict[str, str]] = {
-        "llama": _LLAMA,
-        "qwen2": _QWEN2,
-        "qwen3": _QWEN3,
-        "fg2_gdn": _FG2_GDN,
-    }
-    return tables[family_of(sizes)]
-
-
-Layout = Literal["own", "linear", "conv"]
-_LAYOUTS: dict[str, Layout] = {"kernel": "linear", "taps": "conv"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One parameter array and the checkpoint tensors that make it up.
+class Group:
+    """Parameters and the tensors that make them up: mostly one, and one for each layer.
 
     Attributes:
-        path: in params, joined by "/".
-        shape: of the array; with a leading axis over layers where they are stacked.
-        names: of the tensors, one per layer where layers are stacked, otherwise one.
-        stacked: whether the leading axis runs over `names`.
-        layout: of a tensor in the checkpoint: the array's own; that of a "linear" layer, the two
-            axes in the other order; or that of a "conv", [W, C] as [C, 1, W].
-        keeps_float32: whether it is float32 whatever dtype the rest is stored in.
+        paths: in params, joined by "/".
+        shapes: of these; with a leading axis over layers where they are stacked.
+        names: of the tensors, for each layer.
+        stacked: whether the leading axis runs over `names`; otherwise these are of one layer.
+        codec: how one layer's parameters are stored as its tensors.
+        keeps_float32: whether they are float32 whatever dtype the rest is stored in.
     """
 
-    path: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    names: tuple[tuple[str, ...], ...]
     stacked: bool
-    layout: Layout
+    codec: Codec
     keeps_float32: bool
 
     @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """Shape of each of the tensors in the checkpoint."""
-        shape = self.shape[1:] if self.stacked else self.shape
-        if self.layout == "conv":
-            return (shape[1], 1, shape[0])
-        return shape[::-1] if self.layout == "linear" else shape
-
-    def to_stored(self, value: np.ndarray) -> np.ndarray:
-        """One layer's array as the checkpoint has it."""
-        return (value if self.layout == "own" else value.T).reshape(self.stored_shape)
-
-    def from_stored(self, tensor: np.ndarray) -> np.ndarray:
-        """The inverse of `to_stored`."""
-        if self.layout == "conv":
-            return tensor[:, 0].T
-        return tensor.T if self.layout == "linear" else tensor
+    def stored(self) -> dict[str, Shape]:
+        """Shape of each of the tensors in the checkpoint, by name."""
+        shapes = [shape[1:] if self.stacked else shape for shape in self.shapes]
+        return {
+            name: shape
+            for names in self.names
+            for name, shape in zip(names, self.codec.stored(shapes, len(names)), strict=True)
+        }
 
 
-def leaves(config: DecoderConfig) -> list[Leaf]:
-    """Every parameter of the decoder, in the order in which files hold them.
+def replaced(config: Any, **fields: Any) -> Any:
+    """The config with those of the fields that it has."""
+    known = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(
+        config, **{name: value for name, value in fields.items() if name in known}
+    )
+
+
+def groups(config: Any, family: Family) -> list[Group]:
+    """Every parameter of the module, in the order in which files hold them.
 
     The order is that of the kinds of parameter, then of the layers, and so does not depend on
     whether layers are stacked.
     """
-    table = table_of(config)
-    # One repetition of each stack has all the shapes. Stored in bfloat16, what is float32 all the
-    # same shows.
-    one = dataclasses.replace(
-        config,
-        stacks=tuple((1, layers) for _, layers in config.stacks),
-        param_dtype="bfloat16",
-        scan_layers=False,
-        remat=False,
-    )
-    shapes = flatten(abstract_params(one))
-    places = {f"layer_{n}": place for n, place in enumerate(members(config))}
-    found = []
-    for path, leaf in shapes.items():
-        shape = tuple(leaf.shape)
-        kind: tuple[Layout, bool] = (
-            _LAYOUTS.get(path.rpartition("/")[2], "own"),
-            leaf.dtype == jnp.float32,
-        )
-        top, _, rest = path.partition("/")
-        if top not in places:
-            found.append(Leaf(path, shape, (table[path],), False, *kind))
+    # Stored in bfloat16, what is float32 all the same shows.
+    one, places = replaced(config, param_dtype="bfloat16", scan_layers=False, remat=False), {}
+    if isinstance(config, DecoderConfig):
+        # One repetition of each stack has all the shapes.
+        one = dataclasses.replace(one, stacks=tuple((1, layers) for _, layers in config.stacks))
+        places = {f"layer_{n}": place for n, place in enumerate(members(config))}
+    shapes = flatten(family.params(one))
+    tensors = {path: entry for entry in family.tensors(config) for path in entry.paths}
+    found: list[Group] = []
+    done: set[str] = set()
+    for path in shapes:
+        if path in done:
             continue
-        stack, i, numbers = places[top]
-        names = tuple(table[f"layer/{rest}"].format(number) for number in numbers)
-        if config.scan_layers:
-            stacked = (len(numbers), *shape)
-            found.append(Leaf(f"stack_{stack}/layer_{i}/{rest}", stacked, names, True, *kind))
-        else:
-            found += [
-                Leaf(f"layer_{number}/{rest}", shape, (name,), False, *kind)
-                for number, name in zip(numbers, names, strict=True)
-            ]
+        top, _, rest = path.partition("/")
+        entry = tensors.get(f"layer/{rest}" if top in places else path)
+        if entry is None:
+            raise KeyError(f"the family {family.name} names no tensor for the parameter {path}")
+        paths = tuple(name.replace("layer/", f"{top}/", 1) for name in entry.paths)
+        paths = paths if top in places else entry.paths
+        done.update(paths)
+        leaves = [shapes[name] for name in paths]
+        found += _of_layers(config, entry, paths, leaves, places.get(top))
     return found
+
+
+def _of_layers(
+    config: Any,
+    entry: Tensors,
+    paths: tuple[str, ...],
+    leaves: list[Any],
+    place: tuple[int, int, list[int]] | None,
+) -> list[Group]:
+    """One group of parameters outside layers, or of all layers, or one for each layer."""
+    shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+    wide = all(leaf.dtype == jnp.float32 for leaf in leaves)
+    if place is None:
+        return [Group(paths, shapes, (entry.names,), False, entry.codec, wide)]
+    stack, i, numbers = place
+    rest = [path.partition("/")[2] for path in paths]
+    names = tuple(tuple(name.format(number) for name in entry.names) for number in numbers)
+    if config.scan_layers:
+        paths = tuple(f"stack_{stack}/layer_{i}/{path}" for path in rest)
+        shapes = tuple((len(numbers), *shape) for shape in shapes)
+        return [Group(paths, shapes, names, True, entry.codec, wide)]
+    return [
+        Group(
+            tuple(f"layer_{number}/{path}" for path in rest),
+            shapes, (of_layer,), False, entry.codec, wide,
+        )
+        for number, of_layer in zip(numbers, names, strict=True)
+    ]  # fmt: skip
 
 
 def flatten(params: Params) -> dict[str, Any]:

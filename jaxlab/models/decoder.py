@@ -54,6 +54,8 @@ class DecoderConfig:
         scan_layers: store each stack's layers with a leading axis and run them with lax.scan:
             compile time does not grow with depth.
         remat: recompute each layer in the backward pass instead of keeping its activations.
+        family: the HuggingFace family that it was read as and is written as, see
+            `jaxlab.interop.families`; it says nothing of what is computed.
     """
 
     vocab_size: int
@@ -66,6 +68,7 @@ class DecoderConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     scan_layers: bool = False
     remat: bool = False
+    family: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check sizes, and that there are layers."""

@@ -158,7 +158,11 @@ class Sizes:
         return Attention(**{name: getattr(self, name) for name in _ATTENTION})
 
 
-_SHARED = tuple(field.name for field in dataclasses.fields(DecoderConfig) if field.name != "stacks")
+_SHARED = tuple(
+    field.name
+    for field in dataclasses.fields(DecoderConfig)
+    if field.name not in ("stacks", "family")
+)
 _ATTENTION = (
     *("num_heads", "num_kv_heads", "head_dim", "rope", "qkv_bias", "output_bias", "qk_norm"),
 )

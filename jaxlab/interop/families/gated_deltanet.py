@@ -1,0 +1,6 @@
+"""Gated DeltaNet as flash-linear-attention writes it: no code travels along."""
+
+from jaxlab.interop.families import flat
+from jaxlab.interop.families.fg2_gdn import table
+
+GATED_DELTANET = flat.family("gated_deltanet", table)
