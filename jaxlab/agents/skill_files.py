@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import sqlite3
@@ -18,6 +19,7 @@ from jaxlab.agents.skill_store import file_of
 
 # What a skill begins with where its file does not say.
 _NUMBERS = {"utility": 0.5, "selections": 0, "updates": 0, "created": 0, "used": 0}
+_HASHED = re.compile(r"hashed projection of (\d+), seed (\d+)")
 _READ = {"description", "task", "success", *_NUMBERS}
 
 
@@ -110,13 +112,31 @@ class _Same:
 
     def __call__(self, texts: Sequence[str], /) -> np.ndarray:
         """Encode, where the name says how."""
-        found = re.fullmatch(r"hashed projection of (\d+), seed (\d+)", self.name)
+        found = _HASHED.fullmatch(self.name)
         if found is None:
             raise LibraryError(
                 f"{self.path}: field 'encoder' is {self.name!r}, which only the program that made "
                 "it has: use SkillLibrary(path, encoder).put(...)"
             )
         return HashedProjection(int(found.group(1)), int(found.group(2)))(texts)
+
+
+def encoder_of(path: str | os.PathLike[str]) -> Encoder:
+    """The encoder that a library was made with, where its name says how; of none, the default.
+
+    Raises:
+        LibraryError: the file is no library, or its encoder is one that has to be given.
+    """
+    file = file_of(path)
+    if not file.exists():
+        return HashedProjection()
+    name = _Same(file).name
+    found = _HASHED.fullmatch(name)
+    if found is None:
+        raise LibraryError(
+            f"{file}: was made with the encoder {name!r}: give that, or embed the library again"
+        )
+    return HashedProjection(int(found[1]), int(found[2]))
 
 
 def _name(entry: Entry) -> str:

@@ -52,6 +52,7 @@ class SkillLibrary:
         encoder: Encoder | None = None,
         options: Library | None = None,
         readonly: bool = False,
+        reembed: bool = False,
     ) -> None:
         """Open a library, or begin an empty one.
 
@@ -59,14 +60,19 @@ class SkillLibrary:
             path: its file, or the folder in which it is `skills.sqlite`.
             encoder: None: `HashedProjection()`.
             readonly: whether it is only searched, beside a process that writes it, or frozen.
+            reembed: whether a library of another encoder gets vectors of this one, in the file, or
+                where it is only read in memory; else it is refused.
 
         Raises:
             LibraryError: see `Store`.
         """
         self.encoder = encoder or HashedProjection()
         self.options = options or Library()
-        self.store = Store(path, self.encoder.name, self.encoder.dimensions, readonly)
+        name, dimensions = self.encoder.name, self.encoder.dimensions
+        self.store = Store(path, name, dimensions, readonly, reembed)
         try:
+            if self.store.foreign and not readonly:
+                self._reembed()
             self._load()
         except BaseException:
             self.store.close()
@@ -178,14 +184,31 @@ class SkillLibrary:
                 f"select {_COLUMNS}, embedding from skills order by id"
             ).fetchall()
             self._entries = [_entry(row[:-1]) for row in rows]
-            flat = np.frombuffer(b"".join(row[-1] for row in rows), np.float32)
-            self._embeddings = flat.reshape(len(rows), self.encoder.dimensions)
+            if not self.store.foreign:
+                flat = np.frombuffer(b"".join(row[-1] for row in rows), np.float32)
+                self._embeddings = flat.reshape(len(rows), self.encoder.dimensions)
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise LibraryError(f"{self.store.path}: table 'skills' is damaged: {error}") from None
+        if self.store.foreign:
+            self._embeddings = self.encoder([entry.skill.description for entry in self._entries])
         self._utility = np.array([entry.utility for entry in self._entries])
         updates = self.options.counts == "updates"
         tried = [e.updates + 1 if updates else e.selections for e in self._entries]
         self._tried = np.array(tried, np.float64)
+
+    def _reembed(self) -> None:
+        """Replace all vectors in the file by this encoder's, in one transaction."""
+        with self.store.transaction() as transaction:
+            rows = transaction.execute("select id, description from skills").fetchall()
+            vectors = self.encoder([description for _, description in rows]).astype(np.float32)
+            transaction.executemany(
+                "update skills set embedding = ? where id = ?",
+                [(vector.tobytes(), i) for vector, (i, _) in zip(vectors, rows, strict=True)],
+            )
+            about = {"encoder": self.encoder.name, "dimensions": self.encoder.dimensions}
+            for key, value in about.items():
+                transaction.execute("update about set value = ? where key = ?", (str(value), key))
+        self.store.foreign = False
 
     def snapshot(self) -> bytes:
         """The library as it is, for the checkpoint of the step."""

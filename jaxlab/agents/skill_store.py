@@ -35,18 +35,34 @@ class Store:
     A transaction is a whole step: a process that is killed between any two statements leaves the
     library as it was before the step or as it is after it. The lock that keeps a second writer out
     belongs to the process and goes with it.
+
+    Attributes:
+        foreign: whether the vectors in the file are another encoder's.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], encoder: str, dimensions: int, readonly: bool
+        self,
+        path: str | os.PathLike[str],
+        encoder: str,
+        dimensions: int,
+        readonly: bool,
+        reembed: bool = False,
     ) -> None:
         """Open the file, or make it if it is to be written.
+
+        Args:
+            path: its file, or the folder in which it is `skills.sqlite`.
+            encoder: name of the encoder.
+            dimensions: of its vectors.
+            readonly: whether the file is left as it is.
+            reembed: whether the vectors may be another encoder's.
 
         Raises:
             LibraryError: if it is no library, one of another schema or encoder, does not exist
                 and is only to be read, or another process writes it.
         """
         self.path, self.readonly = file_of(path), readonly
+        self._reembed, self.foreign = reembed, False
         self._lock: int | None = None
         if readonly and not self.path.is_file():
             raise LibraryError(f"{self.path}: there is no skill library to read")
@@ -98,13 +114,15 @@ class Store:
                 )
         found = dict(self.connection.execute("select key, value from about"))
         for key, value in wanted.items():
-            if found.get(key) != str(value):
-                cure = (
-                    "import its skills into a new library" if key != "schema" else "see CHANGELOG"
-                )
-                raise LibraryError(
-                    f"{self.path}: field {key!r} is {found.get(key)!r}, not {str(value)!r}: {cure}"
-                )
+            if found.get(key) == str(value):
+                continue
+            if key != "schema" and self._reembed:
+                self.foreign = True
+                continue
+            cure = "see CHANGELOG" if key == "schema" else "use that one, or reembed=True"
+            raise LibraryError(
+                f"{self.path}: field {key!r} is {found.get(key)!r}, not {str(value)!r}: {cure}"
+            )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlab.agents import skill_library
+from jaxlab.agents import skill_files, skill_library
 from jaxlab.agents.skill_encoders import HashedProjection, TfIdf
 from jaxlab.agents.skill_library import Episode, Library, LibraryError, Skill, SkillLibrary
 
@@ -420,8 +420,6 @@ MUG = (0.71249908, -0.11960530, -0.67123854, -0.16576639)
 
 
 def test_the_commands_show_export_and_import(tmp_path, capsys):
-    from jaxlab.agents import skill_files
-
     with SkillLibrary(tmp_path) as library:
         library.learn(
             3,
@@ -485,3 +483,44 @@ def test_the_released_settings():
     released = skill_library.RELEASED
     assert (released.top_k, released.similarity_weight, released.floor) == (3, 1.0, 0.4)
     assert (released.counts, released.evict, released.dedupe) == ("updates", "u_log_n1", "similar")
+
+
+def test_a_library_of_another_encoder_is_embedded_again_when_asked(tmp_path):
+    """In memory where it is only read, and otherwise in the file; never unasked."""
+    with SkillLibrary(tmp_path, HashedProjection(32)) as library:
+        for name in ("mugs", "lamps", "fire"):
+            library.learn(1, [Episode(1.0, skill=Skill(f"lesson of {name}", f"for {name}"))])
+        entries = library.entries()
+    file = tmp_path / "skills.sqlite"
+    before = file.read_bytes()
+    other = TfIdf(["for mugs", "for lamps", "for fire"])
+    with pytest.raises(LibraryError, match=r"'encoder' is 'hashed projection of 32.* reembed=True"):
+        SkillLibrary(tmp_path, other)
+    with SkillLibrary(tmp_path, other, readonly=True, reembed=True) as library:
+        assert library.entries() == entries
+        found = library.retrieve(["fire"], greedy=True)[0][0]
+        assert found.entry.skill.description == "for fire"
+        assert found.similarity == pytest.approx(
+            float((other(["fire"]) @ other(["for fire"]).T)[0, 0])
+        )
+    assert file.read_bytes() == before
+    with SkillLibrary(tmp_path, other, reembed=True) as library:
+        assert library.entries() == entries
+        library.learn(2, [Episode(1.0, skill=Skill("lesson of cups", "for mugs"))])
+    with SkillLibrary(tmp_path, other, readonly=True) as library:
+        stored = library.retrieve(["mugs"], greedy=True)[0]
+        assert [candidate.similarity for candidate in stored[:2]] == [found.similarity] * 2
+    with pytest.raises(LibraryError, match="'encoder' is 'tf-idf"):
+        SkillLibrary(tmp_path, HashedProjection(32))
+    with pytest.raises(LibraryError, match=r"'tf-idf of 3 documents, .*': give that, or embed"):
+        skill_files.encoder_of(tmp_path)
+
+
+def test_the_encoder_of_a_library_is_known_by_its_name(tmp_path):
+    assert skill_files.encoder_of(tmp_path).name == HashedProjection().name
+    SkillLibrary(tmp_path, HashedProjection(16, seed=3)).close()
+    with SkillLibrary(tmp_path, skill_files.encoder_of(tmp_path)) as library:
+        assert library.encoder.dimensions == 16
+    (tmp_path / "none").write_text("no database")
+    with pytest.raises(LibraryError, match="none: is no skill library"):
+        skill_files.encoder_of(tmp_path / "none")
