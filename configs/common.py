@@ -135,3 +135,13 @@ def answers(max_new_tokens: int, batch: int, temperature: float = 0.6) -> Config
 def subject() -> ConfigDict:
     """The model that a benchmark asks: a directory, or the name of any model of inspect_ai."""
     return ConfigDict({"path": placeholder(str), "name": placeholder(str)})
+
+
+def library() -> ConfigDict:
+    """A library of skills that is scored again, and what it is searched by."""
+    return ConfigDict(
+        {
+            "path": placeholder(str),
+            "encoder": {"path": placeholder(str), "reembed": False},
+        }
+    )

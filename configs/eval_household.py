@@ -17,6 +17,15 @@ temperature 0.4, 50 steps, the last two steps in the prompt. Its numbers (Skill1
 Qwen2.5-7B-Instruct trained on ALFWorld's own games) are of other games than these, and are no
 target for this panel.
 
+Any saved library is scored on the panel again, without training, and stays as it is:
+
+    python -m jaxlab.evaluate --config=configs/eval_household.py --workdir=runs/replay \\
+        --config.model.path=MODEL --config.library.path=runs/agent
+
+`library.encoder.path` is the directory of the sentence encoder that it is searched by
+(all-MiniLM-L6-v2 in the paper); a library of another encoder is refused, unless
+`library.encoder.reembed` has it embedded again.
+
 Variants: "made_up" (its rooms), "tiny" (two games of four steps, for tests).
 """
 
@@ -43,10 +52,13 @@ def get_config(variant: str = "") -> ConfigDict:
         history=2,
         library="off",
         skills=placeholder(str),
+        encoder=placeholder(str),
+        reembed=False,
         top_k=5,
         similarity_weight=0.6,
     )
     config.benchmark.path = "alfworld" if not variant else "made_up"
     config.eval = common.answers(8 if tiny else 512, batch=2 if tiny else 64, temperature=0.4)
+    config.library = common.library()
     config.mesh = {}
     return config

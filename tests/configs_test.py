@@ -23,6 +23,7 @@ VARIANTS = {
     "eval_general365": ("", "demo", "tiny"),
     "eval_ajbench": ("", "text", "react", "tiny"),
     "eval_household": ("", "made_up", "tiny"),
+    "eval_webshop": ("", "tiny"),
     "eval_file": ("", "tiny"),
     "mqar_fg2": ("", "matched", "long", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
@@ -151,7 +152,7 @@ def test_losses_that_tiny_variants_leave_out(config, loss, tmp_path):
     _check_trained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["gsm8k", "math", "general365", "ajbench", "household"])
+@pytest.mark.parametrize("name", ["gsm8k", "math", "general365", "ajbench", "household", "webshop"])
 def test_every_argument_of_a_benchmarks_task_can_be_set_at_the_door(config, name):
     for variant in VARIANTS[f"eval_{name}"]:
         written = config(f"eval_{name}", variant)["benchmark"]["options"]

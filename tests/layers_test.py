@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Every part may import these.
 GROUND = {"config", "json_file", "ranges"}
 BENCHMARKS = {"evals.math", "evals.general365", "evals.ajbench", "evals.lary"}
-BENCHMARKS |= {"evals.household"}
+BENCHMARKS |= {"evals.household", "evals.webshop"}
 BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "balance", "overrides"}
 
 # Part -> the parts below it. Arrows are transitive. A name with a dot is a module, or a package,
@@ -26,7 +26,8 @@ ARROWS = {
     "trainers": "evals.loop evals.tokens rollouts losses credit balance data interop",
     "trainers.probe": "trainers evals.features",
     "evals": "rollouts losses data grading",
-    **dict.fromkeys(BENCHMARKS, "grading evals.metrics evals.results evals.tables"),
+    **dict.fromkeys(BENCHMARKS, "grading evals.played"),
+    "evals.played": "evals.metrics evals.results evals.tables",
     # What inspect_ai calls of them; their other files work on text and numbers.
     **dict.fromkeys((f"{b}.{f}" for b in BENCHMARKS for f in ("task", "judges")), "evals"),
     **dict.fromkeys(("evals.results", "evals.tables"), "grading evals.metrics"),
@@ -36,7 +37,7 @@ ARROWS = {
     "models": "nn",
     "nn": "jaxlab_kernels runtime.sharding",
     "data": "grading text",
-    "agents": "text grading",
+    "agents": "text grading envs",
     "losses": "credit",
     **dict.fromkeys(BOTTOM | GROUND | {"evals.metrics"}, ""),
 }

@@ -8,11 +8,12 @@ No weights and no jax: what generates text is handed in, and is told which phase
 import collections
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from jaxlab.agents import skill1_prompts as prompts
+from jaxlab.agents import skill1_prompts
 from jaxlab.agents.skill_library import Candidate, Episode, SkillLibrary
 from jaxlab.agents.skill_options import Skill
+from jaxlab.envs.protocol import admits
 
 Phase = Literal["query", "rank", "act", "distil"]
 Generate = Callable[[Phase, str], Awaitable[str]]
@@ -70,10 +71,10 @@ class Played:
     counts: dict[str, int]
 
     def episode(self) -> Episode:
-        """What a library learns from it."""
+        """What a library learns from it: it was a success, or it was not (r is 0 or 1)."""
         ids = tuple(candidate.entry.id for candidate in self.candidates)
         selected = None if self.selected is None else ids[self.selected]
-        return Episode(self.reward, ids, selected, self.skill)
+        return Episode(float(self.reward == 1), ids, selected, self.skill)
 
 
 async def play(
@@ -85,6 +86,7 @@ async def play(
     greedy: bool = True,
     distil: bool = False,
     history: int = 2,
+    words: Any = skill1_prompts,
 ) -> Played:
     """Play an episode to its end.
 
@@ -96,18 +98,19 @@ async def play(
         greedy: leave out the library's bonus for seldom tried skills.
         distil: ask for what the episode teaches.
         history: so many of the last steps are in a prompt.
+        words: a module with the functions of skill1_prompts: what the prompts say.
     """
     counts: collections.Counter[str] = collections.Counter()
     seen = env.reset()
     candidates: list[Candidate] = []
     selected = None
     if library is not None and len(library):
-        asked, read = prompts.read_query(await generate("query", prompts.query(task, seen.text)))
+        asked, read = words.read_query(await generate("query", words.query(task, seen.text)))
         counts["query"] += not read
         candidates = library.retrieve([asked or task], greedy=greedy)[0]
         if candidates:
-            reply = await generate("rank", prompts.rank(task, seen.text, candidates))
-            order, read = prompts.read_rank(reply, len(candidates))
+            reply = await generate("rank", words.rank(task, seen.text, candidates))
+            order, read = words.read_rank(reply, len(candidates))
             counts["rank"] += not read
             selected = order[0]
     lesson = None if selected is None else candidates[selected].entry.skill.strategy
@@ -115,17 +118,17 @@ async def play(
     while not seen.done:
         text = seen.text[:MOST_TEXT]
         last = taken[-history:] if history else []
-        prompt = prompts.act(task, lesson, len(taken), last, text, seen.admissible)
-        action, good = prompts.read_action(await generate("act", prompt), seen.admissible)
+        prompt = words.act(task, lesson, len(taken), last, text, seen.admissible)
+        action, good = words.read_action(await generate("act", prompt), seen.admissible)
         counts["act"] += not good
-        counts["inadmissible"] += action not in seen.admissible
+        counts["inadmissible"] += not admits(seen.admissible, action)
         taken.append((text, action))
         seen = env.step(action)
     skill = None
     if distil:
         won = seen.reward == 1
-        reply = await generate("distil", prompts.distil(task, won, [*taken, (seen.text, "")]))
-        skill = prompts.read_skill(reply, task)
+        reply = await generate("distil", words.distil(task, won, [*taken, (seen.text, "")]))
+        skill = words.read_skill(reply, task)
         counts["distil"] += skill is None
     actions = tuple(action for _, action in taken)
     return Played(seen.reward, actions, tuple(candidates), selected, skill, dict(counts))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from jaxlab.agents.skill_options import Candidate, Skill
+from jaxlab.envs.protocol import admits
 from jaxlab.grading.answers import without_thinking
 
 # Characters of a reply that are read, of its end; and of a query that is searched for.
@@ -128,13 +129,14 @@ def read_rank(text: str, count: int) -> tuple[list[int], bool]:
 def read_action(text: str, admissible: Sequence[str]) -> tuple[str, bool]:
     """The action, and whether it was in its tags and is admissible.
 
-    Without tags the last line is one. Spaces and capital letters that differ do not matter.
+    Without tags the last line is one. Spaces and capital letters that differ do not matter, but
+    for those of a text of the policy's own, as in "search[<query>]".
     """
     found = _tagged(text, "action")
     lines = without_thinking(text[-_READ:]).strip().splitlines() or [""]
     action = " ".join((lines[-1] if found is None else found).split())
     known = {" ".join(command.lower().split()): command for command in admissible}
-    command = known.get(action.lower())
+    command = known.get(action.lower(), action if admits(admissible, action) else None)
     return (action if command is None else command), found is not None and command is not None
 
 

@@ -1,10 +1,13 @@
 """The interface of an environment, and a batch of environments that are stepped together."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 CUT = " [...]"
+_ANY_TEXT = re.compile(r"<\w+>")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,7 +19,8 @@ class Step:
         reward: of this step alone.
         done: whether the episode is over; nothing may be stepped after it.
         admissible: the commands that would do something now; empty where an environment takes
-            any text.
+            any text. In one such as "search[<query>]" the part in angle brackets stands for any
+            text; see `admits`.
         error: why the environment died, where it did; the episode then ends without reward.
     """
 
@@ -35,6 +39,22 @@ class Environment(Protocol):
 
     def step(self, action: str, /) -> Step:
         """Act with one command; raises when the episode is over."""
+
+
+def admits(admissible: Iterable[str], action: str) -> bool:
+    """Whether an action is one of the commands, or one of them with a text for its <part>."""
+    return any(action == command or _with_text(command, action) for command in admissible)
+
+
+def _with_text(command: str, action: str) -> bool:
+    pattern = _pattern(command) if "<" in command else None
+    return pattern is not None and pattern.fullmatch(action) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _pattern(command: str) -> re.Pattern[str] | None:
+    parts = _ANY_TEXT.split(command)
+    return re.compile("(?s:.+)".join(map(re.escape, parts))) if len(parts) > 1 else None
 
 
 def bounded(text: object, limit: int) -> str:

@@ -33,17 +33,19 @@ from jaxlab.evals.math import metrics as math_metrics
 from jaxlab.evals.options import OPTIONS, Asked
 from jaxlab.evals.settings import Benchmark, Run
 from jaxlab.evals.tables import Table
+from jaxlab.evals.webshop import metrics as webshop_metrics
 from jaxlab.grading.graders import MathVerifier
 from jaxlab.grading.math import grade as math_grade
 from jaxlab.grading.rows import Panel, Row
 from jaxlab.grading.unicode import well_formed
 from jaxlab.runtime import workdir as workdir_lib
 
-TABLES = {
+TABLES: dict[str, Callable[[Sequence[results.Result]], list[Table]]] = {
     "gsm8k": math_metrics.tables,
     "math": math_metrics.tables,
     "general365": general365_metrics.tables,
     "household": household_metrics.tables,
+    "webshop": webshop_metrics.tables,
 }
 # Every so many seconds the answers that are not in the log yet, up to a twentieth of the run, are
 # written beside it. Otherwise they are in this machine's home, and a run that is killed and goes on
@@ -394,14 +396,38 @@ def resolved(run: Run) -> Run:
     """Returns the run as it is written down and compared, with every option there.
 
     Raises:
-        ConfigError: an option is unknown, or has a value that it cannot have.
+        ConfigError: an option is unknown, or has a value that it cannot have; or there is a library
+            and the benchmark has no use for one.
     """
+    said = run.library.options()
+    if said and (
+        run.benchmark.own or "skills" not in options_lib.names(OPTIONS[run.benchmark.name])
+    ):
+        raise config_lib.ConfigError(
+            f"library: a model does not act in {run.benchmark.name}, which has no use for skills"
+        )
     if not run.benchmark.own:
-        options = options_lib.filled(run.benchmark.name, run.benchmark.options)
+        options = options_lib.filled(run.benchmark.name, _with(run.benchmark.options, said))
         run = dataclasses.replace(
             run, benchmark=dataclasses.replace(run.benchmark, options=options)
         )
     return run
+
+
+def _with(options: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """The options, and what `library` says of them.
+
+    Raises:
+        ConfigError: both say something, and not the same.
+    """
+    for name, value in said.items():
+        if options.get(name, value) not in (None, False, value):
+            raise config_lib.ConfigError(
+                f"library says {name}={value}, and benchmark.options {options[name]}: give one"
+            )
+    if "skills" in said and options.get("library", "off") == "off":
+        said = {**said, "library": "frozen"}
+    return {**options, **said}
 
 
 def _options(run: Run) -> Any:

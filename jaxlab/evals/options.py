@@ -9,6 +9,7 @@ from jaxlab.evals.ajbench import options as ajbench
 from jaxlab.evals.general365 import options as general365
 from jaxlab.evals.household import options as household
 from jaxlab.evals.math import options as math
+from jaxlab.evals.webshop import options as webshop
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ OPTIONS: dict[str, type[Any]] = {
     "general365": general365.Options,
     "ajbench": ajbench.Options,
     "household": household.Options,
+    "webshop": webshop.Options,
 }
 GRADING: dict[str, type[Any]] = {
     "gsm8k": math.Grading,
@@ -51,6 +53,7 @@ GRADING: dict[str, type[Any]] = {
     "general365": general365.Grading,
     "ajbench": ajbench.Grading,
     "household": household.Grading,
+    "webshop": webshop.Grading,
 }
 
 

@@ -106,6 +106,42 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What a library of skills is searched by.
+
+    Attributes:
+        path: directory of a sentence encoder, such as all-MiniLM-L6-v2; None: the one that the
+            library was made with, if it is one of hashed words.
+        reembed: whether a library that was made with another encoder is embedded again; else it is
+            refused.
+    """
+
+    path: str | None = None
+    reembed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """A library of skills that is scored again: frozen, unless benchmark.options.library says else.
+
+    Attributes:
+        path: its file, or a folder that holds it, such as a run's; None: there is none, or
+            benchmark.options names it.
+        encoder: what it is searched by.
+    """
+
+    path: str | None = None
+    encoder: Encoder = dataclasses.field(default_factory=Encoder)
+
+    def options(self) -> dict[str, Any]:
+        """What it says of a benchmark's options."""
+        said: dict[str, Any] = {} if self.path is None else {"skills": self.path}
+        if self.encoder.path is not None:
+            said["encoder"] = self.encoder.path
+        return said | ({"reembed": True} if self.encoder.reembed else {})
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A benchmark run: the config of `jaxlab.evaluate`.
 
@@ -115,6 +151,7 @@ class Run:
         eval: how answers are drawn.
         mesh: devices, as in a training config.
         seed: of sampling.
+        library: of skills, for benchmarks in which a model acts.
     """
 
     model: Subject
@@ -122,6 +159,7 @@ class Run:
     eval: Sampling = dataclasses.field(default_factory=Sampling)
     mesh: Annotated[dict[str, Any], fields_of(Mesh)] = dataclasses.field(default_factory=dict)
     seed: int = 0
+    library: Replay = dataclasses.field(default_factory=Replay)
 
     def __post_init__(self) -> None:
         """Check the seed."""

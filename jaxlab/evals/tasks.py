@@ -20,16 +20,18 @@ from inspect_ai.scorer import Scorer
 from jaxlab import config as config_lib
 from jaxlab.evals import options as options_lib
 from jaxlab.evals.ajbench.task import ajbench_verdict, trajectories
+from jaxlab.evals.episodes import episode_won
 from jaxlab.evals.general365 import task as general365_task
 from jaxlab.evals.general365.task import general365_answer
 from jaxlab.evals.grader_errors import accounted, refusing
 from jaxlab.evals.heavy.solver import heavy as heavy
-from jaxlab.evals.household.task import games, household_won
+from jaxlab.evals.household.task import games
 from jaxlab.evals.math import task as math_task
 from jaxlab.evals.math.task import math_answer
 from jaxlab.evals.options import Asked
 from jaxlab.evals.task_parts import benchmark as benchmark
 from jaxlab.evals.task_parts import by_rule as by_rule
+from jaxlab.evals.webshop.task import shopping
 
 
 @modelapi(name="jaxlab")
@@ -76,7 +78,12 @@ BENCHMARKS = {
     "household": Benchmark(
         "Household games (ALFWorld, Shridhar et al. 2021), with a library of skills or without.",
         games,
-        household_won,
+        episode_won,
+    ),
+    "webshop": Benchmark(
+        "Shopping for what an instruction asks (WebShop, Yao et al. 2022), with skills or without.",
+        shopping,
+        episode_won,
     ),
 }
 
@@ -134,4 +141,4 @@ def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
-gsm8k, math, general365, ajbench, household = map(_registered, BENCHMARKS)
+gsm8k, math, general365, ajbench, household, webshop = map(_registered, BENCHMARKS)

@@ -83,7 +83,7 @@ class SentenceEncoder:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed(model: TextEncoder, params: Params, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
-    hidden = model.apply({"params": params}, tokens, lengths)
+    hidden: Any = model.apply({"params": params}, tokens, lengths)
     return sentence_vectors(hidden, lengths)
 
 

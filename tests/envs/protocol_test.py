@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jaxlab.envs.protocol import Batch, Step, bounded
+from jaxlab.envs.protocol import Batch, Step, admits, bounded
 
 
 @dataclasses.dataclass
@@ -66,3 +66,12 @@ def test_an_ended_episode_is_no_longer_live():
 def test_bounded_is_never_longer_than_its_limit(limit):
     assert len(bounded("x" * 50, limit)) == limit
     assert bounded("x" * limit, limit) == "x" * limit
+
+
+def test_a_part_in_angle_brackets_stands_for_any_text():
+    commands = ("look", "search[<query>]", "click[< prev]", "click[a+b]")
+    for action in ("look", "search[red lamp]", "search[a\nb]", "search[[]]", "click[< prev]"):
+        assert admits(commands, action), action
+    for action in ("", "Look", "search[]", "search[a", "asearch[a]", "click[prev]", "click[aab]"):
+        assert not admits(commands, action), action
+    assert not admits((), "look")

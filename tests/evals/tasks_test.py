@@ -72,6 +72,8 @@ MISSPELT = [
     ("ajbench", "sacffold=loop", "'scaffold'"),
     ("household", "engine=fsat", "'fast'"),
     ("household", "library=growin skills=x", "'growing'"),
+    ("webshop", "library=forzen skills=x", "'frozen'"),
+    ("webshop", "product=3", "'products'"),
 ]
 
 
