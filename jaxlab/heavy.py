@@ -4,6 +4,7 @@
     python -m jaxlab.heavy --thinkers FILE [--id ID] --model ...  # over texts that were saved
     python -m jaxlab.heavy --mcp --model ...                      # an MCP server on stdin, stdout
     python -m jaxlab.heavy --report LOG [--workdir DIR]           # tables of a run of the solver
+    python -m jaxlab.heavy --measure RUN [--workdir DIR]          # a deliberator that was trained
     python -m jaxlab.heavy --skill                                # the skill file for agents
 
 DIR is a HuggingFace directory or a work directory of training; other models are inspect_ai's (extra
@@ -39,6 +40,11 @@ THINKERS = flags.DEFINE_string("thinkers", None, "Texts to deliberate over: .jso
 ID = flags.DEFINE_string("id", None, "Only the texts of this id in --thinkers.")
 MCP = flags.DEFINE_bool("mcp", False, "Serve one tool, think_harder, by MCP.")
 REPORT = flags.DEFINE_string("report", None, "A log of inspect_ai, or a folder of logs.")
+MEASURE = flags.DEFINE_string(
+    "measure", None, "A run whose config names `thinkers`: its deliberations over their test texts."
+)
+LIMIT = flags.DEFINE_integer("limit", None, "With --measure: only the first questions.", 1)
+CONTROLS = flags.DEFINE_bool("controls", True, "With --measure: run the controls too.")
 SKILL = flags.DEFINE_bool("skill", False, "Print the skill file.")
 flags.declare_key_flag("workdir")
 
@@ -84,6 +90,9 @@ def main(argv: list[str]) -> None:
     """Do what the flags say."""
     if SKILL.value:
         print(heavy_prompts.skill(), end="")
+        return
+    if MEASURE.value is not None:
+        _measure(Path(MEASURE.value), argv[1:])
         return
     with doors.reading_input():
         with doors.naming_the_extra("heavy thinking"):
@@ -234,6 +243,32 @@ def _report(path: Path, words: list[str]) -> None:
         print("\n".join(table.markdown()))
     if flags.FLAGS["workdir"].value is not None:
         for made in report.write(doors.workdir(), questions, title):
+            print(f"wrote {made}", file=sys.stderr)
+
+
+def _measure(run: Path, words: list[str]) -> None:
+    """Print the tables of a trained deliberator on cached thinkers; write them to --workdir."""
+    from jaxlab.evals.heavy import report, runs
+    from jaxlab.runtime import mesh
+
+    with doors.reading_input():
+        if words:
+            raise ValueError(f"unexpected argument {words[0]!r}: --measure takes a run alone")
+        given = [
+            field.name for field in dataclasses.fields(Heavy) if flags.FLAGS[field.name].present
+        ]
+        changes = {name: flags.FLAGS[name].value for name in given if name != "seed"}
+        folder = None if flags.FLAGS["workdir"].value is None else doors.workdir()
+        of = runs.subject(run, None if MODEL.value is None else Path(MODEL.value))
+        mesh.start()
+        seed = flags.FLAGS["seed"].value
+        questions = runs.measure(of, changes, limit=LIMIT.value, controls=CONTROLS.value, seed=seed)
+    title = " ".join([str(run), *(f"{name}={value}" for name, value in changes.items())])
+    print(f"# {title}\n")
+    for table in report.tables(questions):
+        print("\n".join(table.markdown()))
+    if folder is not None:
+        for made in report.write(folder, questions, title):
             print(f"wrote {made}", file=sys.stderr)
 
 

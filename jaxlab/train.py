@@ -29,7 +29,7 @@ from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, lm, loop, probe, resuming, sft
+from jaxlab.trainers import distill, lm, loop, probe, resuming, sft, think
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
@@ -53,6 +53,7 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
     "distill": (distill.Distill, distill.program),
     "lm": (lm.Lm, lm.program),
     "probe": (probe.Probe, probe.program),
+    "think": (think.Think, think.program),
 }
 
 # What stands in the work directory of a single run, for which one with such a stage would be taken.

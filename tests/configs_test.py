@@ -6,9 +6,12 @@ import pathlib
 import pytest
 
 from jaxlab import evaluate, train
+from jaxlab.config import ConfigError
 from jaxlab.evals import options, report
 from jaxlab.evals.ajbench import rows as ajbench
 from jaxlab.evals.general365 import rows as general365
+from jaxlab.evals.heavy import report as heavy_report
+from jaxlab.evals.heavy import runs
 from jaxlab.runtime.checkpoint import Checkpointer
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -30,6 +33,8 @@ VARIANTS = {
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),
     "lary_synthetic": ("", "demo", "tiny"),
+    "heavy_chains": ("", "width", "demo", "tiny"),
+    "heavy_gsm8k": ("", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -51,7 +56,9 @@ def test_every_variant_builds(config, name, variant):
         return
     train.check(built, name)
     for run in _runs(built):
-        assert not set(COMMON_KEYS) - run.keys()
+        # A job that writes texts learns nothing.
+        job = {"optim"} if run["trainer"] == "think" else set()
+        assert not set(COMMON_KEYS) - run.keys() - job
         assert {"model"} <= run.keys() or {"student", "teacher"} <= run.keys()
 
 
@@ -112,6 +119,63 @@ def test_probes_train_two_steps(config, tmp_path):
     assert (
         "| method | seeds | steps | micro | macro | mse |" in (tmp_path / "report.md").read_text()
     )
+
+
+def test_thinkers_and_deliberators_train_two_steps_of_every_stage(config, tmp_path):
+    stages = config("heavy_chains", "tiny")["stages"]
+    train.run(config("heavy_chains", "tiny"), tmp_path)
+    for stage in stages:
+        written = (tmp_path / stage / "metrics.jsonl").read_text().splitlines()
+        rows = list(map(json.loads, written))
+        (last,) = [row for row in rows if row["step"] == 2 and "loss" in row]
+        assert {0, 2} <= {row["step"] for row in rows if "eval/truncated_share" in row}
+        if "thinkers" in stages[stage] and stages[stage]["trainer"] == "distill":
+            names = {"student_entropy", "truncated_share", "cache_cut_share", "thinkers_pass_rate"}
+            assert names <= last.keys()
+    lines = (tmp_path / "thinkers" / "thinkers.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * (2 * 4 + 4)
+    text = (tmp_path / "report.md").read_text()
+    assert "| avg@2 | pass@2 | maj@2 |" in text
+    _check_measured(tmp_path)
+
+
+def _check_measured(workdir):
+    """The workflow itself over the deliberators that were trained, with controls."""
+    subject = runs.subject(workdir / "chains")
+    assert subject.thinker == (
+        workdir / "thinker",
+        {"max_new_tokens": 4, "temperature": 1.0},
+    )
+    questions = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=3)
+    assert [question.id for question in questions] == ["test/0", "test/1", "test/2"]
+    for question in questions:
+        assert [len(texts) for texts in (question.thinkers, *question.rounds)] == [2, 2, 2]
+        assert set(question.controls) == {"answers_only", "no_thinkers", "long_thought"}
+        assert question.missing == 0
+        assert question.tokens > 2 * 4 + 4 * 2
+    assert "HM@K1 after round 1" in "\n".join(heavy_report.tables(questions)[0].markdown())
+    again = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=2, controls=False)
+    assert [one.rounds for one in again] == [one.rounds for one in questions[:2]]
+    for name in ("thinker", "no_thinkers"):
+        with pytest.raises(ConfigError, match=f"{name} reads no thinkers"):
+            runs.subject(workdir / name)
+
+
+def test_gsm8k_is_deliberated_two_steps(config, gsm8k, tmp_path):
+    tiny = config("heavy_gsm8k", "tiny")
+    for stage in tiny["stages"].values():
+        stage["data"] |= gsm8k
+    train.run(tiny, tmp_path)
+    _check_trained(tmp_path / "gspo")
+    row = json.loads((tmp_path / "gspo" / "samples.jsonl").read_text().splitlines()[0])
+    assert "=== Thinker #2 [" in row["prompt"]
+    # A file of thinkers that has changed is not gone on with.
+    with (tmp_path / "thinkers" / "thinkers.jsonl").open("a") as file:
+        file.write("\n")
+    tiny["stages"]["gspo"]["train"]["steps"] = 3
+    tiny["stages"]["gspo"]["thinkers"]["path"] = str(tmp_path / "thinkers")
+    with pytest.raises(SystemExit):
+        train.train(tiny["stages"]["gspo"], tmp_path / "gspo")
 
 
 def test_text_trains_two_steps(config, tmp_path):

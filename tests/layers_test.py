@@ -25,6 +25,7 @@ ARROWS = {
     "doors": "overrides runtime",
     "trainers": "evals.loop evals.tokens rollouts losses credit balance data interop",
     "trainers.probe": "trainers evals.features",
+    "trainers.think": "trainers evals.metrics",
     "evals": "rollouts losses data grading",
     **dict.fromkeys(BENCHMARKS, "grading evals.played"),
     "evals.played": "evals.metrics evals.results evals.tables",
@@ -43,14 +44,17 @@ ARROWS = {
 }
 
 # Never each other, though they are of one room.
-APART = ({f"trainers.{name}" for name in ("sft", "lm", "distill", "agent", "probe")}, BENCHMARKS)
+APART = (
+    {f"trainers.{name}" for name in ("sft", "lm", "distill", "agent", "probe", "think")},
+    BENCHMARKS,
+)
 # The lists of benchmarks; harness and compare still know options and tables of some by name.
 LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare", "features")}
 
 # Text and numbers without an array library, but for these modules of evals.
 NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}
 WITH_JAX = {f"evals.{m}" for m in ("loop", "tokens", "likelihood", "lm_eval_adapter", "provider")}
-WITH_JAX |= {"balance.measure"}
+WITH_JAX |= {"balance.measure", "evals.heavy.runs"}
 
 # Library -> the only part that may import it; and what is of the checkout alone.
 ONLY = {"orbax": "runtime.checkpoint", "inspect_ai": "evals", "lm_eval": "evals.lm_eval_adapter"}

@@ -108,9 +108,9 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _score_names(rows: Rows) -> list[str]:
-    """avg@n and pass@n, whatever n is, and those of `SCORES`."""
+    """avg@n, pass@n and maj@n, whatever n is, and those of `SCORES`."""
     names = dict.fromkeys(key for row in rows for key in row)
-    sampled = [name for name in names if name.startswith(("avg@", "pass@"))]
+    sampled = [name for name in names if name.startswith(("avg@", "pass@", "maj@"))]
     return sampled + [name for name in SCORES if name in names]
 
 

@@ -9,10 +9,12 @@ import numpy as np
 from jaxlab.config import ConfigError
 from jaxlab.data import settings
 from jaxlab.data.tasks.types import Example, Grade, Split, Task
+from jaxlab.rollouts import cached
 from jaxlab.text.tokenizer import Tokenizer
 
 # Of a task that generates its examples so many are looked at before a run begins.
 MAX_CHECKED = 2_000
+MAX_CHECKED_DELIBERATIONS = 32
 
 # So many examples in a row that do not fit mean that hardly any will.
 MAX_LONG = 1000
@@ -40,11 +42,12 @@ class TextTask:
         max_length: int | None = None,
         long_prompts: Literal["error", "drop"] = "error",
         generated: bool = False,
+        checked: int = MAX_CHECKED,
     ):
         """Look at the prompts, so that one that does not fit ends the run before it begins.
 
         All rows of files are looked at; of a task that generates its examples the first
-        `MAX_CHECKED`, and every later one when it is used.
+        `checked`, and every later one when it is used.
 
         Args:
             task: makes and grades examples.
@@ -56,12 +59,14 @@ class TextTask:
             long_prompts: what is done with longer prompts. "drop" leaves rows of a file out;
                 generated examples are replaced, each by one that is a function of its number.
             generated: whether the task makes its examples, of any number, instead of reading them.
+            checked: how many of those it makes are looked at.
 
         Raises:
             ValueError: with "error" a prompt is too long (names the first); a prompt has no token;
                 or nothing is left of a split.
         """
         self.task, self.tokenizer = task, tokenizer
+        self._checked = checked
         self._chat, self._drop, self._generated = chat, long_prompts == "drop", generated
         self._limits: dict[Split, tuple[int, str]] = dict.fromkeys(
             ("train", "test"), (max_prompt, f"data.max_prompt = {max_prompt}")
@@ -83,14 +88,19 @@ class TextTask:
         Raises:
             LongPromptError: a generated prompt is too long, or with "drop" hardly any fits.
         """
+        _, example, ids = self.numbered(i, split)
+        return example, ids
+
+    def numbered(self, i: int, split: Split) -> tuple[int, Example, list[int]]:
+        """The example's number in the task, and what `prompt` gives; it raises the same."""
         number, count = self._kept[split][i], self.task.num_examples(split)
         tries = MAX_LONG if self._drop and self._generated else 1
         for again in range(tries):
             # A task that generates has an example of any number.
             example = self.task.example(number + again * count, split)
-            ids = self.tokenizer.encode_prompt(self._render(example))
+            ids = self.tokenizer.encode_prompt(self.render(example.prompt))
             if len(ids) <= self._limits[split][0]:
-                return example, ids
+                return number + again * count, example, ids
         raise LongPromptError(self._too_long(split, number, len(ids)))
 
     def target(self, example: Example) -> list[int]:
@@ -118,17 +128,21 @@ class TextTask:
             for grade, done in zip(grades, stopped, strict=True)
         ]
 
-    def _render(self, example: Example) -> str:
-        if not self._chat:
-            return example.prompt
-        return self.tokenizer.apply_chat_template([{"role": "user", "content": example.prompt}])
+    def measures(self, examples: Sequence[Example]) -> dict[str, float]:
+        """What the task itself measures of a step's examples, for metrics; often nothing."""
+        measured = getattr(self.task, "measures", None)
+        return {} if measured is None else dict(measured(examples))
+
+    def render(self, prompt: str) -> str:
+        """The prompt as the model reads it, in the chat template where there is one."""
+        return _rendered(self.tokenizer, prompt, self._chat)
 
     def _fitting(self, split: Split) -> Sequence[int]:
         """Numbers of the examples that are used: of a file's rows those whose prompts fit."""
         count = self.task.num_examples(split)
         if not count:
             raise ValueError(f"the {split} split has no examples")
-        lengths = self._lengths(min(count, MAX_CHECKED) if self._generated else count, split)
+        lengths = self._lengths(min(count, self._checked) if self._generated else count, split)
         if not lengths.all():
             first = int(np.argmin(lengths))
             raise ValueError(f"the prompt of {split} example {first} has no token to begin with")
@@ -157,7 +171,7 @@ class TextTask:
         lengths: list[int] = []
         for begin in range(0, count, _ENCODED):
             numbers = range(begin, min(begin + _ENCODED, count))
-            texts = [self._render(self.task.example(i, split)) for i in numbers]
+            texts = [self.render(self.task.example(i, split).prompt) for i in numbers]
             lengths += [len(ids) for ids in self.tokenizer.encode_prompts(texts)]
         return np.array(lengths)
 
@@ -168,23 +182,48 @@ class TextTask:
         )
 
 
-def text_task(data: settings.Data, tok: Tokenizer, max_length: int | None = None) -> TextTask:
-    """The task seen through the tokenizer; `max_length` is that of `TextTask`.
+def text_task(
+    data: settings.Data,
+    tok: Tokenizer,
+    max_length: int | None = None,
+    thinkers: cached.Thinkers | None = None,
+) -> TextTask:
+    """The task seen through the tokenizer.
+
+    Args:
+        data: names the task.
+        tok: of the model.
+        max_length: that of `TextTask`.
+        thinkers: cached texts that the prompts are to hold; None: the task's own prompts.
 
     Raises:
-        ConfigError: the tokenizer names no end of sequence.
+        ConfigError: the tokenizer names no end of sequence, or the thinkers do not fit the task.
         FileNotFoundError, ValueError: a file is absent or malformed, or a prompt is too long.
     """
     if not tok.eos_ids:
         raise ConfigError(
             f"data.tokenizer: {tok.name} names no end-of-sequence token, so no completion would end"
         )
+    task, generated = settings.task(data), data.train is None
+    if thinkers is not None:
+        room = data.max_prompt if max_length is None else min(data.max_prompt, max_length - 1)
+        room -= len(tok.encode_prompt(_rendered(tok, "", data.chat)))
+        prompts = cached.prompts_of(data.task)
+        task, generated = cached.CachedTask(task, prompts, thinkers, tok, room), True
     return TextTask(
-        settings.task(data),
+        task,
         tok,
         chat=data.chat,
         max_prompt=data.max_prompt,
         max_length=max_length,
-        generated=data.train is None,
+        generated=generated,
+        # Deliberations are long, and cut to their room.
+        checked=MAX_CHECKED if thinkers is None else MAX_CHECKED_DELIBERATIONS,
         long_prompts=data.long_prompts,
     )
+
+
+def _rendered(tok: Tokenizer, prompt: str, chat: bool) -> str:
+    if not chat:
+        return prompt
+    return tok.apply_chat_template([{"role": "user", "content": prompt}])

@@ -24,6 +24,7 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses.methods.names import Loss
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
+from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Policy, cropped, to_host
 from jaxlab.rollouts.text import text_task
@@ -99,6 +100,7 @@ class Distill:
         loss: {"name": one of `METHODS`, **options of that method}; "agg" chooses the aggregation
             over tokens.
         teacher: frozen; only some methods need one.
+        thinkers: cached texts that the prompts hold (HeavySkill's second stage); None: none.
         reference: the frozen model of a method's KL; None: the student as it is at the start.
         rollout: what is sampled.
         eval: sampled evaluation.
@@ -117,6 +119,7 @@ class Distill:
     optim: optim.Optim
     loss: Loss
     teacher: Model | None = None
+    thinkers: Thinkers | None = None
     reference: Model | None = None
     rollout: Rollouts = dataclasses.field(default_factory=Rollouts)
     eval: Eval = dataclasses.field(default_factory=Eval)
@@ -175,7 +178,7 @@ class _Run:
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)
         self.student = Decoder(self.source.config)
-        self.text = text_task(config.data, tokenizer)
+        self.text = text_task(config.data, tokenizer, thinkers=config.thinkers)
         self.teacher = self._frozen(config.teacher, "teacher", size)
         self.reference = self._frozen(config.reference, "reference", size)
         if self.method.needs.reference and self.reference is None:
@@ -278,7 +281,8 @@ class _Run:
         def host_metrics() -> dict[str, float]:
             mask = np.asarray(to_host(rollout)[1])
             graded = grade() if rewards is None else rewards
-            return {"reward": float(graded.mean()), "tokens": int(mask.sum())}
+            measured = self.text.measures(examples)
+            return {"reward": float(graded.mean()), "tokens": int(mask.sum()), **measured}
 
         return StepOutput(current, metrics | of_credit, host_metrics)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
+from jaxlab.rollouts import trajectories
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import provenance
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
@@ -200,18 +201,23 @@ def note(
 
 
 def inputs(config: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of each file that the section `data` names, and of tokenizers there, by key."""
+    """SHA-256 of each file that `data` and `thinkers` name, and of tokenizers there, by key."""
     found = {}
-    for key, value in _flat(config.get("data", {}), "data").items():
+    named = [pair for part in _INPUTS for pair in _flat(config.get(part) or {}, part).items()]
+    for key, value in named:
         if not isinstance(value, str) or not value:
             continue
-        for path in (pathlib.Path(value), pathlib.Path(value) / "tokenizer.json"):
+        inside = (pathlib.Path(value) / name for name in ("tokenizer.json", trajectories.NAME))
+        for path in (pathlib.Path(value), *inside):
             if path.is_file():
                 stat = path.stat()
                 found[key] = _digest(path, stat.st_size, stat.st_mtime_ns)
                 break
     return found
 
+
+# Sections of a config that name files of data.
+_INPUTS = ("data", "thinkers")
 
 # Sections of a config on which the arrays of a state depend.
 _SHAPING = frozenset({"optim", "model", "student"})

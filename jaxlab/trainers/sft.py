@@ -22,6 +22,7 @@ from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
+from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
@@ -43,6 +44,7 @@ class Sft:
         data: prompts and reference completions.
         train: length and logging.
         optim: optimiser.
+        thinkers: cached texts that the prompts hold; None: none.
         eval: sampled evaluation.
         mesh: devices.
         seed: of parameters, data order and sampling.
@@ -57,6 +59,7 @@ class Sft:
     data: Data
     train: Train
     optim: optim.Optim
+    thinkers: Thinkers | None = None
     eval: Eval = dataclasses.field(default_factory=Eval)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
     seed: int = 0
@@ -86,7 +89,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     tokenizer = settings.tokenizer(config.data, known)
     source = models.find(config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed)
     models.describe(workdir, source, tokenizer)
-    text = text_task(config.data, tokenizer, config.max_length)
+    text = text_task(config.data, tokenizer, config.max_length, config.thinkers)
     decoder = Decoder(source.config)
     _check_lengths(config, decoder)
     host_batch_slice(config.batch_size, mesh)

@@ -4,8 +4,9 @@ A question is a digit and L operations, each of which is one of six bijections o
 are fixed for the whole task: "3 b f a =". A thinker writes the digit after each operation and then
 the answer: "7 0 4 # 4". Two of the operations are traps: a noisy thinker slips on them more often
 than not, and always to the same wrong digit. So on questions with traps most thinkers agree on a
-wrong answer, and each step can be checked by itself. The task is ours, not the paper's (arXiv
-2605.02396). No jax.
+wrong answer, and each step can be checked by itself. With `shown` a chain repeats the question's
+words, "3 b 7 f 0 a 4 # 4", so that whoever checks a step finds all of it in one place. The task is
+ours, not the paper's (arXiv 2605.02396). No jax.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ class Chains:
         slip: probability that a noisy thinker slips on a trap.
         noise: probability that it writes a uniformly wrong digit after any other operation.
         answer_only: the target of a question is "# 4" instead of the whole chain.
+        shown: chains begin with the question's digit and name each step's operation.
+        noisy: the target of a training question is a noisy thinker's chain, for a model that is to
+            slip as they do.
         seed: in [0, 2**63); fixes the operations, the traps and every example.
         train_size: examples of the split "train".
         test_size: examples of the split "test".
@@ -46,6 +50,8 @@ class Chains:
     slip: float = 0.6
     noise: float = 0.05
     answer_only: bool = False
+    shown: bool = False
+    noisy: bool = False
     seed: int = 0
     train_size: int = 1 << 20
     test_size: int = 800
@@ -92,7 +98,11 @@ class Chains:
         letters = [OPERATIONS[n] for n in rng.integers(len(OPERATIONS), size=length)]
         question = " ".join([str(rng.integers(10)), *letters, "="])
         digits = self.steps(question)
-        target = f"# {digits[-1]}" if self.answer_only else _chain(digits)
+        target = self._chain(question, digits)
+        if self.noisy and split == "train":
+            target = self.thinker(question, seed=i)
+        if self.answer_only:
+            target = f"# {answer(target)}"
         return Example(question, target=target, answer=str(digits[-1]))
 
     def steps(self, question: str) -> list[int]:
@@ -115,7 +125,7 @@ class Chains:
             else:
                 off = int(rng.integers(1, 10)) if rng.random() < self.noise else 0
                 digits.append((right + off) % 10)
-        return _chain(digits[1:])
+        return self._chain(question, digits[1:])
 
     def first_error(self, question: str, text: str) -> int | None:
         """The number, from 1, of the first step that does not follow from the one before it.
@@ -125,6 +135,15 @@ class Chains:
         """
         digit, operations = _parts(question)
         words = text.partition("#")[0].split()
+        if self.shown:  # an operation that is not the question's makes its step none
+            start, *words = words or [""]
+            if start != str(digit):
+                return 1
+            told = zip(words[::2], question.split()[1:-1], strict=False)
+            words = [
+                word if name == asked else ""
+                for word, (name, asked) in zip(words[1::2], told, strict=False)
+            ] + words[2 * len(operations) :]
         for number, operation in enumerate(operations, start=1):
             right = int(self.tables[operation, digit])
             if len(words) < number or words[number - 1] != str(right):
@@ -144,6 +163,14 @@ class Chains:
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         backend.add_special_tokens([PAD, EOS])
         return Tokenizer(backend, {"pad_token": PAD, "eos_token": EOS})
+
+    def _chain(self, question: str, digits: Sequence[int]) -> str:
+        words = [str(digit) for digit in digits]
+        if self.shown:
+            start, *operations = question.split()[:-1]
+            pairs = zip(operations, words, strict=True)
+            words = [start, *(word for pair in pairs for word in pair)]
+        return " ".join([*words, "#", str(digits[-1])])
 
     def _rng(self, i: int, stream: int) -> np.random.Generator:
         key = np.array([self.seed, 4 * i + stream], np.uint64)
@@ -179,6 +206,10 @@ class Attempts:
         """See `answer`."""
         return answer(text)
 
+    def final(self, found: str) -> str:
+        """The shortest text that gives this answer."""
+        return f"# {found}"
+
 
 def answer(text: str) -> str | None:
     """The digit behind a text's only '#', if nothing follows it."""
@@ -186,10 +217,6 @@ def answer(text: str) -> str | None:
     if words.count("#") != 1 or words[-2:-1] != ["#"] or len(words[-1]) != 1:
         return None
     return words[-1] if words[-1] in "0123456789" else None
-
-
-def _chain(digits: Sequence[int]) -> str:
-    return " ".join(map(str, [*digits, "#", digits[-1]]))
 
 
 def _parts(question: str) -> tuple[int, list[int]]:
