@@ -117,6 +117,7 @@ def rl(start: str, reads: dict, seed: int, loss: dict, tiny: bool) -> ConfigDict
     config.seed = seed
     config.student = common.model()
     config.student.path = start
+    config.teacher = None
     config.loss = loss
     config.thinkers = cached(reads)
     config.data.max_prompt = room(reads)

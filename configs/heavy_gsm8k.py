@@ -70,6 +70,7 @@ def rl(tiny: bool) -> ConfigDict:
             "easy_share": 0.25,
         }
     )
+    config.teacher = None
     config.loss = {"name": "gspo"}
     config.rollout = ConfigDict(
         {
@@ -94,9 +95,9 @@ def rl(tiny: bool) -> ConfigDict:
             "prompts": 2 if tiny else 200,
             "samples": 2 if tiny else 4,
             "max_new_tokens": 8 if tiny else 2048,
-            "temperature": 0.7,
-            "top_k": 10,
-            "top_p": 0.95,
+            "temperature": 1.0 if tiny else 0.7,
+            "top_k": None if tiny else 10,
+            "top_p": None if tiny else 0.95,
             "batch": 2 if tiny else 16,
             "prompt_multiple": 512,
         }

@@ -261,7 +261,7 @@ def _measure(run: Path, words: list[str]) -> None:
         folder = None if flags.FLAGS["workdir"].value is None else doors.workdir()
         of = runs.subject(run, None if MODEL.value is None else Path(MODEL.value))
         mesh.start()
-        seed = flags.FLAGS["seed"].value
+        seed = int(flags.FLAGS["seed"].value or 0)
         questions = runs.measure(of, changes, limit=LIMIT.value, controls=CONTROLS.value, seed=seed)
     title = " ".join([str(run), *(f"{name}={value}" for name, value in changes.items())])
     print(f"# {title}\n")

@@ -146,8 +146,8 @@ def _check_measured(workdir):
         workdir / "thinker",
         {"max_new_tokens": 4, "temperature": 1.0},
     )
-    questions = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=3)
-    assert [question.id for question in questions] == ["test/0", "test/1", "test/2"]
+    questions = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=2)
+    assert [question.id for question in questions] == ["test/0", "test/1"]
     for question in questions:
         assert [len(texts) for texts in (question.thinkers, *question.rounds)] == [2, 2, 2]
         assert set(question.controls) == {"answers_only", "no_thinkers", "long_thought"}
@@ -155,7 +155,7 @@ def _check_measured(workdir):
         assert question.tokens > 2 * 4 + 4 * 2
     assert "HM@K1 after round 1" in "\n".join(heavy_report.tables(questions)[0].markdown())
     again = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=2, controls=False)
-    assert [one.rounds for one in again] == [one.rounds for one in questions[:2]]
+    assert [one.rounds for one in again] == [one.rounds for one in questions]
     for name in ("thinker", "no_thinkers"):
         with pytest.raises(ConfigError, match=f"{name} reads no thinkers"):
             runs.subject(workdir / name)

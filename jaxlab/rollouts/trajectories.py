@@ -191,9 +191,10 @@ def _place(row: Mapping[str, Any], where: str) -> tuple[Key, int]:
     return (split, found[0]), found[1]
 
 
-def _number(row: Mapping[str, Any], name: str, where: str, *kinds: type) -> Any:
+def _number(row: Mapping[str, Any], name: str, where: str, *kinds: type[int] | type[float]) -> Any:
     value: Any = row.get(name)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    if value is None or good:
+    if value is None:
+        return None
+    if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(float(value)):
         return value
     raise ValueError(f"{where}: {name} must be a number, not {value!r:.60}")

@@ -110,7 +110,7 @@ def measure(
     questions = task.questions["test"][:limit]
     with _generator(of.path, of.sampling, text) as (judge, context):
         room = context - of.sampling["max_new_tokens"]
-        options = dataclasses.replace(of.thinkers.heavy(seed, room), samples=4, **changes)
+        options = dataclasses.replace(of.thinkers.heavy(seed, room), **{"samples": 4, **changes})
         path, drawn = of.thinker
         with _generator(path, drawn, text) as (think, reach):
             # One long thought reads what its own model can.
@@ -199,11 +199,13 @@ def _generator(
         stop_ids=tuple(tokenizer.eos_ids),
         pad_id=tokenizer.pad_id,
         vocab_size=tokenizer.vocab_size,
-        prompt_multiple=16,
+        prompt_multiple=64,
         **drawn,
     )
     params = source.load(mesh, ((".*", ()),))
-    batcher = Batcher(Decoder(source.config), params, mesh, tokenizer.pad_id, rows=256)
+    batcher = Batcher(
+        Decoder(source.config), params, mesh, tokenizer.pad_id, rows=256, padding="power_of_two"
+    )
 
     async def generate(prompt: str, *, samples: int, seed: int, stage: str) -> list[str]:
         ids = tokenizer.encode_prompt(text.render(prompt))

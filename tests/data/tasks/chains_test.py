@@ -146,3 +146,54 @@ def test_the_workflow_runs_on_chains_and_its_context_is_tokens_of_the_task():
     assert result.answer == str(TASK.steps(asked)[-1])
     assert len(tokenizer.encode(seen[0])) == 8 * (3 + 2 + 1) + 5
     assert result.manifest["rounds"][0]["caches"][0]["tokens"] == 8 * 6
+
+
+def test_chains_that_show_their_operations_can_be_checked_in_one_place():
+    shown = Chains(noise=0.0, shown=True)
+    asked = question(plain()[:2])
+    a, b = plain()[:2]
+    first, second = TASK.steps(asked)
+    assert shown._chain(asked, [first, second]) == f"3 {a} {first} {b} {second} # {second}"
+    for i in range(20):
+        example = shown.example(i, "train")
+        assert shown.first_error(example.prompt, example.target) is None
+        assert shown.grade_batch([example], [example.target])[0].reward == 1
+        assert example.prompt == TASK.example(i, "train").prompt
+    sly = Chains(slip=1.0, noise=0.0, shown=True)
+    trapped = question([a, TASK.traps[0], b])
+    assert sly.first_error(trapped, sly.thinker(trapped, 0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("", 1),
+        ("4 {a} {x} {b} {y} # {y}", 1),
+        ("3 {b} {x} {b} {y} # {y}", 1),
+        ("3 {a} {x} {b} {x} # {x}", 2),
+        ("3 {a} {x} # {x}", 2),
+        ("3 {a} {x} {b} {y} {a} 1 # 1", 3),
+    ],
+)
+def test_first_errors_of_chains_that_show_their_operations(text, step):
+    a, b = plain()[:2]
+    asked = question([a, b])
+    x, y = TASK.steps(asked)
+    assert x != y
+    written = text.format(a=a, b=b, x=x, y=y)
+    assert Chains(shown=True).first_error(asked, written) == step
+
+
+def test_noisy_targets_are_for_training_and_slip_as_thinkers_do():
+    noisy = Chains(noisy=True)
+    texts = {}
+    for i in range(60):
+        example = noisy.example(i, "train")
+        assert example.target == noisy.thinker(example.prompt, seed=i)
+        assert example.answer == Chains().example(i, "train").answer
+        texts[i] = noisy.grade_batch([example], [example.target])[0].reward
+    assert 0 < sum(texts.values()) < 40
+    right = noisy.example(0, "test")
+    assert noisy.first_error(right.prompt, right.target) is None
+    short = Chains(noisy=True, answer_only=True).example(0, "train")
+    assert short.target == f"# {chains.answer(noisy.example(0, 'train').target)}"
