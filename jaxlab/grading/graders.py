@@ -1,8 +1,8 @@
 """Rule-based grading of mathematical answers, safe against hostile text.
 
-Most answers are plain numbers and are compared here, in microseconds. The rest goes to `equality`,
-whose sympy may hang, exhaust memory or crash on what a model writes; it runs in worker processes
-under a hard time limit for each item.
+Most answers are plain numbers, or the reference's own text, and are compared here, in microseconds.
+The rest goes to `equality`, whose sympy may hang, exhaust memory or crash on what a model writes;
+it runs in worker processes under a hard time limit for each item.
 """
 
 import faulthandler
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Literal
 
-from jaxlab.grading import answers
+from jaxlab.grading import answers, spelling, syntax
 
 Reason = Literal[
     "match",
@@ -228,10 +228,13 @@ class MathVerifier:
 
 
 def quick_verdict(gold: str, answer: str) -> Verdict | None:
-    """Compares plain numbers exactly; None where `equality` has to decide."""
+    """Compares plain numbers and equal texts; None where `equality` has to decide."""
     reference, number = answers.number(gold), answers.number(answer)
     if reference is None or number is None:
-        return None
+        # As `equality` begins; a short text cannot keep the regular expressions of it busy.
+        same = gold == answer and len(gold) <= _MAX_PARSED
+        readable = same and syntax.squeezed(spelling.canonical(gold))
+        return Verdict(True, answer, "match") if readable else None
     if reference == number:
         return Verdict(True, str(number), "match")
     # Different integers are different; 0.72 and 72 % are not, nor are numbers that were rounded.

@@ -189,12 +189,12 @@ def test_where_an_answer_may_stand(verifier, anchor):
 
 
 def test_looking_for_an_anchor_takes_linear_time():
-    texts = ["answer is" + " " * 10**6, "answer is " * 10**5, "**" * 10**6, "\n" * 10**6]
+    texts = ["answer is" + " " * 10**6, "answer is " * 30_000, "**" * 300_000, "\n" * 10**6]
     texts += ["`" * 10**5, "5." + " " * 10**5, "1\\,000" * 10**5, ("\\boxed" + " " * 999) * 1000]
     texts += ["\u221a(" * 10**5, "\\[" * 10**5, "\\boxed{" * 10**5, "\\boxed{1} " * 10**5]
     texts += ["1\\;000" * 10**5, "answer is the" + " " * 10**6 + "the", "5 or " * 10**5]
-    texts += ["\uff1a\u7b54\u6848" * 10**5, "**Answer" * 10**5, "not " * 10**5, "*a" * 10**5]
-    for text in texts:  # minutes or hours each, if the time were quadratic
+    texts += ["\uff1a\u7b54\u6848" * 30_000, "**Answer" * 10**5, "not " * 10**5, "*a" * 10**5]
+    for text in texts:  # minutes or hours for most, if the time were quadratic
         answers.find(answers.normalized(text), "anywhere")
 
 
@@ -235,13 +235,23 @@ HOSTILE = {
 }
 
 
-def test_hostile_text_ends_in_time_and_harms_nobody_else(impatient):
-    texts = [text for bomb in HOSTILE.values() for text in (bomb, "\\boxed{\\frac{10}{2}}")]
+# As `latex_power` they end by the limit of time, and each costs all of it.
+SLOW = {"power", "marked_power", "factorial"}
+
+
+@pytest.mark.parametrize(
+    "bombs",
+    [HOSTILE.keys() - SLOW, pytest.param(SLOW, marks=pytest.mark.slow)],
+    ids=["all", "slow"],
+)
+def test_hostile_text_ends_in_time_and_harms_nobody_else(impatient, bombs):
+    bombs = {name: bomb for name, bomb in HOSTILE.items() if name in bombs}
+    texts = [text for bomb in bombs.values() for text in (bomb, "\\boxed{\\frac{10}{2}}")]
     verdicts = impatient.verify_batch(["5"] * len(texts), texts)
     assert all(verdict.correct for verdict in verdicts[1::2])
-    reasons = dict(zip(HOSTILE, (verdict.reason for verdict in verdicts[::2]), strict=True))
+    reasons = dict(zip(bombs, (verdict.reason for verdict in verdicts[::2]), strict=True))
     assert set(reasons.values()) <= {"mismatch", "no_answer", "timeout", "crash"}, reasons
-    assert reasons["latex_power"] == "timeout"
+    assert reasons.get("latex_power", "timeout") == "timeout"
 
 
 def test_a_killed_worker_costs_its_own_item_alone():
@@ -289,6 +299,17 @@ def test_an_orphan_ends_itself():
         assert worker._process.wait(timeout=30) != 0  # its own watchdog, nobody kills it here
     finally:
         worker.kill()
+
+
+def test_equal_texts_need_no_workers():
+    """And what holds nothing to compare is none, as in `equality`."""
+    with MathVerifier() as verifier:
+        assert verifier.verify("[0,3)", "\\boxed{[0,3)}") == Verdict(True, "[0,3)", "match")
+        assert verifier.verify("Tom", "#### Tom").correct
+        assert verifier._workers == []
+    assert quick_verdict("$ .", "$ .") is None
+    assert quick_verdict("9" * 300, "9" * 300) is None  # long ones are left to the workers
+    assert quick_verdict("[0,3)", "[0,3]") is None
 
 
 def test_missing_sympy_names_the_cure(monkeypatch):
