@@ -15,7 +15,12 @@ import traceback
 
 import pytest
 
+from tests.forks import Forks
+
 ROOT = pathlib.Path(__file__).parents[1]
+
+# Until all tests are collected: importing makes objects that stay, and no garbage.
+gc.disable()
 
 # Triton reads this when it is imported, which any test that imports transformers may do first.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -58,6 +63,7 @@ def pytest_collection_finish():
 
     Tracing makes so many objects that the search is a tenth of its time.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -123,18 +129,24 @@ def door():
 
 
 @pytest.fixture(scope="session")
-def door_process():
+def forks():
+    """Runs programs in processes that find imported what the doors and the harness import."""
+    forks = Forks(
+        *("jaxlab.exporting", "jaxlab.evals.report", "jaxlab.losses.methods.names"),
+        *(f"jaxlab.trainers.{name}" for name in ("distill", "lm", "loop", "probe", "sft")),
+        # The last two come with a process's first benchmark.
+        *("jaxlab.evals.harness", "IPython", "matplotlib"),
+    )
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def door_process(forks):
     """Runs a door as a user does: door("train", "--workdir=DIR", ...) -> CompletedProcess."""
 
     def run(name, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", f"jaxlab.{name}", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return forks.run(f"jaxlab.{name}", *arguments, cwd=ROOT, **environment)
 
     return run
 

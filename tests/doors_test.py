@@ -467,20 +467,14 @@ def test_evaluate_door(door, modsum_run, gsm8k, tmp_path):
     assert pathlib.Path(student / "metrics.jsonl").read_text() == before
 
 
-def test_evaluate_door_names_the_extra_that_a_benchmark_needs(door_process, tmp_path):
-    """As where the package is not installed; "psycopg" stands for all of them."""
-    pytest.importorskip("inspect_ai")
-    absent = tmp_path / "absent"
-    absent.mkdir()
-    (absent / "psycopg.py").write_text("raise ModuleNotFoundError('no', name='psycopg')")
-    done = door_process(
-        "evaluate",
-        "--config=configs/eval_gsm8k.py:tiny",
-        f"--workdir={tmp_path / 'run'}",
-        PYTHONPATH=f"{absent}:kernels",
-    )
+def test_evaluate_door_names_the_extra_that_a_benchmark_needs(door, tmp_path, monkeypatch):
+    """As where the package is not installed; the first that is imported stands for all of them."""
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    monkeypatch.delitem(sys.modules, "jaxlab.evals.harness", raising=False)
+    monkeypatch.delattr("jaxlab.evals.harness", raising=False)
+    done = door("evaluate", "--config=configs/eval_gsm8k.py:tiny", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert "needs psycopg; install it with: pip install jaxlab[evals]" in _line(done.stderr)
+    assert "needs inspect_ai; install it with: pip install jaxlab[evals]" in _line(done.stderr)
 
 
 def test_evaluate_door_runs_a_benchmark(door, modsum_run, tmp_path):

@@ -1,9 +1,6 @@
 import json
-import os
 import pathlib
 import random
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -15,6 +12,7 @@ from jaxlab.evals import compare, harness, results
 from jaxlab.evals.general365 import generate
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from jaxlab.grading.rows import sample_seed
+from tests.conftest import ROOT
 from tests.evals import scripted
 
 HERE = pathlib.Path(__file__).parent
@@ -46,6 +44,7 @@ def _evaluate(run, workdir, answer, **more):
     return outcome, results.read(workdir / "samples.jsonl")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_from_rows_to_report(sums, tmp_path):
     # Even answers are right in both samples, odd ones are never.
     def answer(prompt, seed):
@@ -124,18 +123,20 @@ def test_samples_that_fail_are_named_and_tried_again(sums, tmp_path):
     assert asked == []  # a finished run is only reported again
 
 
-def _killed(workdir, rows, samples, answers):
-    command = [sys.executable, str(HERE / "killed_program.py"), workdir, rows, samples, answers]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode in (0, -9), done.stderr[-3000:]
-    return done.returncode == 0
+@pytest.fixture
+def killed(forks):
+    """Starts a run that kills itself; whether it has finished all the same."""
+
+    def start(workdir, rows, samples, answers):
+        done = forks.run(HERE / "killed_program.py", workdir, rows, samples, answers, cwd=ROOT)
+        assert done.returncode in (0, -9), done.stderr[-3000:]
+        return done.returncode == 0
+
+    return start
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.slow)])
-def test_killed_runs_lose_nothing_and_count_nothing_twice(tmp_path, kills):
+def test_killed_runs_lose_nothing_and_count_nothing_twice(killed, tmp_path, kills):
     rng = random.Random(kills)
     count, samples = 10 * kills, 2
     path = tmp_path / "rows.jsonl"
@@ -144,7 +145,7 @@ def test_killed_runs_lose_nothing_and_count_nothing_twice(tmp_path, kills):
     workdir = tmp_path / "run"
     workdir.mkdir()
     deaths = 0
-    while not _killed(workdir, path, samples, rng.randint(5, 14) if deaths < kills else 0):
+    while not killed(workdir, path, samples, rng.randint(5, 14) if deaths < kills else 0):
         deaths += 1
         assert deaths <= kills
     assert deaths == kills
@@ -161,10 +162,10 @@ def test_killed_runs_lose_nothing_and_count_nothing_twice(tmp_path, kills):
     assert sum(asked.values()) - len(asked) <= 4 * deaths
 
 
-def test_what_a_killed_run_finished_is_graded_again_and_the_rest_is_asked(sums, tmp_path):
+def test_what_a_killed_run_finished_is_graded_again_and_the_rest_is_asked(killed, sums, tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    assert not _killed(workdir, sums, 1, 9)
+    assert not killed(workdir, sums, 1, 9)
 
     def answer(prompt, seed):
         asked.append(prompt)

@@ -5,8 +5,6 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 import tracemalloc
 
 import jax
@@ -570,28 +568,20 @@ class TestDirectory:
         assert {file.name for file in out.iterdir()} == names
 
 
-def test_two_hosts_load_onto_one_mesh_and_save_the_same_files(saved, tmp_path):
+def test_two_hosts_load_onto_one_mesh_and_save_the_same_files(forks, saved, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    env = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    env = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     out = tmp_path / "out"
     hosts = [
-        subprocess.Popen(
-            [sys.executable, HOSTS_SCRIPT, str(number), address, saved, out],
-            env=env,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        forks.start(HOSTS_SCRIPT, number, address, saved, out, cwd=tmp_path, **env)
         for number in range(2)
     ]
-    errors = [host.communicate(timeout=300)[1] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], "\n".join(e[-2000:] for e in errors)
+    ends = [host.wait() for host in hosts]
+    errors = "\n".join(end.stderr[-2000:] for end in ends)
+    assert [end.returncode for end in ends] == [0, 0], errors
     assert contents(out) == contents(saved)
 
 

@@ -1,11 +1,8 @@
 """All sub-domains through the door, with their own environments; the run is killed once."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -40,15 +37,15 @@ def make(folder):
 class Door:
     """Runs the door with the judge of `judging_program`, with a folder of its own for all else."""
 
-    def __init__(self, folder, base):
+    def __init__(self, forks, folder, base):
+        self.forks = forks
         self.folder, self.workdir = folder, folder / "run"
         self.asked = folder / "asked.txt"
         self.tmp = pathlib.Path(tempfile.mkdtemp(dir=base))
         self.tmp.chmod(0o711)
 
-    def __call__(self, *options, answers=0, **environment):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-        more = {"PYTHONPATH": path, "TMPDIR": str(self.tmp), "JAXLAB_TEST_ASKED": str(self.asked)}
+    def __call__(self, answers=0):
+        more = {"TMPDIR": str(self.tmp), "JAXLAB_TEST_ASKED": str(self.asked)}
         if answers:
             more["JAXLAB_TEST_ANSWERS"] = str(answers)
         values = {
@@ -58,20 +55,13 @@ class Door:
             "benchmark.options.states": self.folder / "states",
             "eval.batch": BATCH,
         }
-        return subprocess.run(
-            [
-                sys.executable,
-                str(HERE / "judging_program.py"),
-                "--config=configs/eval_ajbench.py",
-                *(f"--config.{name}={value}" for name, value in values.items()),
-                f"--workdir={self.workdir}",
-                *options,
-            ],
+        return self.forks.run(
+            HERE / "judging_program.py",
+            "--config=configs/eval_ajbench.py",
+            *(f"--config.{name}={value}" for name, value in values.items()),
+            f"--workdir={self.workdir}",
             cwd=ROOT,
-            env={**os.environ, **more, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
+            **more,
         )
 
     def left(self):
@@ -93,13 +83,13 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def finished(server, base, tmp_path_factory):
+def finished(server, base, forks, tmp_path_factory):
     """A run that was killed in the middle and started again."""
     try:
         browser.program()
     except FileNotFoundError as error:
         pytest.skip(f"{error}")
-    door = Door(make(tmp_path_factory.mktemp("all")), base)
+    door = Door(forks, make(tmp_path_factory.mktemp("all")), base)
     done = door(answers=40)
     assert done.returncode == -9, done.stderr[-3000:]
     # It had no time to clean up.
