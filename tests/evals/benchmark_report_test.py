@@ -1,12 +1,16 @@
-import matplotlib.image
+import pytest
 
 from jaxlab.evals import benchmark_report
 from jaxlab.evals.math import metrics
 from jaxlab.evals.results import Result
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def _report(workdir, levels):
     """The files of a report over two rows of each level; the plot's height and width in pixels."""
+    import matplotlib.image
+
     results = [
         Result(f"{i}-{j}", 1, j == 0, "a", "match", "rule", f"{i}-{j}", {"level": level})
         for i, level in enumerate(levels)

@@ -66,15 +66,15 @@ def _key(output):
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}], ids=["greedy", "seeded"])
 def test_the_same_answers_at_any_concurrency_and_in_any_order(model, options):
     # Of three widths, which take turns.
-    texts = [f"question {i} {'x' * (i % 3 * 12)}" for i in range(66)]
+    texts = [f"question {i} {'x' * (i % 3 * 12)}" for i in range(30)]
     found = []
-    for concurrency in (1, 7, 64):
+    for concurrency in (1, 7, 30):
         order = random.Random(concurrency).sample(range(len(texts)), len(texts))
         outputs = _ask(model, [texts[i] for i in order], concurrency, logprobs=True, **options)
         keys = dict(zip(order, map(_key, outputs), strict=True))
         found.append([keys[i] for i in range(len(texts))])
     assert found[0] == found[1] == found[2]  # log-probabilities to the last bit
-    assert len({completion for completion, _ in found[0]}) > 20
+    assert len({completion for completion, _ in found[0]}) > 10
 
 
 def test_one_seed_does_not_mean_one_draw_and_none_means_a_new_one(model):
@@ -117,17 +117,17 @@ def test_usage_and_stop_reasons(model):
     assert (none.usage.output_tokens, none.stop_reason, none.completion) == (0, "model_length", "")
 
 
-def test_choices_share_one_reading_of_the_prompt(directory):
-    model = get_model(f"jaxlab/{directory}", memoize=False, batch=4, padding="power_of_two")
-    (output,) = _ask(model, ["abcde"], seed=5, num_choices=3, max_tokens=9)
-    model.api.close()
-    assert model.api.prefilled == 5
+def test_choices_share_one_reading_of_the_prompt(directory, model):
+    sharing = get_model(f"jaxlab/{directory}", memoize=False, batch=4, padding="power_of_two")
+    (output,) = _ask(sharing, ["abcde"], seed=5, num_choices=3, max_tokens=9)
+    sharing.api.close()
+    assert sharing.api.prefilled == 5
     texts = [choice.message.text for choice in output.choices]
     assert len(set(texts)) == 3
     assert (output.usage.input_tokens, output.usage.output_tokens) == (5, 27)
     assert [one["tokens"] for one in output.metadata["choices"]] == [9, 9, 9]
     assert all(one["logprob"] < 0 for one in output.metadata["choices"])
-    (alone,) = _ask(get_model(f"jaxlab/{directory}", batch=1), ["abcde"], seed=5, max_tokens=9)
+    (alone,) = _ask(model, ["abcde"], seed=5, max_tokens=9)
     assert alone.completion == texts[0]
 
 

@@ -83,7 +83,7 @@ def _reference(model, batch):
     return nll, logits.argmax(-1) == batch.targets
 
 
-@pytest.mark.parametrize("batch_size", [3, 4, 64])
+@pytest.mark.parametrize("batch_size", [3, 64])
 def test_scores_are_those_of_a_plain_loop(model, batch_size):
     batch = _rows(10, 12)
     nll, hit = _reference(model, batch)

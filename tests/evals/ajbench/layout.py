@@ -76,12 +76,17 @@ TASKS = {
 }
 
 
-def write(folder, kinds=("filesystem", "postgres", "sqlite")):
-    """Makes `folder`/src and `folder`/states; two trajectories of each task, one of them right."""
+def write(folder, kinds=("filesystem", "postgres", "sqlite"), left_out=()):
+    """Makes `folder`/src and `folder`/states; two trajectories of each task, one of them right.
+
+    Those in `left_out`, as TASK/LABEL, are not made.
+    """
     for task, (instruction, calls) in TASKS.items():
         if task.partition("/")[0] not in kinds:
             continue
         for label, done in (("success", True), ("fail", False)):
+            if f"{task}/{label}" in left_out:
+                continue
             home = folder / "src" / "DS" / task / label / "agent_run1"
             home.mkdir(parents=True)
             (home / "messages.json").write_text(json.dumps(messages(instruction, calls(done))))

@@ -1,5 +1,6 @@
 """The tools over MCP, as a client of the protocol sees them."""
 
+import argparse
 import sqlite3
 import sys
 
@@ -10,12 +11,36 @@ pytest.importorskip("mcp")
 import anyio
 from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.shared.memory import create_client_server_memory_streams
 
+from jaxlab.evals.ajbench import server
 from jaxlab.evals.ajbench.databases import postgres, sqlite
+from jaxlab.evals.ajbench.sandbox.limits import Limits
 
 
-def _session(arguments, talk):
-    """What `talk(session)` gives, over a server in a process of its own."""
+def _session(talk, **options):
+    """What `talk(session)` gives, over a server with these options in this process."""
+    nothing = {"files": None, "sqlite": None, "postgres": None, "name": None, "write": False}
+
+    async def run(tools):
+        made = server.make(tools, Limits())
+        async with (
+            create_client_server_memory_streams() as (ours, theirs),
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(made.run, *theirs, made.create_initialization_options())
+            async with ClientSession(*ours) as session:
+                await session.initialize()
+                found = await talk(session)
+            group.cancel_scope.cancel()
+        return found
+
+    with server.opened(argparse.Namespace(**nothing | options), Limits()) as tools:
+        return anyio.run(run, tools)
+
+
+def _process(arguments, talk):
+    """The same over a server in a process of its own."""
 
     async def run():
         command = ["-m", "jaxlab.evals.ajbench.server", *map(str, arguments)]
@@ -55,7 +80,7 @@ def test_files(tmp_path):
             await _call(session, "write_file", path="a.txt", content="x"),
         ]
 
-    read, out, write = _session(["--files", root, "--name", "/data/work"], talk)
+    read, out, write = _process(["--files", root, "--name", "/data/work"], talk)
     assert read == (False, "1")
     assert out[0]
     assert "Not a directory" in out[1]
@@ -67,7 +92,7 @@ def test_files_with_writing(tmp_path):
     async def talk(session):
         return await _call(session, "write_file", path="b.txt", content="x")
 
-    assert _session(["--files", tmp_path, "--write"], talk) == (False, "wrote b.txt")
+    assert _session(talk, files=tmp_path, write=True) == (False, "wrote b.txt")
     assert (tmp_path / "b.txt").read_text() == "x"
 
 
@@ -85,7 +110,7 @@ def test_sqlite(tmp_path):
             for sql in ("SELECT count(*) AS n FROM t", "DELETE FROM t", "ATTACH 'x' AS x")
         ]
 
-    count, *refused = _session(["--sqlite", path], talk)
+    count, *refused = _session(talk, sqlite=path)
     assert count == (False, '[{"n": 0}]')
     assert all(failed for failed, _ in refused)
     assert sqlite.digest(path) == before
@@ -100,21 +125,16 @@ def test_postgres(unchanged):
             for sql in ("SELECT count(*) AS n FROM t", "SELECT writes()", "COPY t TO PROGRAM 'id'")
         ]
 
-    count, *refused = _session(["--postgres", unchanged.url("reader")], talk)
+    count, *refused = _session(talk, postgres=unchanged.url("reader"))
     assert count == (False, '[{"n": 2}]')
     assert all(failed for failed, _ in refused)
     assert postgres.digest(unchanged.conninfo("reader")) == before
 
 
-def test_a_superuser_is_refused(unchanged):
-    import subprocess
-
-    command = [sys.executable, "-m", "jaxlab.evals.ajbench.server", "--postgres"]
-    done = subprocess.run(
-        [*command, f"host={unchanged.home} user=jaxlab_admin dbname={unchanged.database}"],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "is superuser" in done.stderr
+def test_a_superuser_is_refused(unchanged, capsys, monkeypatch):
+    role = f"host={unchanged.home} user=jaxlab_admin dbname={unchanged.database}"
+    monkeypatch.setattr(sys, "argv", ["server", "--postgres", role])
+    with pytest.raises(SystemExit) as left:
+        server.main()
+    assert left.value.code == 2
+    assert "is superuser" in capsys.readouterr().err

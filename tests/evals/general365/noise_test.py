@@ -132,7 +132,7 @@ def _robust(grid):
 def test_batch_and_order_change_no_byte_of_the_samples(tmp_path):
     """The noisy solver through the harness: prompts in, texts out, graded by the rule."""
     # What the rule decides without workers, whose start would be most of this test.
-    problems = [raw for raw in PROBLEMS[-48:] if not re.search("[/[]", raw["answer"])]
+    problems = [raw for raw in PROBLEMS[-24:] if not re.search("[/[]", raw["answer"])]
     by_question = {raw["question"]: raw for raw in problems}
 
     def answer(prompt, seed):
@@ -141,7 +141,7 @@ def test_batch_and_order_change_no_byte_of_the_samples(tmp_path):
         return f"\\boxed{{{raw['answer'] if right else WRONG[raw['answer_type']]}}}"
 
     written = []
-    for batch in (1, 7, 64):
+    for batch in (1, 5, 64):
         shuffled = random.Random(batch).sample(problems, len(problems))
         path = tmp_path / f"{batch}.jsonl"
         path.write_text("".join(json.dumps(raw) + "\n" for raw in shuffled))
@@ -157,6 +157,6 @@ def test_batch_and_order_change_no_byte_of_the_samples(tmp_path):
         written.append(panel.encode())
     assert written[:2] == written[2:4] == written[4:]
     wanted = {(raw["id"], j): _right(raw, j) for raw in problems for j in (1, 2)}
-    graded = results.read(tmp_path / "run7" / "samples.jsonl")
+    graded = results.read(tmp_path / "run5" / "samples.jsonl")
     assert {(r.id, r.sample): r.correct for r in graded} == wanted
     assert outcome.scores["accuracy"] == np.mean(list(wanted.values()))
