@@ -29,7 +29,7 @@ from jaxlab.data.settings import Data
 from jaxlab.evals import compare, options, report
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.evals.settings import Run
-from jaxlab.interop import models
+from jaxlab.interop import channels, models
 from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.rollouts.text import text_task
@@ -197,10 +197,16 @@ def _task(config: Evaluate, workdir: pathlib.Path) -> None:
             config.model, "model", vocab_size=tokenizer.vocab_size, seed=config.seed
         )
         text = text_task(config.data, tokenizer)
+        found = None
+        if config.eval.attention.calibration == "checkpoint":
+            found = channels.read(source.directory)
         evaluator = Evaluator(
-            Decoder(source.config), text, config.eval, mesh, config.mesh.decode_rules
-        )
+            Decoder(source.config), text, config.eval, mesh, config.mesh.decode_rules,
+            None if found is None else found.channels,
+        )  # fmt: skip
         params = source.load(mesh, config.mesh.rules)
+        if found is not None:
+            found.check(params, str(source.directory))
     with held:
         scores, samples = evaluator(params, jax.random.key(config.seed))
         if not mesh_lib.is_main():

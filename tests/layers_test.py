@@ -19,7 +19,7 @@ BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "bal
 # inside a room; one that has no line of its own follows its package's.
 ARROWS = {
     "train": "doors exporting trainers evals",
-    **dict.fromkeys(("evaluate", "heavy"), "doors evals"),
+    **dict.fromkeys(("evaluate", "calibrate", "heavy"), "doors evals"),
     "export": "doors exporting",
     "exporting": "interop",
     "doors": "overrides runtime",
@@ -54,7 +54,7 @@ LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare", "featu
 # Text and numbers without an array library, but for these modules of evals.
 NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}
 WITH_JAX = {f"evals.{m}" for m in ("loop", "tokens", "likelihood", "lm_eval_adapter", "provider")}
-WITH_JAX |= {"balance.measure", "evals.heavy.runs"}
+WITH_JAX |= {"balance.measure", "evals.heavy.runs", "evals.attentions"}
 
 # Library -> the only part that may import it; and what is of the checkout alone.
 ONLY = {"orbax": "runtime.checkpoint", "inspect_ai": "evals", "lm_eval": "evals.lm_eval_adapter"}

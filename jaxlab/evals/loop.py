@@ -19,7 +19,9 @@ from jaxlab.rollouts.policy import Policy, Rollout, response_hidden, to_host
 from jaxlab.rollouts.text import TextTask
 from jaxlab.runtime.sharding import Rules, ambient
 from jaxlab.sampling import SamplingConfig
+from jaxlab.sampling import offload as offload_lib
 from jaxlab.sampling.caches import Attention, DenseAttention
+from jaxlab.sampling.caches.channels import Channels, check_channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +88,13 @@ class Evaluator:
         config: Eval,
         mesh: Mesh,
         rules: Rules | None = None,
+        channels: Channels | None = None,
     ):
         """Encode the prompts once; `rules` lay out the params for decoding, as in `Policy`.
 
         Raises:
             ValueError: a prompt and its completion would not fit into the decoder's context, or
-                the attention does not suit its layers.
+                the attention does not suit its layers, or wants other `channels` than these.
         """
         sampling = config.sampling(
             stop_ids=tuple(text.tokenizer.eos_ids),
@@ -99,7 +102,7 @@ class Evaluator:
             vocab_size=text.tokenizer.vocab_size,
         )
         self._text, self._config = text, config
-        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules)
+        self._policy = Policy(decoder, sampling, mesh, text.tokenizer.pad_id, rules, channels)
         count = min(config.prompts, text.num_examples("test"))
         self._examples, self._prompts = zip(
             *(text.prompt(i, "test") for i in range(count)), strict=True
@@ -113,6 +116,8 @@ class Evaluator:
         kind = sampling.attention.kind(1, sampling.cache_dtype)
         try:
             jax.eval_shape(lambda: empty_caches(decoder.config, 1, kind))
+            if config.attention.calibration == "checkpoint":
+                check_channels(decoder.config, channels, config.attention.channels)
         except ValueError as error:
             raise ValueError(f"eval.attention: {error}") from None
         # Every batch has the same shape, which the devices share evenly.
@@ -136,12 +141,13 @@ class Evaluator:
             - distinct@n: mean number of distinct right solutions of a prompt, where the task tells
               solutions apart;
             - entropy: mean entropy of the policy at the sampled positions, in nats;
-            - response_length in tokens; truncated_share of completions without an end.
+            - response_length in tokens; truncated_share of completions without an end;
+            - offload/hit_rate and the like, see `jaxlab.sampling.offload.summary`.
         """
         n = self._config.samples
         grades: list[Grade] = []
         texts: list[str] = []
-        lengths, stops, entropies = [], [], []
+        lengths, stops, entropies, moved = [], [], [], []
         for begin in range(0, len(self._prompts), self._batch):
             prompts = list(self._prompts[begin : begin + self._batch])
             examples = [e for e in self._examples[begin : begin + self._batch] for _ in range(n)]
@@ -158,6 +164,9 @@ class Evaluator:
             lengths.append(mask.sum(1))
             stops.append(stopped)
             entropies.append(entropy[: len(examples)])
+            if rollout.offload is not None:
+                # The rows that fill the last batch are moved as all others.
+                moved.append(multihost_utils.process_allgather(rollout.offload, tiled=True))
         rewards = np.array([grade.reward for grade in grades]).reshape(-1, n)
         result = {
             f"avg@{n}": metrics.avg_at_n(rewards),
@@ -170,6 +179,10 @@ class Evaluator:
         if any(solution is not None for solution in solutions):
             rows = [solutions[i : i + n] for i in range(0, len(solutions), n)]
             result[f"distinct@{n}"] = float(np.mean(metrics.distinct_solutions(rows)))
+        if moved:
+            every = offload_lib.Stats(*(np.concatenate(x) for x in zip(*moved, strict=True)))
+            summary = offload_lib.summary(every)
+            result |= {f"offload/{name}": value for name, value in summary.items()}
         return result, self._rows(texts, grades)
 
     def _rows(self, texts: list[str], grades: list[Grade]) -> list[dict[str, Any]]:

@@ -54,6 +54,10 @@ def write(
     if chosen != rows:
         text += ["", BEST_RATE, "", *_table(chosen)]
     text += [*sweeps.tables(finals, _cell), ""]
+    attentions = sweeps.by_attention(finals)
+    for score in sweeps.ATTENTION_SCORES:
+        text += sweeps.tables(attentions, _cell, (score,))
+    text += [""] * bool(attentions)
     differences = repeats.differences(finals, scores[0], _cell) if scores else []
     if differences:
         text += [PAIRED, "", *differences, ""]
@@ -153,6 +157,12 @@ def _plots(
         path = workdir / "sweeps.png"
         plots[path] = "The last evaluation against its setting; bars: standard errors over seeds."
         figures.save(swept, path)
+    for score in ("accuracy", "mass"):
+        compared = sweeps.plot(sweeps.by_attention(repeats.finals(rows)), (score,))
+        if compared is not None:
+            path = workdir / f"attention_{score}.png"
+            plots[path] = f"Each attention's {score} against its budget of tokens."
+            figures.save(compared, path)
     histograms = _first_histograms(runs)
     if histograms:
         name, histogram = next(iter(histograms.items()))

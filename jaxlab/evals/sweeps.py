@@ -27,18 +27,29 @@ SHOWN_OF_TEXT = ("perplexity", "loss")
 # Distance of two methods' markers at one setting, in settings.
 DODGE = 0.03
 
+# What `evals.attentions.compare` compares; the setting that follows is common to all.
+_ATTENTION = "@attention="
+ATTENTION_SCORES = ("accuracy", "mass", "recall", "kilobytes", "milliseconds")
+
 _SETTING = re.compile(r"(?P<score>\w+)@(?P<setting>\w+=.+)")
 
 
-def find(finals: Finals) -> dict[tuple[str, ...], dict[tuple[str, ...], str]]:
-    """What was swept: changed options -> their values -> name of the score that is shown."""
+def find(
+    finals: Finals, shown: Sequence[str] | None = None
+) -> dict[tuple[str, ...], dict[tuple[str, ...], str]]:
+    """What was swept: changed options -> their values -> name of the score that is shown.
+
+    Args:
+        finals: the last evaluation of each method and seed.
+        shown: scores, of which the first that a setting has is the one; None: `SHOWN`.
+    """
     names = dict.fromkeys(name for rows in finals.values() for row in rows for name in row)
-    shown = SHOWN_OF_TEXT if "perplexity" in names else SHOWN
+    shown = shown or (SHOWN_OF_TEXT if "perplexity" in names else SHOWN)
     sweeps: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
     for score in shown:
         for name in names:
             match = _SETTING.fullmatch(name)
-            if match is None or match["score"] != score:
+            if match is None or match["score"] != score or _ATTENTION in name:
                 continue
             pairs = [pair.partition("=") for pair in match["setting"].split(",")]
             options = tuple(option for option, _, _ in pairs)
@@ -47,15 +58,35 @@ def find(finals: Finals) -> dict[tuple[str, ...], dict[tuple[str, ...], str]]:
     return sweeps
 
 
-def tables(finals: Finals, cell: Any) -> list[str]:
+def by_attention(finals: Finals) -> dict[str, list[dict[str, Any]]]:
+    """The scores of `evals.attentions.compare`, each attention as a method of its own.
+
+    "accuracy@attention=quest,budget=64" of any method becomes "accuracy@budget=64" of "quest".
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for rows in finals.values():
+        for row in rows:
+            parts: dict[str, dict[str, Any]] = {}
+            for name, value in row.items():
+                score, at, setting = name.partition(_ATTENTION)
+                attention, _, rest = setting.partition(",")
+                if at:
+                    parts.setdefault(attention, {})[f"{score}@{rest}"] = value
+            for attention, scores in parts.items():
+                found.setdefault(attention, []).append(scores)
+    return found
+
+
+def tables(finals: Finals, cell: Any, shown: Sequence[str] | None = None) -> list[str]:
     """Markdown tables, one for each sweep: a row per method, a column per setting.
 
     Args:
         finals: the last evaluation of each method and seed.
         cell: turns the values of several seeds into a cell's text.
+        shown: see `find`.
     """
     lines: list[str] = []
-    for options, settings in find(finals).items():
+    for options, settings in find(finals, shown).items():
         score = next(iter(settings.values())).partition("@")[0]
         columns = [", ".join(values) for values in settings]
         lines += [
@@ -70,9 +101,9 @@ def tables(finals: Finals, cell: Any) -> list[str]:
     return lines
 
 
-def plot(finals: Finals) -> Figure | None:
+def plot(finals: Finals, shown: Sequence[str] | None = None) -> Figure | None:
     """A figure with a panel for each sweep of at least two settings; None if there is none."""
-    sweeps = {options: found for options, found in find(finals).items() if len(found) > 1}
+    sweeps = {options: found for options, found in find(finals, shown).items() if len(found) > 1}
     if not sweeps:
         return None
     figure = figures.new(4.5 * len(sweeps), 3.6)

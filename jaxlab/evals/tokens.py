@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab import ranges
 from jaxlab.data.tasks.tokens import TokenSource
+from jaxlab.evals import attentions
+from jaxlab.evals.attentions import Attentions
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, Params, unembedding
@@ -31,16 +33,21 @@ class TokenEval:
         batch: rows read together, rounded up to a multiple of the devices that share them.
         settings: changes of the data's options, each evaluated apart: longer rows, more pairs.
         by_position: also tell apart where in the row the target stands, in the longest setting.
+        attentions: ways to read the cache, by name and budget, that are compared on the longest
+            setting when training has ended; see `jaxlab.evals.attentions`.
+        decoded: last tokens of a row that are decoded one by one in that comparison.
     """
 
     examples: int = 256
     batch: int = 64
     settings: tuple[dict[str, Any], ...] = ()
     by_position: bool = False
+    attentions: Attentions = dataclasses.field(default_factory=dict)
+    decoded: int = 1
 
     def __post_init__(self) -> None:
         """Check that counts are positive and that no two settings would go by one name."""
-        ranges.check_counts(self, "examples", "batch")
+        ranges.check_counts(self, "examples", "batch", "decoded")
         labels = [label(setting) for setting in self.settings]
         if "" in labels or len(set(labels)) < len(labels):
             raise ValueError(f"settings must differ, and change something: {self.settings}")
@@ -72,6 +79,7 @@ class TokenEvaluator:
             vocab_size: number of leading rows of the decoder's table that are words; None: all.
         """
         self._sources, self._config, self._mesh = sources, config, mesh
+        self._decoder = decoder
         shares = mesh.shape["data"]
         self._batch = -(-config.batch // shares) * shares
         self._sums = _compiled(decoder, mesh, vocab_size)
@@ -104,6 +112,18 @@ class TokenEvaluator:
             if name == longest and self._config.by_position:
                 positions = _by_position(sums, self._sources[""].length)
         return result | positions
+
+    def compare(self, params: Params) -> dict[str, float]:
+        """The scores of `attentions.compare` on the longest source; none without attentions."""
+        config = self._config
+        if not config.attentions:
+            return {}
+        source = max(self._sources.values(), key=lambda source: source.length)
+        batch = min(config.batch, config.examples)
+        return attentions.compare(
+            self._decoder, params, source, config.attentions,
+            rows=config.examples // batch * batch, batch=batch, decoded=config.decoded,
+        )  # fmt: skip
 
     def _read(
         self, params: Params, source: TokenSource

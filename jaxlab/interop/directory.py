@@ -20,6 +20,7 @@ GENERATION_CONFIG = "generation_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PARITY = "parity.json"
+CHANNELS = "channels.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,7 +46,15 @@ _WEIGHT_MAP = Kind(
         isinstance(value, dict) and bool(value) and all(map(_is_shard_of_directory, value.values()))
     ),
 )
-_OURS = {CONFIG, SINGLE, INDEX, PARITY, *TOKENIZER_FILES, *(file.name for file in CODE_FILES)}
+_OURS = {
+    CONFIG,
+    SINGLE,
+    INDEX,
+    PARITY,
+    CHANNELS,
+    *TOKENIZER_FILES,
+    *(file.name for file in CODE_FILES),
+}
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         return table.logits(hidden)
 
     def prefill(
-        self, tokens: jax.Array, lengths: jax.Array, kind: CacheKind
+        self, tokens: jax.Array, lengths: jax.Array, kind: CacheKind, empty: Any = None
     ) -> tuple[jax.Array, Cache]:
         """Reads left-padded prompts and prepares decoding.
 
@@ -169,12 +169,14 @@ class Decoder(nn.Module):
             tokens: int32 [B, T], each row's last `lengths[b]` columns are its prompt.
             lengths: int32 [B], at least 1.
             kind: how attention layers cache, with at least T slots.
+            empty: caches of that kind without tokens; None makes them.
 
         Returns:
             Hidden state of each prompt's last token [B, d], and the cache.
         """
         width = tokens.shape[1]
-        empty = empty_caches(self.config, tokens.shape[0], kind)
+        if empty is None:
+            empty = empty_caches(self.config, tokens.shape[0], kind)
         hidden, layers = self._read("prefill", tokens, Context(*left_padded(width, lengths)), empty)
         slot = jnp.asarray(width, jnp.int32)
         return hidden[:, -1], Cache(layers, slot, width - lengths)

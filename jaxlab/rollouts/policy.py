@@ -17,6 +17,8 @@ from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.sharding import Rules, ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling.caches import Dense
+from jaxlab.sampling.caches.channels import Channels
+from jaxlab.sampling.offload import Stats
 
 
 class Rollout(NamedTuple):
@@ -29,6 +31,7 @@ class Rollout(NamedTuple):
         mask: bool [B, N], True up to and including the stop token.
         logprobs: float32 [B, N], the sampler's log-probability of each token.
         stopped: bool [B], False where the completion was cut off by its length.
+        offload: what off-loaded caches moved; None where there are none.
     """
 
     tokens: jax.Array
@@ -37,6 +40,7 @@ class Rollout(NamedTuple):
     mask: jax.Array
     logprobs: jax.Array
     stopped: jax.Array
+    offload: Stats | None = None
 
     @property
     def prompt_width(self) -> int:
@@ -54,6 +58,7 @@ class Policy:
         mesh: Mesh,
         pad_id: int,
         rules: Rules | None = None,
+        channels: Channels | None = None,
     ):
         """Fix everything but the params and the prompts.
 
@@ -63,9 +68,10 @@ class Policy:
             mesh: where; prompts are split over its "data" axis.
             pad_id: fills up prompts and completions.
             rules: the params are laid out by them before decoding; None leaves them as they are.
+            channels: calibrated ones, for attention that wants them.
         """
         self._decoder, self._sampling, self._mesh, self._pad_id = decoder, sampling, mesh, pad_id
-        self._rules = rules
+        self._rules, self._channels = rules, channels
 
     def __call__(self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array) -> Rollout:
         """Complete each prompt `sampling.num_samples` times.
@@ -83,18 +89,22 @@ class Policy:
         given = right_pad(prompts, width, self._pad_id)
         mine = host_batch_slice(len(prompts), self._mesh)
         rows, lengths = put_global(tuple(x[mine] for x in given), self._mesh)
+        channels = self._channels
         split = mesh_for(self._mesh, params, len(prompts), self._sampling.num_samples)
         if split is not None:
-            out = generate(self._decoder, params, *given, key, self._sampling, split)
+            out = generate(self._decoder, params, *given, key, self._sampling, split, channels)
             out = jax.device_put(out, NamedSharding(self._mesh, PartitionSpec()))
         else:
             if self._rules is not None:
                 params = jax.device_put(params, infer(params, self._rules, self._mesh))
             with ambient(self._mesh):
-                out = generate(self._decoder, params, rows, lengths, key, self._sampling)
-        return _assemble(
+                out = generate(
+                    self._decoder, params, rows, lengths, key, self._sampling, channels=channels
+                )
+        rollout = _assemble(
             rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id
         )
+        return rollout._replace(offload=out.offload)
 
 
 @functools.partial(jax.jit, static_argnames="pad_id")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,33 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxlab.models.decoder import Cache, Decoder, Params
+from jaxlab.models.decoder import Decoder, Params
+from jaxlab.sampling import steps
+from jaxlab.sampling.caches import OffloadAttention
+from jaxlab.sampling.caches.channels import Channels, check_channels
 from jaxlab.sampling.config import SamplingConfig
-from jaxlab.sampling.sample import Draw, sample
-
-
-class Completions(NamedTuple):
-    """Completions of B prompts, num_samples for each: row b * num_samples + j is sample j of b.
-
-    Attributes:
-        tokens: int32 [R, N] with R = B * num_samples; the stop token is part of a completion, and
-            pad_id stands behind it.
-        logprobs: float32 [R, N], of each token under softmax(logits / temperature), untruncated:
-            what a forward pass over the same tokens computes. Temperature 1 when greedy. 0 behind
-            the end.
-        sampling_logprobs: float32 [R, N], under the truncated distribution that was sampled from; 0
-            when greedy, and behind the end.
-        lengths: int32 [R], tokens of each completion, its stop token included.
-        stopped: bool [R], whether it ended in a stop token; False means cut off at N tokens.
-        steps: int32 scalar, columns computed before every row had stopped.
-    """
-
-    tokens: jax.Array
-    logprobs: jax.Array
-    sampling_logprobs: jax.Array
-    lengths: jax.Array
-    stopped: jax.Array
-    steps: jax.Array
+from jaxlab.sampling.offload import check_device
+from jaxlab.sampling.steps import Completions as Completions
 
 
 def generate(
@@ -48,6 +28,7 @@ def generate(
     key: jax.Array,
     sampling: SamplingConfig,
     mesh: Mesh | None = None,
+    channels: Channels | None = None,
 ) -> Completions:
     """Sample completions of token prompts.
 
@@ -69,10 +50,12 @@ def generate(
             those do not divide, by samples too. Each device holds a copy of the params and goes
             on until its own rows have stopped; the result lies on the mesh. None: decode where
             the arguments are.
+        channels: of `jaxlab.calibrate`, for sampling.attention.calibration="checkpoint".
 
     Raises:
-        ValueError: shapes disagree, a length or token id is out of range, or prompt and completion
-            exceed the model's max_position. Lengths of arrays that this process cannot read, and
+        ValueError: shapes disagree, a length or token id is out of range, prompt and completion
+            exceed the model's max_position, or the attention does not suit the model, its channels
+            or the devices. Lengths of arrays that this process cannot read, and
             ids of jax arrays, are not checked.
     """
     tokens, lengths = _as_array(prompts), _as_array(prompt_lengths)
@@ -84,8 +67,16 @@ def generate(
         xp = np if isinstance(tokens, np.ndarray) else jnp
         tokens = xp.pad(tokens, ((0, 0), (0, extra)))
     keys = _sample_keys(_typed(key), tokens.shape[0], sampling.num_samples)
-    if mesh is None:
-        return _generate(model, sampling, params, tokens, lengths, keys)
+    if sampling.attention.calibration == "checkpoint":
+        channels = check_channels(model.config, channels, sampling.attention.channels)
+    else:
+        channels = None
+    by_host = _check_offload(model, sampling, mesh, tokens)
+    if mesh is None or (by_host and mesh.size == 1):
+        if by_host:
+            task = steps.Task(params, tokens, lengths, keys, channels)
+            return steps.decoded_by_host(model, sampling, task)
+        return _generate(model, sampling, params, tokens, lengths, keys, channels)
     # Repeated prompts with fewer samples each: the order of the rows stays.
     times = (parts := mesh.shape["data"]) // math.gcd(parts, tokens.shape[0])
     if sampling.num_samples % times:
@@ -99,7 +90,7 @@ def generate(
     rows = NamedSharding(mesh, PartitionSpec("data"))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     tokens, lengths, keys = jax.device_put((tokens, lengths, keys), rows)
-    return _generate_split(model, sampling, mesh, params, tokens, lengths, keys)
+    return _generate_split(model, sampling, mesh, params, tokens, lengths, keys, channels)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "mesh"))
@@ -111,19 +102,19 @@ def _generate_split(
     prompts: jax.Array,
     lengths: jax.Array,
     keys: jax.Array,
+    channels: Channels | None,
 ) -> Completions:
     """`_generate` on each device's share of the rows, without a word between devices."""
 
-    def share(params: Params, *inputs: jax.Array) -> Completions:
-        out = _decode(model, sampling, params, *inputs)
+    def share(task: steps.Task) -> Completions:
+        out = steps.decoded(model, sampling, task)
         return out._replace(steps=out.steps[None])
 
     whole, rows = PartitionSpec(), PartitionSpec("data")
     # Not checked: the loop's carry begins equal on all devices and does not stay so.
-    call = jax.shard_map(
-        share, mesh=mesh, in_specs=(whole, rows, rows, rows), out_specs=rows, check_vma=False
-    )
-    out = call(params, prompts, lengths, keys)
+    specs: Any = steps.Task(*cast(Any, (whole, rows, rows, rows, whole)))
+    call = jax.shard_map(share, mesh=mesh, in_specs=(specs,), out_specs=rows, check_vma=False)
+    out = call(steps.Task(params, prompts, lengths, keys, channels))
     return out._replace(steps=jnp.max(out.steps))
 
 
@@ -135,103 +126,36 @@ def _generate(
     prompts: jax.Array,
     lengths: jax.Array,
     keys: jax.Array,
+    channels: Channels | None = None,
 ) -> Completions:
-    """`_decode`, compiled."""
-    return _decode(model, sampling, params, prompts, lengths, keys)
+    """`steps.decoded`, compiled."""
+    return steps.decoded(model, sampling, steps.Task(params, prompts, lengths, keys, channels))
 
 
-def _decode(
-    model: Decoder,
-    sampling: SamplingConfig,
-    params: Params,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    keys: jax.Array,
-) -> Completions:
-    budget, times = sampling.max_new_tokens, sampling.num_samples
-    stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
-    keys = keys.reshape(-1)
-
-    def apply(method: str, *arguments: Any) -> Any:
-        return model.apply({"params": params}, *arguments, method=method)
-
-    def draw(t: ArrayLike, hidden: jax.Array) -> Draw:
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-        bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
-        return sample(apply("logits", hidden)[:, : sampling.vocab_size], bits, sampling)
-
-    def record(state: _State, draw: Draw) -> _State:
-        running = ~state.stopped
-        columns = (
-            jnp.where(running, draw.tokens, sampling.pad_id),
-            jnp.where(running, draw.logprobs, 0.0),
-            jnp.where(running, draw.sampling_logprobs, 0.0),
+def _check_offload(
+    model: Decoder, sampling: SamplingConfig, mesh: Mesh | None, prompts: Any
+) -> bool:
+    """Whether the host moves blocks; raises a ValueError where model or devices cannot off-load."""
+    attention = sampling.attention
+    if not isinstance(attention, OffloadAttention):
+        return False
+    check_device()
+    if attention.waits and model.config.scan_layers:
+        raise ValueError(
+            "stale=False and resync_every copy blocks inside of a layer, and the model's layers "
+            "are stacked, which would copy the whole pool too: set scan_layers=False"
         )
-        written = jax.tree.map(
-            lambda rows, row: jax.lax.dynamic_update_index_in_dim(rows, row, state.t, axis=0),
-            state.written,
-            Draw(*columns),
+    if mesh is not None and mesh.size > 1 and attention.engine == "hostloop":
+        raise ValueError(
+            f"engine is 'hostloop', which serves one device, and the mesh has {mesh.size}: use "
+            "engine='injit'"
         )
-        hit = jnp.any(draw.tokens[:, None] == stop_ids[None, :], axis=1)
-        return _State(
-            t=state.t + 1,
-            last=draw.tokens,
-            cache=state.cache,
-            written=written,
-            lengths=state.lengths + running,
-            stopped=state.stopped | hit,
+    if mesh is None and isinstance(prompts, jax.Array) and len(prompts.devices()) > 1:
+        raise ValueError(
+            f"prompts lie on {len(prompts.devices())} devices: an off-loaded cache is of one; give "
+            "`mesh`, which splits the rows"
         )
-
-    def unfinished(state: _State) -> jax.Array:
-        return (state.t < budget) & ~jnp.all(state.stopped)
-
-    def advance(state: _State) -> _State:
-        hidden, cache = apply("step", state.last, state.cache)
-        return record(state._replace(cache=cache), draw(state.t, hidden))
-
-    # The last token of a completion is never read, hence the - 1.
-    hidden, cache = apply(
-        "prefill",
-        _left_pad(prompts, lengths),
-        lengths,
-        sampling.attention.kind(prompts.shape[1] + budget - 1, sampling.cache_dtype),
-    )
-    cache = model.repeat(cache, times)
-    hidden = jnp.repeat(hidden, times, axis=0)
-    rows = hidden.shape[0]
-    start = _State(
-        t=jnp.zeros((), jnp.int32),
-        last=jnp.zeros(rows, jnp.int32),
-        cache=cache,
-        written=Draw(
-            jnp.full((budget, rows), sampling.pad_id, jnp.int32),
-            jnp.zeros((budget, rows), jnp.float32),
-            jnp.zeros((budget, rows), jnp.float32),
-        ),
-        lengths=jnp.zeros(rows, jnp.int32),
-        stopped=jnp.zeros(rows, bool),
-    )
-    end = jax.lax.while_loop(unfinished, advance, record(start, draw(0, hidden)))
-    tokens, logprobs, sampling_logprobs = (rows.T for rows in end.written)
-    return Completions(tokens, logprobs, sampling_logprobs, end.lengths, end.stopped, end.t)
-
-
-class _State(NamedTuple):
-    """The loop's carry; `written` is time-major [N, R], so that a step writes one run."""
-
-    t: jax.Array
-    last: jax.Array
-    cache: Cache
-    written: Draw
-    lengths: jax.Array
-    stopped: jax.Array
-
-
-def _left_pad(prompts: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Right-padded prompts [B, P] moved to the last columns, with 0 in front."""
-    source = jnp.arange(prompts.shape[1])[None, :] - (prompts.shape[1] - lengths)[:, None]
-    moved = jnp.take_along_axis(prompts, jnp.maximum(source, 0), axis=1)
-    return jnp.where(source >= 0, moved, 0).astype(jnp.int32)
+    return attention.engine == "hostloop"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

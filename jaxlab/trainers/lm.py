@@ -109,6 +109,8 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
 
     def evaluate(current: state.TrainState, index: int) -> Evaluation:
         scores = evaluator(current.params)
+        if index >= config.train.steps:
+            scores |= evaluator.compare(current.params)
         return Evaluation({f"eval/{name}": value for name, value in scores.items()})
 
     return Program(compiled.abstract, init, step, evaluate, ("loss", "accuracy"))

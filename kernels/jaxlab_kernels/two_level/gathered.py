@@ -37,20 +37,37 @@ def gathered(
     scale: float,
 ) -> Step:
     """See `api.decode`; length is within [0, S]."""
-    batch, heads, slots, dim = key.shape
+    slots = key.shape[2]
     if blocks is None:
         candidates = choose_blocks(query, index, length, config, scale)
     else:
         candidates = with_forced(blocks, length, config.blocks(slots), config)
     tokens = choose_tokens(query, index, candidates, length, config, scale)
-    seen = tokens >= 0
+    out = attend_to(query, rows(key, tokens), rows(value, tokens), tokens >= 0, scale)
+    return Step(jnp.where((length > 0)[:, None, None], out, 0), candidates, tokens)
+
+
+def attend_to(
+    query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array, scale: float
+) -> jax.Array:
+    """Softmax attention of each query to the tokens that were picked for its key head.
+
+    Args:
+        query: [B, H, D].
+        key: [B, KV, t, D].
+        value: [B, KV, t, Dv].
+        seen: bool [B, KV, t], which of them are tokens.
+        scale: factor of the scores.
+
+    Returns:
+        [B, H, Dv] in query's dtype; of no use in rows without tokens.
+    """
+    batch, heads, _, dim = key.shape
     # Weights of zero do not keep a NaN out of a sum.
-    picked_key = rows(key, tokens)
-    picked_value = jnp.where(seen[..., None], rows(value, tokens), 0).astype(query.dtype)
+    value = jnp.where(seen[..., None], value, 0).astype(query.dtype)
     by_head = query.reshape(batch, heads, -1, dim)
-    scores = products.product("bkgd,bktd->bkgt", by_head, picked_key) * scale
+    scores = products.product("bkgd,bktd->bkgt", by_head, key) * scale
     scores = jnp.where(seen[:, :, None], scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    out = products.product("bkgt,bktd->bkgd", weights, picked_value)
-    out = out.reshape(*query.shape[:2], -1).astype(query.dtype)
-    return Step(jnp.where((length > 0)[:, None, None], out, 0), candidates, tokens)
+    out = products.product("bkgt,bktd->bkgd", weights, value)
+    return out.reshape(*query.shape[:2], -1).astype(query.dtype)

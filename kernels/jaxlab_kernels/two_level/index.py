@@ -143,13 +143,26 @@ def append_index(
     checks.lengths(length, key)
     channels = checks.channels(channels, key, config)
     checks.index(index, key, config)
-    rows = jnp.arange(key.shape[0])
-    at = jnp.clip(length, 0, key.shape[2]) - 1
+    length = jnp.clip(length, 0, key.shape[2])
+    new = key[jnp.arange(key.shape[0]), :, jnp.maximum(length - 1, 0)]
+    return append_key(index._replace(channels=channels), new, length, config)
+
+
+def append_key(index: Index, new: jax.Array, length: jax.Array, config: IndexConfig) -> Index:
+    """`append_index` of one key per row, for caches that keep their keys in another way.
+
+    Args:
+        index: of the keys before.
+        new: [B, KV, D], the key at `length - 1` in the dtype of the stored keys.
+        length: int32 [B], the new one included; within the index.
+        config: see `IndexConfig`.
+    """
+    rows = jnp.arange(new.shape[0])
+    at = length - 1
     # Out of range, which scatters drop, where a row has no token.
     block = jnp.where(at < 0, index.upper.shape[2], at // config.block)
     offset = at % config.block
-    new = key[rows, :, jnp.maximum(at, 0)]  # [B, KV, D]
-    codes, scale = quantise(new[:, :, None], channels, config)
+    codes, scale = quantise(new[:, :, None], index.channels, config)
     first = (offset == 0)[:, None, None]
     held = jnp.minimum(block, index.upper.shape[2] - 1)
     upper = jnp.where(first, new, jnp.maximum(index.upper[rows, :, held], new))
@@ -159,7 +172,7 @@ def append_index(
         index.lower.at[rows, :, block].set(lower, mode="drop"),
         index.codes.at[rows, :, block, offset].set(codes[:, :, 0], mode="drop"),
         index.scale.at[rows, :, block, offset].set(scale[:, :, 0], mode="drop"),
-        channels,
+        index.channels,
     )
 
 
