@@ -8,7 +8,6 @@ It is what `jaxlab.agents.skill_library.SkillLibrary` takes as its encoder.
 
 import functools
 import hashlib
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ from jaxlab.text import wordpiece
 # The most tokens of a text where the directory does not say: all-MiniLM-L6-v2's.
 LENGTH = 256
 # Texts are padded to the next of these, so that few programs are compiled.
-_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# Tokens that are computed together: what fits into the caches of a CPU.
-_TOKENS = 4096
+_WIDTHS = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32), *range(256, 513, 64))
+# Tokens that are computed together. Texts of about one length stand side by side, so that fewer
+# would be padded less, and more would be no faster by the token.
+_TOKENS = 1024
 _POOLING = "pooling_mode_"
 
 
@@ -60,15 +60,13 @@ class SentenceEncoder:
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(clean)]
         rows = np.zeros((len(texts), self.dimensions), np.float32)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for width, group in itertools.groupby(order, key=lambda i: self._width(len(ids[i]))):
-            left, most = list(group), max(_TOKENS // width, 1)
-            for first in range(0, len(left), most):
-                members = left[first : first + most]
-                rows[members] = self._rows([ids[i] for i in members], width)
+        while order:
+            # From the longest on, whose width the batch has.
+            width = next(w for w in self._widths if w >= len(ids[order[-1]]))
+            members = order[-_rows_of(width) :]
+            rows[members] = self._rows([ids[i] for i in members], width)
+            del order[-len(members) :]
         return rows
-
-    def _width(self, length: int) -> int:
-        return next(width for width in self._widths if width >= length)
 
     def _rows(self, ids: list[list[int]], width: int) -> np.ndarray:
         # A power of two, for the same reason as the widths.
@@ -79,6 +77,11 @@ class SentenceEncoder:
             tokens[row, : len(one)] = one
             lengths[row] = len(one)
         return np.asarray(self._embed(self._params, tokens, lengths))[: len(ids)]
+
+
+def _rows_of(width: int) -> int:
+    """How many texts of a width are computed together: a power of two."""
+    return 1 << (max(_TOKENS // width, 1).bit_length() - 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
