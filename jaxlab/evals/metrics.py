@@ -3,11 +3,23 @@
 P: problems, n: samples per problem.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+
+def wilson(wins: int, games: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927); of no games (0, 1)."""
+    if not games:
+        return 0.0, 1.0
+    share, square = wins / games, z * z
+    centre = (share + square / (2 * games)) / (1 + square / games)
+    half = math.sqrt(share * (1 - share) / games + square / (4 * games * games))
+    half *= z / (1 + square / games)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def avg_at_n(correct: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxlab.evals.metrics import Bootstrap
+from jaxlab.evals.metrics import Bootstrap, wilson
 from jaxlab.evals.results import Result
 from jaxlab.evals.tables import Cell, Table
 
@@ -55,17 +55,6 @@ class Playing:
             )
         if self.library == "off" and (self.encoder is not None or self.reembed):
             raise ValueError("encoder and reembed are of a library, and library is off")
-
-
-def wilson(wins: int, games: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927); of no games (0, 1)."""
-    if not games:
-        return 0.0, 1.0
-    share, square = wins / games, z * z
-    centre = (share + square / (2 * games)) / (1 + square / games)
-    half = math.sqrt(share * (1 - share) / games + square / (4 * games * games))
-    half *= z / (1 + square / games)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def tables(results: Sequence[Result], groups: Sequence[str], rewards: bool = False) -> list[Table]:

@@ -9,8 +9,9 @@ import pytest
 from jaxlab.agents.skill_library import Episode, Skill, SkillLibrary
 from jaxlab.envs import household as games
 from jaxlab.envs.household import generate
-from jaxlab.evals import harness, played
+from jaxlab.evals import harness
 from jaxlab.evals.household import metrics
+from jaxlab.evals.metrics import wilson
 from jaxlab.evals.results import Result
 from jaxlab.evals.settings import Benchmark, Run, Subject
 from tests.evals import scripted
@@ -163,10 +164,10 @@ def test_bad_options_are_named(tmp_path, options, cause):
 
 def test_wilson_by_hand():
     """5 of 10: centre .5, half width z sqrt(.025 + z^2/400) / (1 + z^2/10)."""
-    low, high = played.wilson(5, 10)
+    low, high = wilson(5, 10)
     assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert played.wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
-    assert played.wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
+    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_families_are_counted_apart():
