@@ -6,8 +6,9 @@
 
 MODEL is a HuggingFace directory or a work directory of training. A config with `benchmark` is run
 by inspect_ai (extra "evals"): the same command again goes on where a run was killed, and --regrade
-grades its answers again, by another grader, without generating. A config with `data` evaluates a
-training task's test rows in one process group, as training does. Writes metrics.jsonl,
+grades its answers again, by another grader, without generating. A config with `tracks` trains
+LARY's probes on an encoder's features. Any other evaluates a training task's test rows in one
+process group, as training does. Writes metrics.jsonl,
 samples.jsonl, report.json and report.md.
 """
 
@@ -39,6 +40,8 @@ from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import MetricsWriter
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.workdir import local_paths
+from jaxlab.trainers import loop, panel
+from jaxlab.trainers.panel import Panel
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
@@ -98,23 +101,27 @@ def main(argv: list[str]) -> None:
         config = build(doors.config())
     if isinstance(config, Run):
         _benchmark(config, workdir)
+    elif isinstance(config, Panel):
+        _panel(config, workdir)
     else:
         _task(config, workdir)
 
 
 def schema(config: Mapping[str, Any]) -> Any:
     """The dataclass that a config fills."""
+    if "tracks" in config:
+        return Panel
     return Run if "benchmark" in config else Evaluate
 
 
-def build(config: dict[str, Any]) -> Evaluate | Run:
-    """The config's dataclass: a benchmark's run, or an evaluation of a training task.
+def build(config: dict[str, Any]) -> Evaluate | Run | Panel:
+    """The config's dataclass: a benchmark's run, LARY's panel, or a training task's evaluation.
 
     Raises:
         ConfigError: a key is unknown, missing or ill-typed.
     """
     config = local_paths(config)
-    built: Evaluate | Run = config_lib.build(schema(config), config)
+    built: Evaluate | Run | Panel = config_lib.build(schema(config), config)
     return built
 
 
@@ -182,6 +189,18 @@ def _benchmark(config: Run, workdir: pathlib.Path) -> None:
                 f"{most:.1%} of benchmark.max_parse_failures: see Outcomes in the report"
             )
         )
+
+
+def _panel(config: Panel, workdir: pathlib.Path) -> None:
+    with contextlib.ExitStack() as held:
+        with doors.reading_input():
+            mesh_lib.start(config.mesh.multihost, config.mesh.decode_devices)
+            held.enter_context(doors.alone(workdir))
+            config_lib.save_json(config, workdir / "config.json")
+            config_lib.save_json(provenance.provenance(), workdir / provenance.FILE)
+        with doors.reading_input(), doors.working(loop.NonFiniteError):
+            for path in panel.run(config, workdir):
+                logger.info("wrote %s", path)
 
 
 def _task(config: Evaluate, workdir: pathlib.Path) -> None:

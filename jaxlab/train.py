@@ -29,7 +29,7 @@ from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, lm, loop, probe, resuming, sft, think
+from jaxlab.trainers import distill, lm, loop, probe, representation, resuming, sft, think
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
@@ -54,6 +54,7 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
     "lm": (lm.Lm, lm.program),
     "probe": (probe.Probe, probe.program),
     "think": (think.Think, think.program),
+    "representation": (representation.Representation, representation.program),
 }
 
 # What stands in the work directory of a single run, for which one with such a stage would be taken.
@@ -182,8 +183,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path, only: Sequence[str] | Non
         with doors.working(exporting.ParityError):
             if mesh_lib.is_main():
                 begun = {stage: run for stage, run in reported.items() if _begun(run)}
-                written = report.write(workdir, begun, config.get("title") or name)
-                for path in written:
+                title = config.get("title") or name
+                written = report.write(workdir, begun, title)
+                for path in [*written, *probe.summary(workdir, begun, title)]:
                     logger.info("wrote %s", path)
             for stage, out in exports.items():
                 export(runs[stage], out)

@@ -32,9 +32,11 @@ VARIANTS = {
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),
+    "latent_action": ("", "features", "world", "tiny"),
     "lary_synthetic": ("", "demo", "tiny"),
     "heavy_chains": ("", "width", "demo", "tiny"),
     "heavy_gsm8k": ("", "tiny"),
+    "eval_lary": ("", "small", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -113,9 +115,14 @@ def test_probes_train_two_steps(config, tmp_path):
     tiny = config("lary_synthetic", "tiny")
     train.run(tiny, tmp_path)
     for stage in tiny["stages"]:
-        assert Checkpointer(tmp_path / stage / "checkpoints").latest() == 2
-    # The second stage's world is the first one's.
-    assert len(list(tmp_path.glob("*/world-*"))) == 1
+        steps = tiny["stages"][stage]["train"]["steps"]
+        assert Checkpointer(tmp_path / stage / "checkpoints").latest() == steps
+    # The others' world, and their features, are the first one's.
+    assert len(list(tmp_path.glob("*/world-*"))) == len(list(tmp_path.glob("*/features"))) == 1
+    table = (tmp_path / "lary.md").read_text()
+    assert "| V-JEPA2 | semantic | 75.39 | 76.62 |" in table
+    assert "| action_semantic | here |" in table
+    assert "| semantic | synthetic | relative | source |" in table
     assert (
         "| method | seeds | steps | micro | macro | mse |" in (tmp_path / "report.md").read_text()
     )

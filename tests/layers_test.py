@@ -19,13 +19,16 @@ BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "bal
 # inside a room; one that has no line of its own follows its package's.
 ARROWS = {
     "train": "doors exporting trainers evals",
-    **dict.fromkeys(("evaluate", "calibrate", "heavy"), "doors evals"),
+    "evaluate": "doors evals trainers",
+    **dict.fromkeys(("calibrate", "heavy"), "doors evals"),
     "export": "doors exporting",
     "exporting": "interop",
     "doors": "overrides runtime",
     "trainers": "evals.loop evals.tokens rollouts losses credit balance data interop",
-    "trainers.probe": "trainers evals.features",
     "trainers.think": "trainers evals.metrics",
+    **dict.fromkeys(("trainers.encoders", "trainers.representation"), "trainers evals"),
+    "trainers.probe": "trainers.encoders",
+    "trainers.panel": "trainers.probe",
     "evals": "rollouts losses data grading",
     **dict.fromkeys(BENCHMARKS, "grading evals.played"),
     "evals.played": "evals.metrics evals.results evals.tables",
@@ -44,12 +47,11 @@ ARROWS = {
 }
 
 # Never each other, though they are of one room.
-APART = (
-    {f"trainers.{name}" for name in ("sft", "lm", "distill", "agent", "probe", "think")},
-    BENCHMARKS,
-)
+NAMES = ("sft", "lm", "distill", "agent", "probe", "think", "representation")
+APART = ({f"trainers.{name}" for name in NAMES}, BENCHMARKS)
 # The lists of benchmarks; harness and compare still know options and tables of some by name.
-LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare", "features")}
+LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare")}
+LISTS |= {f"evals.{m}" for m in ("features", "feature_data", "feature_store")}
 
 # Text and numbers without an array library, but for these modules of evals.
 NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}

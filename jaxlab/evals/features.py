@@ -1,106 +1,29 @@
 """Frozen features as a probe's data: rows of LARY with their features, in memory-mapped arrays.
 
-No jax here. Features are the release's .npz files, read once into an array below the work
-directory; a reading that was killed goes on.
+No jax here: an encoder is handed in. `jaxlab.evals.feature_store` keeps the features, which are
+those of the rows' own files where there is no encoder.
 """
 
 import dataclasses
-import hashlib
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from jaxlab import ranges
-from jaxlab.evals.lary import baselines, media, metrics, normalise, rows, splits, tracks, world
+from jaxlab.evals import components, feature_store
+from jaxlab.evals.feature_data import FeatureData, Synthetic, panels_of, warn, written
+from jaxlab.evals.feature_store import Encoder
+from jaxlab.evals.lary import media, metrics, normalise, report, rows, splits, tracks
 from jaxlab.evals.metrics import Bootstrap
 from jaxlab.evals.tables import Table
-from jaxlab.grading.rows import Rejected
+
+__all__ = ["FeatureData", "Opened", "Side", "Synthetic"]
 
 logger = logging.getLogger(__name__)
-
-_BLOCK = 256  # rows between two notes of how far the reading has come
-
-
-@dataclasses.dataclass(frozen=True)
-class Synthetic:
-    """The synthetic world as data, which is written once.
-
-    Attributes:
-        pairs: image pairs.
-        target: "label": 27 classes; "chunk": actions of two robots.
-        encoder: of the pairs; see `jaxlab.evals.lary.baselines`.
-        seed: of the world and of the encoder.
-        path: folder that holds the world, or gets it; "@NAME" in a config is stage NAME's. None:
-            the work directory.
-    """
-
-    pairs: int
-    target: Literal["label", "chunk"] = "label"
-    encoder: baselines.Encoder = "random"
-    seed: int = 0
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        ranges.check_choices(self)
-        ranges.check_counts(self, "pairs")
-        ranges.check(self, "seed", least=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureData:
-    """What a probe is trained and scored on.
-
-    Attributes:
-        train: CSV of LARYBench with `la_path`; None with `synthetic`.
-        val: CSV of the same track.
-        root: the release's DATA_DIR, for chunks of actions.
-        features: the release's LARY_LA_DIR; None: the root.
-        synthetic: the synthetic world instead of files.
-        missing: rows whose files are missing: an error, or left out with a count.
-        bad_rows: rows that are malformed, or whose files are: likewise.
-        split: "official"; "grouped" divides the rows of both files anew, no segment between sides.
-        fraction: of the rows in val, for "grouped".
-        inner: share of train that is not trained on, by groups, to choose a head by; 0: none.
-        input: which frames of a pair are seen: "both", "source", "target", or "difference".
-        mode: of chunks: "absolute", or "relative", the last step less the first.
-        norm: of chunks: moments of train by "robot" or of "all", or the release's, "shipped".
-        unknown_robots: a robot that train does not have: "error", or "identity" with a count.
-    """
-
-    train: str | None = None
-    val: str | None = None
-    root: str | None = None
-    features: str | None = None
-    synthetic: Synthetic | None = None
-    missing: Literal["error", "skip"] = "error"
-    bad_rows: Literal["error", "skip"] = "error"
-    split: Literal["official", "grouped"] = "official"
-    fraction: float = 0.25
-    inner: float = 0.0
-    input: Literal["both", "source", "target", "difference"] = "both"
-    mode: media.Mode = "absolute"
-    norm: Literal["robot", "all", "shipped"] = "robot"
-    unknown_robots: Literal["error", "identity"] = "error"
-
-    def __post_init__(self) -> None:
-        """Check that there is one source of rows, and ranges."""
-        ranges.check_choices(self)
-        files = (self.train, self.val, self.root, self.features)
-        if self.synthetic is not None and any(files):
-            raise ValueError(
-                "synthetic: the world has its own files; leave train, val, root and features out"
-            )
-        if not 0 <= self.inner < 1 or not 0 < self.fraction < 1:
-            raise ValueError(
-                f"inner in [0, 1) and fraction in (0, 1), not {self.inner}, {self.fraction}"
-            )
-        if self.norm == "shipped" and self.mode == "relative":
-            raise ValueError("norm: the release's constants are of absolute actions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,40 +62,40 @@ class Side:
         return Side(kept, self.files, self.index[mask], self.targets[mask])
 
 
+class NotSingleFrames(ValueError):
+    """Features of which one frame's cannot be taken."""
+
+
 class Opened:
     """The data of a run: sides train, val and, where asked for, inner."""
 
-    def __init__(self, data: FeatureData, workdir: Path):
-        """Read rows and features; the latter stay in WORKDIR/features.
+    def __init__(self, data: FeatureData, workdir: Path, encoder: Encoder | None = None):
+        """Read rows and features; the latter stay in WORKDIR/features, or the store.
+
+        Args:
+            data: what is read.
+            workdir: of the run.
+            encoder: that `data.encoder` names, if it names one.
 
         Raises:
             ValueError: rows, features or chunks do not fit, by row and file; or there are no files.
             FileNotFoundError: a file is missing.
         """
-        self._data = data
-        data = _written(data, workdir) if data.synthetic is not None else data
-        if data.train is None or data.val is None or data.root is None:
-            raise ValueError("data: train, val and root are needed, or synthetic")
-        options: dict[str, Any] = {"missing": data.missing, "bad_rows": data.bad_rows}
-        panels = []
-        self.left_out: list[Rejected] = []
-        for path in (data.train, data.val):
-            panel = rows.read(path, data.root, features=data.features, **options)
-            missing = [Rejected(one.where, f"missing: {one.path}") for one in panel.missing]
-            self.left_out += [*missing, *panel.rejected]
-            panels.append(panel)
+        self._data, self._encoder = data, encoder
+        if data.synthetic is not None:
+            files = written(data.synthetic, workdir, features=encoder is None)
+            data = dataclasses.replace(data, **files)
+        panels, self.left_out = panels_of(data, data.features)
         self.panel = panels[1]
         self.track = tracks.TRACKS[self.panel.track]
         self.classes = tuple(sorted({name for panel in panels for name in panel.classes}))
-        if panels[0].track != self.panel.track:
-            raise ValueError(f"train is of track {panels[0].track}, val of {self.panel.track}")
-        sides = [self._side(panel, workdir / "features") for panel in panels]
+        made = self._data.synthetic
+        beside = Path(made.path) if made is not None and made.path else workdir
+        store = Path(data.store) if data.store else beside / "features"
+        sides = [self._side(panel, store) for panel in panels]
         if data.split == "grouped":
             sides = _regrouped(sides, data.fraction)
-        for left in self.left_out[:5]:
-            logger.warning("left out: %s: %s", left.where, left.cause)
-        if self.left_out:
-            logger.warning("%d rows left out in all", len(self.left_out))
+        warn(self.left_out)
         train, self.val = sides
         self.inner: Side | None = None
         if data.inner:
@@ -181,6 +104,11 @@ class Opened:
             mask = np.array([row.id in held for row in train.rows])
             self.inner, train = train.where(mask), train.where(~mask)
         self.train = train
+        self._components: components.Components | None = None
+        if data.pca:
+            self._components = components.fit(
+                lambda ids: self._chosen(self.train.read(ids)), len(train), data.pca
+            )
         if self.track.kind == "chunk":
             self._normalise(data)
 
@@ -201,13 +129,19 @@ class Opened:
         Raises:
             ValueError: frames are to be chosen, and the features are not of pairs.
         """
-        tokens = side.read(chosen)
+        tokens = self._chosen(side.read(chosen))
+        if self._components is None:
+            return tokens
+        return self._components(tokens)[:, None]
+
+    def _chosen(self, tokens: np.ndarray) -> np.ndarray:
         kind = self._data.input
         if kind == "both":
             return tokens
         if tokens.ndim != 4 or tokens.shape[1] != 2:
-            raise ValueError(
-                f"input={kind} needs features [2, N, D] of a pair's frames, got {tokens.shape[1:]}"
+            raise NotSingleFrames(
+                f"input={kind} needs features [2, N, D] of a pair's frames, got "
+                f"{tokens.shape[1:]}; encoder.apart=True gives those of a model of clips"
             )
         source, target = tokens[:, :1], tokens[:, 1:]
         return {"source": source, "target": target, "difference": target - source}[kind]
@@ -222,8 +156,11 @@ class Opened:
         robots = names if set(names) != {""} else None
         if self.track.kind == "label":
             found = metrics.accuracy(predicted, side.targets, self.classes, robots=robots, **shared)
-            scalars = {"micro": found.micro, "macro": found.macro}
-            return _scalars(scalars, found.robots), found.tables()
+            scalars = _scalars({"micro": found.micro, "macro": found.macro}, found.robots)
+            clean = ~self._leaks
+            if side is self.val and 0 < clean.sum() < len(clean):
+                scalars["micro_clean"] = float((predicted == side.targets)[clean].mean())
+            return scalars, found.tables()
         error = metrics.chunk_error(
             predicted.reshape(side.targets.shape),
             side.targets,
@@ -234,38 +171,103 @@ class Opened:
         )
         return _scalars({"mse": error.mse, **error.groups}, error.robots), error.tables()
 
-    def write(self, workdir: Path, written: Sequence[Table]) -> None:
-        """Write probe.md and probe.json: what was scored, and the tables of its scores."""
-        data = self._data
-        about: dict[str, Any] = {
-            "track": self.panel.track,
-            "rows of train": len(self.train),
-            "rows of val": len(self.val),
-            "rows left out": len(self.left_out),
-            "rows of val whose twin or reversal is in train": self._leaking(),
-            "split": data.split,
-            "input": data.input,
-        }
-        if self.track.kind == "chunk":
-            about |= {"actions": data.mode, "normalised by": data.norm}
+    def write(
+        self,
+        workdir: Path,
+        written: Sequence[Table],
+        scores: Mapping[str, float] = {},
+        predicted: np.ndarray | None = None,
+    ) -> None:
+        """Write probe.md and probe.json, and plots: what was scored, and its scores.
+
+        Args:
+            workdir: gets them.
+            written: the tables of `score`.
+            scores: by name.
+            predicted: of val, as of `score`, for confusion.png (of classes) and latents.png; None:
+                nothing is drawn.
+        """
+        about = self.about()
         lines = [f"# Probe of {self.panel.track}", ""]
         lines += [f"- {key}: {value}" for key, value in about.items()]
         for table in written:
             lines += ["", *table.markdown()]
+        if predicted is not None:
+            for name, caption in self._draw(workdir, predicted).items():
+                lines += ["", f"![{caption}]({name})", "", caption]
         (workdir / "probe.md").write_text("\n".join(lines) + "\n")
-        content = {"about": about, "tables": [table.to_json() for table in written]}
+        kept = {name: float(value) for name, value in scores.items() if np.isfinite(value)}
+        tables = [table.to_json() for table in written]
+        content = {"about": about, "scores": kept, "tables": tables}
         (workdir / "probe.json").write_text(json.dumps(content, indent=1) + "\n")
 
-    def _leaking(self) -> int:
-        """Rows of val whose frames, or the same backwards in time, are in train or inner."""
+    def about(self) -> dict[str, Any]:
+        """What is scored: the encoder, rows, settings, and what knows nothing of a row scores."""
+        data = self._data
+        encoder = None
+        if data.encoder is not None:
+            encoder = Path(data.encoder.path or "").name
+        elif data.synthetic is not None:
+            encoder = data.synthetic.encoder
+        about: dict[str, Any] = {
+            "track": self.panel.track,
+            "encoder": encoder,
+            "numbers": int(np.prod(self.inputs(self.val, np.arange(1)).shape[1:])),
+            "rows of train": len(self.train),
+            "rows of val": len(self.val),
+            "rows left out": len(self.left_out),
+            "rows of val whose twin or reversal is in train": int(self._leaks.sum()),
+            "split": data.split,
+            "input": data.input,
+            "components": data.pca,
+        }
+        if self._components is not None:
+            about["variance in the components"] = round(self._components.share, 4)
+        if self.track.kind == "chunk":
+            about |= {"actions": data.mode, "normalised by": data.norm}
+            about["mean predictor"] = float(np.mean(np.square(self.val.targets, dtype=np.float64)))
+        else:
+            most = np.bincount(self.train.targets).argmax()
+            about["share of the most frequent class"] = float((self.val.targets == most).mean())
+        return about
+
+    def _draw(self, workdir: Path, predicted: np.ndarray) -> dict[str, str]:
+        """Name of each picture -> caption."""
+        from jaxlab.evals import feature_plots
+
+        drawn, colours = {}, self.val.targets
+        if self.track.kind == "label":
+            counts = np.zeros((len(self.classes),) * 2, np.int64)
+            np.add.at(counts, (predicted, self.val.targets), 1)
+            feature_plots.confusion(workdir / "confusion.png", counts, self.classes)
+            drawn["confusion.png"] = "Predicted class by true class, as shares of the true class."
+        else:
+            colours = colours[:, -1, 0]
+        if len(self.val) > 2:
+            feature_plots.latents(
+                workdir / "latents.png",
+                lambda ids: self.inputs(self.val, ids),
+                colours,
+                self.classes,
+            )
+            drawn["latents.png"] = "What the probe sees of val, along its first two components."
+        return drawn
+
+    @functools.cached_property
+    def _leaks(self) -> np.ndarray:
+        """Rows of val whose frames, or these backwards in time, are in train or inner: bool[N]."""
         trained = (*self.train.rows, *(self.inner.rows if self.inner else ()))
         seen = {row.frames for row in trained}
-        return sum(row.frames in seen or row.reversed_frames in seen for row in self.val.rows)
+        return np.array(
+            [row.frames in seen or row.reversed_frames in seen for row in self.val.rows]
+        )
 
     def _side(self, panel: rows.Panel, folder: Path) -> Side:
         """Rows of a panel whose features and chunks can be read."""
-        if not panel.rows[0].la_path:
-            raise ValueError(f"{panel.rows[0].id}: no la_path: a probe needs features")
+        if self._encoder is None and not panel.rows[0].la_path:
+            raise ValueError(
+                f"{panel.rows[0].id}: no la_path: a probe needs features, or data.encoder.path"
+            )
         good: list[rows.Row] = []
         targets: list[Any] = []
 
@@ -282,7 +284,13 @@ class Opened:
             good.append(row)
             targets.append(value)
         panel = dataclasses.replace(panel, rows=tuple(good))
-        kept, tokens = _store(panel, folder, self._data.bad_rows, self.left_out)
+        bad_rows = self._data.bad_rows
+        if self._encoder is None:
+            kept, tokens = feature_store.read(panel, folder, bad_rows, self.left_out)
+        else:
+            kept, tokens = feature_store.extract(
+                panel, self._encoder, folder, bad_rows, self.left_out
+            )
         kind = np.int32 if self.track.kind == "label" else np.float32
         values = np.asarray(targets, kind)[kept]
         return Side(tuple(good[i] for i in kept), (tokens,), np.arange(len(kept)), values)
@@ -305,74 +313,18 @@ class Opened:
             setattr(self, name, dataclasses.replace(side, targets=values))
 
 
-def _store(
-    panel: rows.Panel, folder: Path, bad_rows: Literal["error", "skip"], left_out: list[Rejected]
-) -> tuple[list[int], np.ndarray]:
-    """Numbers of the rows that could be read, and their features as one array of a file."""
-    paths = [panel.path(row, "la_path") for row in panel.rows]
-    named = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
-    place = folder / key
-    place.mkdir(parents=True, exist_ok=True)
-    note = place / "read.json"
-    state: dict[str, Any] = {"next": 0, "kept": [], "bad": []}
-    if note.exists():
-        state = json.loads(note.read_text())
-    path = place / "tokens.npy"
-    array = np.lib.format.open_memmap(path, "r+") if state["next"] else None
-    while state["next"] < len(panel.rows):
-        begin = state["next"]
-        for i in range(begin, min(begin + _BLOCK, len(panel.rows))):
-            row = panel.rows[i]
-            try:
-                tokens = media.features(paths[i]).tokens
-                if array is None:
-                    shape = (len(panel.rows), *tokens.shape)
-                    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-                if tokens.shape != array.shape[1:]:
-                    raise ValueError(f"features of {tokens.shape}, others are {array.shape[1:]}")
-            except (ValueError, OSError) as error:
-                if bad_rows == "error":
-                    raise ValueError(f"{row.id}: {error}; bad_rows=skip leaves it out") from None
-                state["bad"].append([row.id, str(error)])
-                continue
-            array[len(state["kept"])] = tokens
-            state["kept"].append(i)
-        state["next"] = begin + _BLOCK
-        if array is not None:
-            array.flush()
-            part = note.with_suffix(".part")
-            part.write_text(json.dumps(state))
-            part.rename(note)
-    if array is None:
-        raise ValueError(f"{panel.rows[0].id}: no row has features that can be read")
-    if state["bad"] and bad_rows == "error":
-        # An earlier run of this folder left them out.
-        where, cause = state["bad"][0]
-        raise ValueError(f"{where}: {cause}; bad_rows=skip leaves it out")
-    left_out += [Rejected(where, cause) for where, cause in state["bad"]]
-    return state["kept"], np.load(path, mmap_mode="r")[: len(state["kept"])]
+def summary(workdir: Path, runs: Mapping[str, Path], title: str) -> list[Path]:
+    """Write the benchmark's report of those runs that are of probes; returns its files."""
+    return report.write(workdir, report.read(runs), title)
 
 
-def _written(data: FeatureData, workdir: Path) -> FeatureData:
-    """The files of the synthetic world and of its features; those that are there stay."""
-    made = data.synthetic
-    assert made is not None
-    place = workdir if made.path is None else Path(made.path)
-    root = place / f"world-{made.pairs}-{made.seed}"
-    kind = "synthetic_pairs" if made.target == "label" else "synthetic"
-    names = ("train", "val") if made.target == "label" else ("seen_train", "seen_val")
-    done = root / "done"
-    if not done.exists():
-        world.write(root, made.pairs, made.seed)
-        done.touch()
-    found = []
-    for name in names:
-        panel = rows.read(root / f"{kind}_metadata_{name}.csv", root)
-        found.append(str(baselines.extract(panel, root / "la", made.encoder, made.seed)))
-    files = {"train": found[0], "val": found[1], "root": str(root), "features": str(root / "la")}
-    changes: dict[str, Any] = {"synthetic": None, **files}
-    return dataclasses.replace(data, **changes)
+def kind_of(path: str) -> str:
+    """What the rows of a file of LARYBench are to tell: a "label" or a "chunk".
+
+    Raises:
+        ValueError, FileNotFoundError: as of `rows.read`.
+    """
+    return tracks.TRACKS[rows.read(path, bad_rows="skip", beside=()).track].kind
 
 
 def _regrouped(sides: Sequence[Side], fraction: float) -> list[Side]:

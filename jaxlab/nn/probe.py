@@ -87,6 +87,24 @@ class Linear:
         return ResidualMlpProbe(None, outputs)
 
 
+@dataclasses.dataclass(frozen=True)
+class Ridge:
+    """Options of ridge regression in closed form; for classes, of their one-hot vectors.
+
+    Attributes:
+        penalties: one head each, of features of deviation 1 and mean squared errors.
+        name: names these options in a config.
+    """
+
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    name: Literal["ridge"] = "ridge"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not self.penalties or min(self.penalties) <= 0:
+            raise ValueError(f"penalties: one at least, all above 0, not {self.penalties}")
+
+
 class AttentiveProbe(nn.Module):
     """Projection, self-attention, one query's cross-attention, linear map."""
 

@@ -6,7 +6,7 @@ The heads are one program: their parameters have a leading axis, over which the 
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -18,43 +18,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxlab import ranges
 from jaxlab.config import by
 from jaxlab.data.index import example_ids
+from jaxlab.evals import features
 from jaxlab.evals.features import FeatureData, Opened, Side
-from jaxlab.nn.probe import Attentive, Linear, ResidualMlp
+from jaxlab.nn.probe import Attentive, Linear, ResidualMlp, Ridge
 from jaxlab.runtime.mesh import barrier, host_batch_slice, is_main, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import state
+from jaxlab.trainers import encoders, ridge, state
+from jaxlab.trainers.heads import Heads, adamw_of_heads, over_heads
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
-
-
-@dataclasses.dataclass(frozen=True)
-class Heads:
-    """AdamW of each head.
-
-    Attributes:
-        learning_rates: one of each head.
-        weight_decays: likewise; all parameters decay, as in the released code.
-        schedule: "cosine" to 0 over the run, or "constant"; both after the warm-up.
-        warmup: share of the steps over which rates rise linearly from 0.
-    """
-
-    learning_rates: tuple[float, ...] = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
-    weight_decays: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8, 0.01)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check that there is a rate and a decay of each head, in range."""
-        if not self.learning_rates or len(self.learning_rates) != len(self.weight_decays):
-            raise ValueError(
-                f"learning_rates and weight_decays: one of each head, not {self.learning_rates} "
-                f"and {self.weight_decays}"
-            )
-        if min(self.learning_rates) <= 0 or min(self.weight_decays) < 0:
-            raise ValueError("learning_rates must be above 0, weight_decays not below")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: a share of the steps in [0, 1), not {self.warmup}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +38,7 @@ class Probe:
         model: the network.
         data: features, and what they are to tell.
         train: length and logging.
-        optim: the heads.
+        optim: the heads; ridge regression, in closed form, has one of each penalty instead.
         mesh: devices.
         seed: of parameters and of the order of rows.
         batch_size: rows per step.
@@ -73,11 +46,12 @@ class Probe:
         sampler: "balanced" draws classes alike, with replacement; "shuffle" takes every row once
             per epoch. Chunks are always shuffled.
         eval_batch: rows per step of an evaluation.
+        plots: whether confusion.png and latents.png are drawn.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
 
-    model: Annotated[Attentive | ResidualMlp | Linear, by("name")]
+    model: Annotated[Attentive | ResidualMlp | Linear | Ridge, by("name")]
     data: FeatureData
     train: Train
     optim: Heads = dataclasses.field(default_factory=Heads)
@@ -87,6 +61,7 @@ class Probe:
     label_smoothing: float = 0.1
     sampler: Literal["balanced", "shuffle"] = "balanced"
     eval_batch: int = 256
+    plots: bool = True
     title: str | None = None
     trainer: Literal["probe"] = "probe"
 
@@ -104,15 +79,19 @@ def program(config: Probe, workdir: pathlib.Path) -> Program:
     # Process 0 writes the files that the others then find.
     if not is_main():
         barrier("features")
-    data = Opened(config.data, workdir)
+    frozen = None if config.data.encoder is None else encoders.load(config.data.encoder)
+    data = Opened(config.data, workdir, frozen)
     if is_main():
         barrier("features")
     rows = host_batch_slice(config.batch_size, mesh)
     host_batch_slice(config.eval_batch, mesh)
     labels = bool(data.classes)
-    module = config.model.module(data.outputs)
-    example = data.inputs(data.train, np.arange(1))
-    compiled = _compile(config, module, example.shape, labels, mesh)
+    if isinstance(config.model, Ridge):
+        compiled = _closed_form(config, config.model, data, mesh)
+    else:
+        module = config.model.module(data.outputs)
+        shape = data.inputs(data.train, np.arange(1)).shape
+        compiled = _compile(config, module, shape, labels, mesh)
     cumulative = None
     weights = data.weights()
     if weights is not None and config.sampler == "balanced":
@@ -157,10 +136,18 @@ def program(config: Probe, workdir: pathlib.Path) -> Program:
             head = int(np.argmax(inner) if labels else np.argmin(inner))
             found["eval/inner_head"], found[f"eval/{name}_inner"] = head, float(single[head])
         if index == config.train.steps and is_main():
-            data.write(workdir, written)
+            scores = {key.removeprefix("eval/"): value for key, value in found.items()}
+            data.write(workdir, written, scores, outputs[best] if config.plots else None)
         return Evaluation(found)
 
     return Program(compiled.abstract, compiled.create, step, evaluate, ("loss",))
+
+
+def summary(
+    workdir: pathlib.Path, runs: Mapping[str, pathlib.Path], title: str
+) -> list[pathlib.Path]:
+    """Write the tables of those runs that are of probes, side by side; returns the files."""
+    return features.summary(workdir, runs, title)
 
 
 class _Compiled(NamedTuple):
@@ -231,15 +218,38 @@ def _compile(
     )
 
 
-def over_heads(function: Callable[[Any], Any], platform: str) -> Callable[[Any], Any]:
-    """The function of one head's parameters as a function of all heads'.
+def _closed_form(config: Probe, model: Ridge, data: Opened, mesh: jax.sharding.Mesh) -> _Compiled:
+    """Ridge regression in numpy: solved before the first step, and the steps change nothing."""
+    heads, outputs = len(model.penalties), data.outputs
+    width = int(np.prod(data.inputs(data.train, np.arange(1)).shape[1:]))
+    optimizer = optax.set_to_zero()
+    shapes = {"kernel": (heads, width, outputs), "bias": (heads, outputs)}
+    like = {"out": {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}}
+    abstract = state.abstract(like, optimizer, mesh, config.mesh.rules)
 
-    On accelerators it is vmapped. On CPUs the heads follow each other within the program, since
-    XLA's batched products are slower there.
-    """
-    if platform == "cpu":
-        return lambda params: jax.lax.map(function, params)
-    return jax.vmap(function)
+    def create() -> state.TrainState:
+        targets = data.train.targets
+        if data.classes:
+            targets = np.eye(outputs, dtype=np.float32)[targets]
+        kernels, biases = ridge.solve(
+            lambda ids: data.inputs(data.train, ids),
+            targets.reshape(len(targets), -1),
+            model.penalties,
+        )
+        made = state.create({"out": {"kernel": kernels, "bias": biases}}, optimizer)
+        return jax.tree.map(lambda x, leaf: jax.device_put(x, leaf.sharding), made, abstract)
+
+    def update(current: state.TrainState, batch: Any):
+        del batch
+        return current._replace(step=current.step + 1), {"loss": 0.0, "grad_norm": 0.0}
+
+    def predict(params: Any, inputs: jax.Array) -> Any:
+        x = np.asarray(inputs).reshape(len(inputs), -1)
+        found = np.einsum("nd,hdo->hno", x, np.asarray(params["out"]["kernel"]), optimize=True)
+        found = found + np.asarray(params["out"]["bias"])[:, None]
+        return found.argmax(-1) if data.classes else found
+
+    return _Compiled(abstract, create, update, predict)
 
 
 def head_loss(outputs: jax.Array, targets: jax.Array, labels: bool, config: Probe) -> jax.Array:
@@ -252,39 +262,6 @@ def head_loss(outputs: jax.Array, targets: jax.Array, labels: bool, config: Prob
     wanted = jax.nn.one_hot(targets[:, 0], outputs.shape[-1])
     wanted = optax.smooth_labels(wanted, config.label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(outputs, wanted))
-
-
-def adamw_of_heads(heads: Heads, steps: int) -> optax.GradientTransformation:
-    """AdamW over parameters whose leading axis is the heads', with rates of their own.
-
-    Adam's moments are elementwise, so that one state serves all heads.
-    """
-    rates, decays = np.array(heads.learning_rates), np.array(heads.weight_decays)
-    warm = int(heads.warmup * steps)
-    after = (
-        optax.cosine_decay_schedule(1.0, max(steps - warm, 1))
-        if heads.schedule == "cosine"
-        else optax.constant_schedule(1.0)
-    )
-    rise = optax.linear_schedule(0.0, 1.0, warm) if warm else after
-    factor = optax.join_schedules([rise, after], [warm]) if warm else after
-    adam = optax.scale_by_adam()
-
-    def init(params):
-        return adam.init(params), jnp.zeros((), jnp.int32)
-
-    def update(grads, opt_state, params=None):
-        moments, count = opt_state
-        directions, moments = adam.update(grads, moments)
-
-        def scaled(direction, param):
-            shape = (-1, *[1] * (param.ndim - 1))
-            rate = jnp.asarray(rates, param.dtype).reshape(shape) * factor(count)
-            return -rate * (direction + jnp.asarray(decays, param.dtype).reshape(shape) * param)
-
-        return jax.tree.map(scaled, directions, params), (moments, count + 1)
-
-    return optax.GradientTransformation(init, update)
 
 
 def _by_head(outputs: np.ndarray, side: Side) -> np.ndarray:

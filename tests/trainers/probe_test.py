@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxlab import config as config_lib
-from jaxlab.evals import features
+from jaxlab.evals import feature_store, features
 from jaxlab.evals.lary import baselines, media, rows, splits, world
 from jaxlab.nn.probe import Linear, ResidualMlp
 from jaxlab.trainers import loop, probe
@@ -184,27 +184,33 @@ def test_splits_and_weights(files, tmp_path):
 
 def test_features_are_read_once_and_a_reading_goes_on(files, tmp_path, monkeypatch):
     data = features.FeatureData(**files["synthetic_pairs"])
-    monkeypatch.setattr(features, "_BLOCK", 10)
+    monkeypatch.setattr(feature_store, "_BATCH", 10)
+    monkeypatch.setattr(feature_store, "_NOTE_EVERY", 0.0)
     calls, read = [], features.media.features
 
     def failing(path):
         calls.append(path)
-        if len(calls) == 25:
+        if len(calls) == 45:
             raise KeyboardInterrupt
         return read(path)
 
     monkeypatch.setattr(features.media, "features", failing)
     with pytest.raises(KeyboardInterrupt):
         features.Opened(data, tmp_path)
+    before = len(calls)
+    noted = json.loads(next((tmp_path / "features").glob("*/read.json")).read_text())["next"]
+    # The fifth batch failed while the fourth was on its way.
+    assert noted == 30
     opened = features.Opened(data, tmp_path)
-    # 48 rows of train and 16 of val; the 4 after the last note of 20 were read twice, and the 25th.
-    assert len(calls) == 64 + 5
+    # 48 rows of train and 16 of val; those after the last note are read again.
+    assert len(calls) == before + 48 - noted + 16
+    before = len(calls)
     for side in (opened.train, opened.val):
         for row, tokens in zip(side.rows, side.read(np.arange(len(side))), strict=True):
             path = f"{data.features}/{row.la_path}"
             assert np.array_equal(tokens, read(path).tokens)
     features.Opened(data, tmp_path)
-    assert len(calls) == 69
+    assert len(calls) == before
     assert isinstance(opened.train.files[0], np.memmap)
 
 
@@ -284,7 +290,7 @@ def test_bad_settings(files, tmp_path):
 
 
 def test_the_config_s_keys_are_checked(config):
-    tiny = config("lary_synthetic", "tiny")["stages"]["labels"]
+    tiny = config("lary_synthetic", "tiny")["stages"]["action_semantic_labels"]
     tiny["data"]["synthetic"]["encoder"] = "vit"
     with pytest.raises(config_lib.ConfigError, match="encoder"):
         config_lib.build(probe.Probe, tiny)
