@@ -14,7 +14,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-evals test test-interop test-agents browser bench gpu-check lint clean
+.PHONY: help setup demo demo-evals test test-docs test-interop test-agents browser bench gpu-check lint clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,10 @@ demo-evals: setup  ## generate General365 problems, train a small model on the s
 test: setup  ## run the tests (CPU, no network)
 	@echo "Running the tests in $(JOBS) processes."
 	@$(PYTEST) -n $(JOBS) --dist worksteal
+
+test-docs: setup  ## run the notebooks and the commands of the docs at tiny size
+	@echo "Running notebooks and the commands of the docs."
+	@$(PYTEST) -m docs -n $(JOBS) --dist worksteal $$(grep -rl "mark.docs" tests --include=*_test.py)
 
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
 	@echo "Running the parity tests against transformers."

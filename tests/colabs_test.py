@@ -32,6 +32,7 @@ def test_is_committed_clean(notebook):
             assert cell.execution_count is None
 
 
+@pytest.mark.docs
 def test_runs(notebook, tmp_path, monkeypatch):
     if any("inspect_ai" in cell.source for cell in notebook.cells):
         reason = "inspect_ai refuses to run in a notebook without ipywidgets"

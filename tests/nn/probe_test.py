@@ -13,7 +13,7 @@ SMALL = probe.Attentive(width=8, heads=2, depth=3, max_frames=4)
 def test_time_is_embedded_and_interpolated():
     module = SMALL.module(5)
     x = jax.random.normal(jax.random.key(0), (2, 8, 3, 6))
-    params = module.init(jax.random.key(1), x)["params"]
+    params = jax.jit(module.init)(jax.random.key(1), x)["params"]
     assert params["time"].shape == (4, 8)
 
     @jax.jit
@@ -31,7 +31,7 @@ def test_time_is_embedded_and_interpolated():
     even = {**params, "time": jnp.ones((4, 8))}
     again = {**params, "time": jnp.ones((8, 8))}
     wide = probe.Attentive(width=8, heads=2, depth=3, max_frames=8).module(5)
-    expected = wide.apply({"params": again}, x)
+    expected = jax.jit(wide.apply)({"params": again}, x)
     np.testing.assert_allclose(out(even, x), expected, atol=2e-6)
 
 

@@ -1,6 +1,5 @@
-"""The run of resume_config.py, moved from mesh to mesh: for resume_test.py."""
+"""The first steps of resume_config.py on eight devices: for resume_test.py."""
 
-import functools
 import pathlib
 import sys
 
@@ -8,24 +7,16 @@ import jax
 
 from configs import common
 from jaxlab import train
-from jaxlab.runtime import mesh
-from jaxlab.trainers import distill
 from tests.trainers import resume_config
-
-
-def _run(workdir, devices, shape, rules, stop_after=None):
-    distill.make_mesh = functools.partial(mesh.make_mesh, devices=jax.devices()[:devices])
-    config = resume_config.get_config()
-    config.mesh.shape = shape
-    config.mesh.rules = rules
-    config.train.stop_after = stop_after
-    train.train(config.to_dict(), workdir)
 
 
 def main(directory):
     jax.config.update("jax_num_cpu_devices", 8)
-    _run(directory, 8, {"data": 4, "model": 2}, common.SHARDED, stop_after=5)
-    _run(directory, 1, {"data": 1}, common.REPLICATED)
+    config = resume_config.get_config()
+    config.mesh.shape = {"data": 4, "model": 2}
+    config.mesh.rules = common.SHARDED
+    config.train.stop_after = 5
+    train.train(config.to_dict(), directory)
 
 
 main(pathlib.Path(sys.argv[1]))

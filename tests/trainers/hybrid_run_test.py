@@ -44,6 +44,7 @@ def tuned(config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_hybrid_distils_a_linear_model(config, tuned, tmp_path):
     stage = config("aopd_modsum", "tiny")["stages"]["aopd"]
     stage["teacher"] = {"path": str(tuned)}

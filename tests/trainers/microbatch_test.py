@@ -141,7 +141,12 @@ def one_step(build, config, tmp_path, microbatch_rows):
 
 
 @pytest.mark.parametrize(
-    "loss", ["aopd", "gkd", "full_reverse_kl", "grpo", "cross_entropy", "opd with two updates"]
+    "loss",
+    [
+        *("aopd", "grpo", "opd with two updates"),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("gkd", "full_reverse_kl")),
+        pytest.param("cross_entropy", marks=pytest.mark.slow),
+    ],
 )
 def test_distillation_in_microbatches(loss, tmp_path):
     rollout = {"prompts": 4, "samples": 2, "max_new_tokens": 6}

@@ -116,8 +116,11 @@ def test_the_reference_learns_something_to_compare(reference):
     assert all(x > 1e-3 for x in jax.tree.leaves(moved))
 
 
-def test_killed_and_damaged_it_ends_bit_for_bit_the_same(tmp_path, reference):
-    """checkpoint_test.py kills more often, while checkpoints are written; a step of it is cheap."""
+def test_killed_damaged_and_preempted_it_ends_bit_for_bit_the_same(tmp_path, reference):
+    """SIGKILL, a damaged checkpoint, SIGTERM, and then to the end: one run, resumed twice.
+
+    checkpoint_test.py kills more often, while checkpoints are written; a step of it is cheap.
+    """
     saved = tmp_path / "checkpoints"
     code, stderr = _signal_when(_start(tmp_path), (saved / "8").exists, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
@@ -129,21 +132,20 @@ def test_killed_and_damaged_it_ends_bit_for_bit_the_same(tmp_path, reference):
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    process = _start(tmp_path)
-    _, stderr = process.communicate(timeout=600)
-    assert process.returncode == 0, stderr
-    (named,) = [line for line in stderr.splitlines() if "is damaged" in line]
-    assert str(saved / str(newest)) in named
-    _check_identical(tmp_path, reference)
-
-
-def test_sigterm_saves_and_exits_143(tmp_path, reference):
+    # It goes on from step 4, so that only a resumed run has cut the rows behind it and logs a 5.
+    resumed = (tmp_path / "metrics.jsonl").stat().st_mtime
     code, stderr = _signal_when(
-        _start(tmp_path), lambda: _last_logged(tmp_path) >= 5, signal.SIGTERM
+        _start(tmp_path),
+        lambda: (
+            (tmp_path / "metrics.jsonl").stat().st_mtime > resumed and _last_logged(tmp_path) >= 5
+        ),
+        signal.SIGTERM,
     )
     assert code == 143, stderr
     assert "Traceback" not in stderr
-    latest = Checkpointer(tmp_path / "checkpoints").latest()
+    (named,) = [line for line in stderr.splitlines() if "is damaged" in line]
+    assert str(saved / str(newest)) in named
+    latest = Checkpointer(saved).latest()
     assert 5 <= latest < 12
     assert _last_logged(tmp_path) == latest
     train.train(_config(), tmp_path)
@@ -161,6 +163,8 @@ def test_other_meshes_see_the_same_batches(tmp_path, reference):
     )
     assert process.returncode == 0, process.stderr[-4000:]
     # On 8 devices up to step 5, which it saves, then on one; on two, replicated, is the test below.
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 5
+    train.train(_config(), tmp_path)
     _check_close(tmp_path, reference)
 
 

@@ -98,7 +98,8 @@ def loss_of(chosen, student_logp, **more):
         "progress": 0.25,
     }
     teacher = TEACHER if needs.teacher else None
-    return distill(chosen, student_logp, teacher, TOKENS, BOTH, **(given | more))
+    given |= more
+    return jax.jit(lambda x: distill(chosen, x, teacher, TOKENS, BOTH, **given))(student_logp)
 
 
 @pytest.mark.parametrize("name", METHODS)
