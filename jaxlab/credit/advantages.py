@@ -49,19 +49,3 @@ def leave_one_out(rewards: jax.Array) -> jax.Array:
     if group < 2:
         raise ValueError("leave_one_out needs at least 2 samples per prompt, got 1")
     return group_centred(rewards) * (group / (group - 1))
-
-
-def sequence_level(advantages: jax.Array, mask: jax.Array) -> jax.Array:
-    """Gives every token of a sequence the advantage of the sequence.
-
-    Args:
-        advantages: [P, G] with P * G = B, or [B].
-        mask: bool [B, T], True = a token of the response.
-
-    Returns:
-        float32 [B, T], 0 where the mask is False.
-    """
-    advantages = advantages.reshape(-1).astype(jnp.float32)
-    chex.assert_rank(mask, 2)
-    chex.assert_equal(advantages.shape[0], mask.shape[0])
-    return jnp.where(mask, advantages[:, None], 0.0)

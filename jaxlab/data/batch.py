@@ -10,22 +10,6 @@ import numpy as np
 TokenIds = Sequence[int] | np.ndarray
 
 
-def left_pad(rows: Sequence[TokenIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows flush right, as prompts are for decoding.
-
-    Returns:
-        tokens int32[B, width] and lengths int32[B]; row b holds its tokens in
-        `tokens[b, width - lengths[b]:]`.
-
-    Raises:
-        ValueError: a row is longer than `width`.
-    """
-    tokens, lengths = _blank(rows, width, pad_id)
-    for b, row in enumerate(rows):
-        tokens[b, width - len(row) :] = row
-    return tokens, lengths
-
-
 def right_pad(rows: Sequence[TokenIds], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows flush left, as documents are for training.
 

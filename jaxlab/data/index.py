@@ -52,23 +52,6 @@ def example_ids(
     return ids
 
 
-def host_rows(ids: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The contiguous slice [B / process_count] of a global batch [B, ...] that one host makes.
-
-    Raises:
-        ValueError: the batch does not divide by the hosts, or there is no such host.
-    """
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"there is no process {process_index} among {process_count}")
-    rows, rest = divmod(len(ids), process_count)
-    if rest:
-        raise ValueError(
-            f"a global batch of {len(ids)} does not divide by {process_count} hosts; "
-            f"use a multiple of {process_count}"
-        )
-    return ids[process_index * rows : (process_index + 1) * rows]
-
-
 def _shuffled(offsets: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     if n <= MAX_PERMUTATION:
         return _permutation(n, seed, epoch)[offsets]

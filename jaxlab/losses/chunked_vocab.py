@@ -46,7 +46,6 @@ def cross_entropy(
     *,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
     agg: str = "token_mean",
     denominator: jax.Array | float | None = None,
     vocab_size: int | None = None,
@@ -62,7 +61,6 @@ def cross_entropy(
         mask: bool [B, T], True = counts. What stands elsewhere does not matter, not even NaN.
         temperature: divides the logits.
         z_loss: see `cross_entropy.cross_entropy`.
-        label_smoothing: see `cross_entropy.cross_entropy`.
         agg: see `aggregate.token_weights`.
         denominator: see `aggregate.token_weights`.
         vocab_size: number of leading rows of `unembedding` that are words; None: all.
@@ -73,7 +71,7 @@ def cross_entropy(
         The scalar loss and the metrics of `cross_entropy.cross_entropy`.
     """
     words = _words(vocab_size, unembedding)
-    term = _CrossEntropy(temperature, z_loss, label_smoothing)
+    term = _CrossEntropy(temperature, z_loss)
     return _masked_loss(
         term,
         hidden,
@@ -309,16 +307,12 @@ class _Term(Protocol):
 class _CrossEntropy:
     temperature: float
     z_loss: float
-    label_smoothing: float
 
     def __call__(
         self, logits: jax.Array, shared: Arrays, per_token: Arrays
     ) -> tuple[jax.Array, Stats]:
         return token_cross_entropy(
-            logits / self.temperature,
-            per_token["tokens"],
-            z_loss=self.z_loss,
-            label_smoothing=self.label_smoothing,
+            logits / self.temperature, per_token["tokens"], z_loss=self.z_loss
         )
 
 

@@ -14,7 +14,6 @@ def cross_entropy(
     mask: jax.Array,
     *,
     z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
     agg: str = "token_mean",
     denominator: jax.Array | float | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -27,26 +26,23 @@ def cross_entropy(
         tokens: int [B, T].
         mask: bool [B, T], True = counts. What stands elsewhere does not matter.
         z_loss: weight of log(Z)^2, which keeps the normaliser near 1 (PaLM, section 5).
-        label_smoothing: share of the target spread evenly over the vocabulary.
         agg: see `aggregate.token_weights`.
         denominator: see `aggregate.token_weights`.
 
     Returns:
-        The scalar loss and metrics: `loss`, `nll` (without the two extra terms), `accuracy` (of
+        The scalar loss and metrics: `loss`, `nll` (without z_loss), `accuracy` (of
         the most probable token), `student_entropy`.
     """
     chex.assert_rank(logits, 3)
     chex.assert_shape([tokens, mask], logits.shape[:2])
     logits = jnp.where(mask[..., None], logits, 0.0)
-    loss, stats = token_cross_entropy(
-        logits, jnp.where(mask, tokens, 0), z_loss=z_loss, label_smoothing=label_smoothing
-    )
+    loss, stats = token_cross_entropy(logits, jnp.where(mask, tokens, 0), z_loss=z_loss)
     total = weighted_sum(loss, token_weights(mask, agg, denominator))
     return total, summarise(total, stats, mask)
 
 
 def token_cross_entropy(
-    logits: jax.Array, tokens: jax.Array, *, z_loss: float = 0.0, label_smoothing: float = 0.0
+    logits: jax.Array, tokens: jax.Array, *, z_loss: float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Per-token cross entropy and its statistics; see `cross_entropy`.
 
@@ -58,9 +54,6 @@ def token_cross_entropy(
     token_logit = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     nll = log_z - token_logit
     loss = nll
-    if label_smoothing:
-        uniform = log_z - jnp.mean(logits, axis=-1)
-        loss = (1.0 - label_smoothing) * nll + label_smoothing * uniform
     if z_loss:
         loss = loss + z_loss * log_z**2
     logp = logits - log_z[..., None]

@@ -1,7 +1,6 @@
-"""Weighted means on the device, rows in metrics.jsonl, a progress line with the time left."""
+"""Rows in metrics.jsonl, and a progress line with the time left."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -11,46 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-import jax
-import jax.numpy as jnp
-
 from jaxlab.runtime import atomic, mesh
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """A mean whose sum and weight stay apart until the end, so that parts merge exactly.
-
-    Attributes:
-        sum: weighted sum of the values, float32 scalar.
-        weight: sum of the weights, float32 scalar.
-    """
-
-    sum: Any
-    weight: Any
-
-    @classmethod
-    def of(cls, values: jax.Array, weights: jax.Array | None = None) -> "Mean":
-        """The mean of `values`, counted by `weights` (a mask or weights of the same shape).
-
-        A value whose weight is 0 does not enter, even if it is NaN.
-        """
-        values = jnp.asarray(values, jnp.float32)
-        weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, jnp.float32)
-        if values.shape != weights.shape:
-            raise ValueError(f"values {values.shape} and weights {weights.shape} differ in shape")
-        weighted = jnp.where(weights == 0, 0.0, values) * weights
-        return cls(weighted.sum(), weights.sum())
-
-    def merge(self, other: "Mean") -> "Mean":
-        """The mean over both."""
-        return Mean(self.sum + other.sum, self.weight + other.weight)
-
-    @property
-    def value(self) -> jax.Array:
-        """sum / weight; NaN where nothing was counted."""
-        return jnp.asarray(self.sum, jnp.float32) / jnp.asarray(self.weight, jnp.float32)
 
 
 class WandbError(RuntimeError):

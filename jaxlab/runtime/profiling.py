@@ -1,52 +1,10 @@
-"""How fast a run is, and where its time goes: step times, trace windows, FLOP estimates, MFU."""
+"""Where a run's time goes: trace windows, FLOP estimates, model FLOP utilisation (MFU)."""
 
-import collections
-import math
 import os
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
-import numpy as np
-
-
-class StepTimer:
-    """Times between successive `tick`s, without those that hold compilation."""
-
-    def __init__(
-        self,
-        warmup: int = 1,
-        window: int = 100,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        """Starts the clock.
-
-        Args:
-            warmup: how many of the first intervals to leave out.
-            window: how many of the last intervals `seconds` looks at.
-            clock: seconds, for tests.
-        """
-        self._skip, self._clock = warmup, clock
-        self._intervals: collections.deque[float] = collections.deque(maxlen=window)
-        self._last = clock()
-
-    def tick(self) -> None:
-        """Ends an interval and starts the next."""
-        now = self._clock()
-        if self._skip > 0:
-            self._skip -= 1
-        else:
-            self._intervals.append(now - self._last)
-        self._last = now
-
-    @property
-    def seconds(self) -> float:
-        """Median seconds per step in the window; NaN before the first counted one."""
-        return statistics.median(self._intervals) if self._intervals else math.nan
 
 
 class TraceWindow:
@@ -77,45 +35,41 @@ class TraceWindow:
             self._tracing = False
 
 
-def param_count(tree: Any) -> int:
-    """The number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
-    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
+# Device kind as JAX names it -> bfloat16 FLOPs per second of one device, from the vendors' data
+# sheets, without sparsity.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
 
 
-def decoder_flops(
-    params: int,
-    tokens: int,
-    *,
-    backward: bool = True,
-    layers: int = 0,
-    attention_dim: int = 0,
-    context: int = 0,
-) -> float:
-    """Estimates the FLOPs of a decoder over some tokens.
+def decoder_flops(params: int, *, attention_dim: int = 0, context: int = 0) -> float:
+    """Model FLOPs of one token's forward pass through a decoder; its backward pass costs twice.
 
-    2 N per token for the forward pass and twice as much again for the backward pass (Kaplan et
-    al. 2020, arXiv:2001.08361, section 2.1), plus, if given, attention's
-    4 x layers x attention_dim x context for the forward pass (Chowdhery et al. 2022,
-    arXiv:2204.02311, appendix B), which counts the full square and not its causal half.
+    2 N (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), plus attention's 4 x attention_dim x
+    context (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), which counts the full square and
+    not its causal half.
 
     Args:
         params: N, the parameters that each token is multiplied with: without the input embedding,
             and of the experts only the active ones.
-        tokens: number of tokens.
-        backward: count the backward pass too.
-        layers: number of attention layers.
-        attention_dim: heads x head size.
+        attention_dim: heads x head size, summed over the attention layers.
         context: the sequence length.
     """
-    forward = 2.0 * params + 4.0 * layers * attention_dim * context
-    return (3.0 if backward else 1.0) * forward * tokens
+    return 2.0 * params + 4.0 * attention_dim * context
 
 
-def mfu(
-    flops_per_step: float, seconds_per_step: float, peak_flops_per_second: float, devices: int = 1
-) -> float:
-    """Model FLOP utilisation, 0..1: the share of the devices' peak that the model's FLOPs use."""
-    return flops_per_step / (seconds_per_step * peak_flops_per_second * devices)
+def mfu(flops_per_second: float) -> float | None:
+    """Model FLOP utilisation, 0..1, of all the run's devices; None where no peak is known."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return None if peak is None else flops_per_second / (peak * jax.device_count())
 
 
 def peak_memory_bytes() -> int:

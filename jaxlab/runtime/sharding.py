@@ -22,7 +22,7 @@ def leaf_path(key_path: Sequence[Any]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in key_path)
 
 
-def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = False) -> Any:
+def infer(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     """Finds the sharding of every leaf.
 
     The first rule whose pattern is found (`re.search`) in the leaf's path 'a/b/c' gives its
@@ -38,7 +38,6 @@ def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = Fa
         rules: (regex, partition) pairs, for example (("mlp/up/kernel", (None, "model")), (".*",
             ())).
         mesh: the mesh whose axes the partitions name.
-        fallback_replicated: leave a dimension unsharded where the mesh axis does not divide it.
 
     Returns:
         The same tree of `NamedSharding`.
@@ -53,7 +52,7 @@ def infer(tree: Any, rules: Rules, mesh: Mesh, *, fallback_replicated: bool = Fa
     compiled = [(re.compile(pattern), tuple(spec)) for pattern, spec in rules]
 
     def by_rule(path, shape):
-        return _match("/".join(path), shape, compiled, mesh, fallback_replicated)
+        return _match("/".join(path), shape, compiled, mesh)
 
     if not _is_state(tree):
         specs = [by_rule(path, shape) for path, shape in zip(paths, shapes, strict=True)]
@@ -155,7 +154,7 @@ def _follow(path: tuple[str, ...], shape: tuple[int, ...], params: Mapping) -> P
     return PartitionSpec()
 
 
-def _match(path, shape, rules, mesh: Mesh, fallback_replicated: bool) -> PartitionSpec:
+def _match(path, shape, rules, mesh: Mesh) -> PartitionSpec:
     if not shape:
         return PartitionSpec()
     matching = [rule for rule in rules if rule[0].search(path)]
@@ -166,18 +165,15 @@ def _match(path, shape, rules, mesh: Mesh, fallback_replicated: bool) -> Partiti
         raise ValueError(
             f"the rule {pattern.pattern!r} gives {spec} to {path}, whose shape {shape} is shorter"
         )
-    entries = list(_known(spec, mesh.shape))
-    for dim, axes in enumerate(entries):
+    known = _known(spec, mesh.shape)
+    for dim, axes in enumerate(known):
         size = _size(axes, mesh.shape)
-        if shape[dim] % size == 0:
-            continue
-        if not fallback_replicated:
+        if shape[dim] % size:
             raise ValueError(
                 f"dimension {dim} of {path}, shape {shape}, does not divide by the mesh axis "
                 f"{axes!r} of size {size} (rule {pattern.pattern!r})"
             )
-        entries[dim] = None
-    return PartitionSpec(*entries)
+    return PartitionSpec(*known)
 
 
 def _known(spec: Spec, mesh_shape: Mapping[str, int]) -> tuple:

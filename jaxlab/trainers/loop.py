@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxlab.runtime import mesh as mesh_lib
+from jaxlab.runtime import profiling
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError, Restored
 from jaxlab.runtime.metrics import MetricsWriter, Progress, keep_rows
 from jaxlab.runtime.preemption import Preemption
-from jaxlab.runtime.profiling import TraceWindow
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.state import TrainState
 
@@ -83,6 +83,7 @@ class Program(NamedTuple):
         evaluate: (state, steps done) -> Evaluation.
         show: metrics on the progress line.
         host_state: part of every checkpoint; None: nothing on the host matters.
+        flops_per_token: model FLOPs of a step for each of its `tokens`; 0: not known.
     """
 
     abstract: TrainState
@@ -91,6 +92,7 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, int], Evaluation]
     show: tuple[str, ...] = ("loss",)
     host_state: HostState | None = None
+    flops_per_token: float = 0.0
 
 
 class NonFiniteError(RuntimeError):
@@ -123,7 +125,9 @@ def run(
         # The outermost: a request also counts while the last checkpoint is written.
         Preemption() as preemption,
         MetricsWriter(workdir, config.tensorboard, _wandb(config, workdir, about)) as writer,
-        Checkpointer(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpointer,
+        Checkpointer(
+            workdir / "checkpoints", keep=config.keep_checkpoints, keep_every=config.keep_every
+        ) as checkpointer,
     ):
         restored = checkpointer.restore(program.abstract)
         if restored is None:
@@ -140,10 +144,10 @@ def run(
         samples = StepRows(workdir / "samples.jsonl", kept)
         histograms = StepRows(workdir / "histograms.jsonl", kept)
         progress = Progress(last)
-        reader = _Reader(config, checkpointer, writer, progress, program.show, first, last)
+        reader = _Reader(config, checkpointer, writer, progress, program, first, last)
         trace = None
         if config.profile_start is not None:
-            trace = TraceWindow(config.profile_start, 5, workdir / "profile")
+            trace = profiling.TraceWindow(config.profile_start, 5, workdir / "profile")
         for step in range(first, last + 1):
             resumed_here = restored is not None and step == first
             wanted = step % config.eval_every == 0 or step == last
@@ -210,13 +214,14 @@ class _Reader:
         checkpointer: Checkpointer,
         writer: MetricsWriter,
         progress: Progress,
-        show: tuple[str, ...],
+        program: Program,
         start: int,
         last: int,
     ):
         self._last = last
         self._config, self._checkpointer, self._writer = config, checkpointer, writer
-        self._progress, self._show = progress, show
+        self._progress, self._program = progress, program
+        self._rates: dict[str, float] = {}
         self._pending: tuple[int, Scalars, Callable[[], Scalars]] | None = None
         self._clock, self._clock_step, self._tokens = time.monotonic(), start, 0.0
 
@@ -236,13 +241,26 @@ class _Reader:
         metrics |= host_metrics()
         tokens = metrics.pop("tokens", 0)
         self._tokens += tokens
-        self._progress.update(step, _chosen(metrics, self._show), int(tokens))
         if step % self._config.log_every == 0 or step == self._last:
-            now = time.monotonic()
-            seconds, steps = now - self._clock, step - self._clock_step
-            rates = {"step_seconds": seconds / steps, "tokens_per_second": self._tokens / seconds}
-            self._writer.write(step, metrics | rates)
-            self._clock, self._clock_step, self._tokens = now, step, 0.0
+            self._rates = self._measured(step)
+            self._writer.write(step, metrics | self._rates)
+        shown = _chosen(metrics | self._rates, (*self._program.show, "mfu"))
+        self._progress.update(step, shown, int(tokens))
+
+    def _measured(self, step: int) -> dict[str, float]:
+        """Rates since the row before; MFU where a device's peak is known."""
+        now = time.monotonic()
+        seconds, steps = now - self._clock, step - self._clock_step
+        tokens, self._tokens = self._tokens, 0.0
+        self._clock, self._clock_step = now, step
+        rates = {"step_seconds": seconds / steps, "tokens_per_second": tokens / seconds}
+        flops = self._program.flops_per_token * tokens / seconds
+        if flops:
+            rates["model_flops_per_second"] = flops
+            utilisation = profiling.mfu(flops)
+            if utilisation is not None:
+                rates["mfu"] = utilisation
+        return rates
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

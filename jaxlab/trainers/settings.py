@@ -17,6 +17,7 @@ class Train:
             step.
         checkpoint_every: steps between checkpoints; there is one after the last step.
         keep_checkpoints: how many of the newest checkpoints stay.
+        keep_every: checkpoints of steps that are a multiple of this stay as well; None: none do.
         nonfinite: what a non-finite loss or gradient does: "stop" ends the run and names the step;
             "skip" leaves the state as it was and counts the step in the metric `skipped`.
         microbatch: rows whose forward and backward passes are computed at once; their gradients are
@@ -33,6 +34,7 @@ class Train:
     eval_every: int = 100
     checkpoint_every: int = 100
     keep_checkpoints: int = 3
+    keep_every: int | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
     microbatch: int | None = None
     stop_after: int | None = None
@@ -49,6 +51,7 @@ class Train:
             "eval_every",
             "checkpoint_every",
             "keep_checkpoints",
+            "keep_every",
             "microbatch",
             "stop_after",
         )

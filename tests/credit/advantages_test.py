@@ -7,7 +7,6 @@ from jaxlab.credit.advantages import (
     group_centred,
     group_normalised,
     leave_one_out,
-    sequence_level,
 )
 
 REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0], [2.0, 0.0, 0.0, 0.0]])
@@ -43,14 +42,6 @@ def test_groups_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="more than 1"):
         group_normalised(jnp.ones((3, 1)), ddof=1)
     np.testing.assert_array_equal(group_normalised(jnp.ones((3, 1))), 0.0)
-
-
-def test_every_token_gets_the_advantage_of_its_sequence():
-    mask = jnp.array([[True, True, False], [False, True, True]])
-    expected = [[1.5, 1.5, 0.0], [0.0, -0.5, -0.5]]
-    np.testing.assert_array_equal(sequence_level(jnp.array([[1.5, -0.5]]), mask), expected)
-    with pytest.raises(AssertionError):
-        sequence_level(jnp.ones((2, 2)), mask)
 
 
 def test_rewards_must_be_grouped():

@@ -4,21 +4,17 @@ import pytest
 from jaxlab.data import batch
 
 
-def test_padding_sides():
+def test_right_padding():
     rows = [[5, 6], [], [7, 8, 9]]
-    left, lengths = batch.left_pad(rows, 4, pad_id=0)
-    np.testing.assert_array_equal(left, [[0, 0, 5, 6], [0, 0, 0, 0], [0, 7, 8, 9]])
-    np.testing.assert_array_equal(lengths, [2, 0, 3])
     right, lengths = batch.right_pad(rows, 4, pad_id=1)
     np.testing.assert_array_equal(right, [[5, 6, 1, 1], [1, 1, 1, 1], [7, 8, 9, 1]])
     np.testing.assert_array_equal(lengths, [2, 0, 3])
-    assert left.dtype == right.dtype == lengths.dtype == np.int32
+    assert right.dtype == lengths.dtype == np.int32
 
 
-@pytest.mark.parametrize("pad", [batch.left_pad, batch.right_pad])
-def test_padding_names_the_row_that_is_too_long(pad):
+def test_padding_names_the_row_that_is_too_long():
     with pytest.raises(ValueError, match="row 1 has 3 tokens, more than the width 2"):
-        pad([[1], [1, 2, 3]], 2, 0)
+        batch.right_pad([[1], [1, 2, 3]], 2, 0)
 
 
 @pytest.mark.parametrize(

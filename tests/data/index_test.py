@@ -39,15 +39,6 @@ def test_a_batch_may_hold_several_epochs():
     assert [sorted(part) for part in ids.reshape(3, 3)] == [[0, 1, 2]] * 3
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 8])
-def test_hosts_concatenate_to_the_global_batch(hosts):
-    for step in range(20):
-        ids = index.example_ids(step, 16, 100, seed=1)
-        rows = [index.host_rows(ids, p, hosts) for p in range(hosts)]
-        assert {len(r) for r in rows} == {16 // hosts}
-        np.testing.assert_array_equal(np.concatenate(rows), ids)
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 257, 1000])
 def test_feistel_is_a_bijection(n):
     ids = index.feistel(np.arange(n), n, seed=9, epoch=2)
@@ -87,10 +78,3 @@ def test_both_orders_have_the_epoch_property(monkeypatch):
 def test_bad_arguments(bad):
     with pytest.raises(ValueError, match="are needed, got step="):
         index.example_ids(*bad)
-
-
-def test_bad_hosts():
-    with pytest.raises(ValueError, match="16 does not divide by 3 hosts"):
-        index.host_rows(np.arange(16), 0, 3)
-    with pytest.raises(ValueError, match="no process 2 among 2"):
-        index.host_rows(np.arange(16), 2, 2)

@@ -2,9 +2,7 @@ import io
 import json
 import sys
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from jaxlab.runtime import metrics
@@ -12,21 +10,6 @@ from jaxlab.runtime import metrics
 
 def _rows(path):
     return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
-
-
-def test_mean_merges_sums_and_weights():
-    # (1 + 2 + 9) / 3, where the mean of the two means would be 5.25.
-    a = metrics.Mean.of(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
-    b = metrics.Mean.of(jnp.array([9.0]))
-    assert a.value == 1.5
-    assert jax.jit(lambda x, y: x.merge(y))(a, b).value == 4.0
-    assert np.isnan(metrics.Mean.of(jnp.ones(2), jnp.zeros(2)).value)
-    assert metrics.Mean.of(jnp.ones(4, jnp.bfloat16)).sum.dtype == jnp.float32
-
-
-def test_mean_refuses_weights_of_another_shape():
-    with pytest.raises(ValueError, match="differ in shape"):
-        metrics.Mean.of(jnp.ones((2, 3)), jnp.ones(3))
 
 
 def test_rows_are_strict_json(tmp_path):

@@ -337,7 +337,8 @@ def test_a_trace_is_closed_with_the_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"]
+    "name",
+    ["steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "keep_every"],
 )
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
