@@ -17,7 +17,7 @@ from jaxlab.runtime.checkpoint import Checkpointer
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-TIMES = ("step_seconds", "tokens_per_second")
+TIMES = ("step_seconds", "tokens_per_second", "model_flops_per_second")
 
 
 def _config(**changes):

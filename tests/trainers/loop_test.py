@@ -20,7 +20,7 @@ from jaxlab.trainers.settings import Train
 from jaxlab.trainers.state import TrainState, apply_gradients, create
 
 OPTIMIZER = optax.sgd(0.5)
-TIMES = ("step_seconds", "tokens_per_second")
+TIMES = ("step_seconds", "tokens_per_second", "model_flops_per_second")
 # Line separators to Unicode, not to jsonl.
 STRANGE = "a\u2028b\u0085c\rd"
 

@@ -18,7 +18,7 @@ from jaxlab.runtime.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
-TIMES = ("step_seconds", "tokens_per_second")
+TIMES = ("step_seconds", "tokens_per_second", "model_flops_per_second")
 
 
 def _config():
