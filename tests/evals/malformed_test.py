@@ -20,7 +20,7 @@ from jaxlab.grading.math import grade as math_grade
 from jaxlab.grading.math import rows as math_rows
 from jaxlab.grading.rows import Row
 
-EXAMPLES = pytest.mark.parametrize("count", [200, pytest.param(5000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("count", [80, pytest.param(5000, marks=pytest.mark.slow)])
 REASONS = set(typing.get_args(graders.Reason))
 
 
@@ -171,7 +171,7 @@ def _any(rng, strings, length):
     return text[: rng.randrange(1 + len(text))]
 
 
-@pytest.mark.parametrize("count", [96, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [48, pytest.param(5000, marks=pytest.mark.slow)])
 def test_a_run_of_them(tmp_path, monkeypatch, count):
     """Rows, replies and verdicts at once through the harness, under the cascade."""
     pytest.importorskip("inspect_ai")

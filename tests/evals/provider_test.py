@@ -37,7 +37,7 @@ PLAIN = GenerateConfig()
 def directory(tmp_path_factory):
     """A random model in HuggingFace's format, with a tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("model")
-    return random_model.save(folder, hidden_size=32, num_layers=2, gain=2.0)
+    return random_model.save(folder, gain=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def _key(output):
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}], ids=["greedy", "seeded"])
 def test_the_same_answers_at_any_concurrency_and_in_any_order(model, options):
-    # Of three widths, which take turns.
-    texts = [f"question {i} {'x' * (i % 3 * 12)}" for i in range(30)]
+    # Of two widths, which take turns.
+    texts = [f"question {i} {'x' * (i % 2 * 12)}" for i in range(30)]
     found = []
     for concurrency in (1, 7, 30):
         order = random.Random(concurrency).sample(range(len(texts)), len(texts))

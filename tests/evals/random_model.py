@@ -11,19 +11,13 @@ from jaxlab.models.sizes import Sizes
 from jaxlab.text.tokenizer import train_bpe
 
 
-def save(
-    folder: Path,
-    max_position: int = 256,
-    hidden_size: int = 16,
-    num_layers: int = 1,
-    gain: float = 1.0,
-) -> Path:
+def save(folder: Path, max_position: int = 256, gain: float = 1.0) -> Path:
     """A HuggingFace directory with a tokenizer of bytes; parameters are scaled by `gain`."""
     config = Sizes(
         vocab_size=300,
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_layers=num_layers,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=1,
         num_heads=2,
         num_kv_heads=1,
         max_position=max_position,

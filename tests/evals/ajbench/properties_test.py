@@ -1,6 +1,6 @@
 """Whatever rows, calls and models bring: a run goes on, and each of it is accounted for.
 
-200 examples of each property by default, 5,000 with -m slow.
+60 examples of each property by default, 5,000 with -m slow.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from jaxlab.evals.ajbench.web import actions, browser, snapshot
 from jaxlab.evals.settings import Benchmark, Run, Sampling, Subject
 from tests.evals.ajbench import gui_trees, layout, web_trees
 
-NUMBERS = [200, pytest.param(5000, marks=pytest.mark.slow)]
+NUMBERS = [60, pytest.param(5000, marks=pytest.mark.slow)]
 NASTY = [
     "../../../../etc/passwd",
     "/etc/passwd",
