@@ -81,7 +81,7 @@ def test_channels_of_another_model_are_refused(params):
         channels.read(None)
 
 
-def test_from_a_text_to_an_evaluation(tmp_path, monkeypatch):
+def test_from_a_text_to_a_file(tmp_path):
     model, text = random_model.save(tmp_path / "model"), tmp_path / "text.txt"
     with pytest.raises(ValueError, match=r"model has no channels.json; make it with: python -m"):
         channels.read(model)
@@ -110,7 +110,13 @@ def test_from_a_text_to_an_evaluation(tmp_path, monkeypatch):
     path.write_text(json.dumps({"channels": []}))
     with pytest.raises(CheckpointFormatError, match="no model"):
         channels.read(model)
-    path.write_text(json.dumps(held))
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_channels_beside_its_model(tmp_path, monkeypatch):
+    model, text = random_model.save(tmp_path / "model"), tmp_path / "text.txt"
+    text.write_text("a b c 1 2 3 " * 30)
+    calibrate.calibrate(str(model), text, rows=2)
     config = {
         "model": {"path": str(model)},
         "data": {"task": "modsum"},
@@ -123,7 +129,7 @@ def test_from_a_text_to_an_evaluation(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(channels.Calibration, "check", lambda self, *_: seen.append(self.model))
     evaluate._task(evaluate.build(config), tmp_path / "run")
-    assert seen == [found.model]
+    assert seen == [channels.read(model).model]
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     scores = json.loads(line)
     assert 0 <= scores["eval/offload/hit_rate"] <= 1

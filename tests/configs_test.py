@@ -30,6 +30,7 @@ VARIANTS = {
     "eval_file": ("", "tiny"),
     "mqar_fg2": ("", "matched", "long", "demo", "zoology", "tiny"),
     "state_tracking": ("", "s3", "s5", "demo", "demo_s3", "tiny"),
+    "two_level_needle": ("", "demo", "tiny"),
     "synthetic_tasks": ("", "palindrome", "stacks", "needle", "tiny"),
     "pretrain_text": ("", "340m", "small", "tiny"),
     "latent_action": ("", "features", "world", "tiny"),
@@ -109,6 +110,17 @@ def test_token_tasks_train_two_steps_of_every_stage(config, name, tmp_path):
     assert "| method | seeds | steps | accuracy | sequence_accuracy | loss | entropy |" in text
     assert "| accuracy at " in text
     assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "sweeps.png"}
+
+
+@pytest.mark.slow
+def test_needles_are_read_through_attentions(config, tmp_path):
+    (stage,) = config("two_level_needle", "tiny")["stages"].values()
+    train.train(stage, tmp_path)
+    _check_trained(tmp_path)
+    report.write(tmp_path, {"run": tmp_path}, "Needles")
+    text = (tmp_path / "report.md").read_text()
+    assert "| mass at budget | 8 |" in text
+    assert "| two_level_stale | 0." in text
 
 
 def test_probes_train_two_steps(config, tmp_path):

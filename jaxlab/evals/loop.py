@@ -39,6 +39,7 @@ class Eval:
         prompt_multiple: prompts are padded to a multiple of this many tokens.
         save_samples: completions kept for samples.jsonl.
         attention: of the sampler.
+        prefill_chunk: of the sampler.
     """
 
     prompts: int = 96
@@ -51,6 +52,7 @@ class Eval:
     prompt_multiple: int = 16
     save_samples: int = 8
     attention: Attention = dataclasses.field(default_factory=DenseAttention)
+    prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
         """Check that counts are positive; the sampler checks its options."""
@@ -74,6 +76,7 @@ class Eval:
             num_samples=self.samples,
             prompt_multiple=self.prompt_multiple,
             attention=self.attention,
+            prefill_chunk=self.prefill_chunk,
             **more,
         )
 

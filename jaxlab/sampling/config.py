@@ -32,8 +32,10 @@ class SamplingConfig:
             widths are ever compiled; None pads to the next power of two, at least 16.
         cache_dtype: storage dtype of cached keys and values; None means the model's compute dtype.
             "bfloat16" under a float32 model moves log-probabilities by up to some 1e-2.
-        attention: which attention reads the cache, "dense" or "two_level"; prompts are read by
-            dense attention in any case.
+        attention: which attention reads the cache, "dense", "two_level" or "offload"; prompts are
+            read by dense attention in any case.
+        prefill_chunk: prompts are read so many tokens at a time, so that activations take the
+            memory of a chunk; None reads them whole. For decoders of attention layers.
     """
 
     max_new_tokens: int
@@ -48,6 +50,7 @@ class SamplingConfig:
     prompt_multiple: int | None = None
     cache_dtype: Literal["float32", "bfloat16"] | None = None
     attention: Attention = dataclasses.field(default_factory=DenseAttention)
+    prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
         """Check that every value is in its range.
@@ -56,7 +59,14 @@ class SamplingConfig:
             ValueError: a value is out of range; the message names it.
         """
         object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
-        for name in ("max_new_tokens", "vocab_size", "num_samples", "top_k", "prompt_multiple"):
+        for name in (
+            "max_new_tokens",
+            "vocab_size",
+            "num_samples",
+            "top_k",
+            "prompt_multiple",
+            "prefill_chunk",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")

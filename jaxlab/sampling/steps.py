@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxlab.models.decoder import Cache, Decoder, Params, empty_caches
 from jaxlab.sampling import exchange
 from jaxlab.sampling.caches.channels import Channels, with_channels
+from jaxlab.sampling.caches.reading import done, reading
 from jaxlab.sampling.config import SamplingConfig
 from jaxlab.sampling.offload import Moves, Stats, fetch, write_back
 from jaxlab.sampling.sample import Draw, sample
@@ -97,9 +98,11 @@ def start(model: Decoder, sampling: SamplingConfig, task: Task) -> State:
     empty = empty_caches(model.config, len(task.prompts), kind)
     if task.channels is not None:
         empty = with_channels(model.config, empty, task.channels)
-    hidden, cache = _apply(
-        model, task, "prefill", _left_pad(task.prompts, task.lengths), task.lengths, kind, empty
-    )
+    prompts = _left_pad(task.prompts, task.lengths)
+    if sampling.prefill_chunk is None:
+        hidden, cache = _apply(model, task, "prefill", prompts, task.lengths, kind, empty)
+    else:
+        hidden, cache = _in_chunks(model, task, prompts, sampling.prefill_chunk, empty)
     cache = model.repeat(cache, times)
     pools: list[jax.Array] = []
     if not sampling.attention.waits:
@@ -115,6 +118,25 @@ def start(model: Decoder, sampling: SamplingConfig, task: Task) -> State:
     none = jnp.zeros(rows, jnp.int32)
     begin = State(jnp.zeros((), jnp.int32), none, cache, pools, written, none, none > 0)
     return _record(begin, _draw(model, sampling, task, 0, hidden), sampling)
+
+
+def _in_chunks(
+    model: Decoder, task: Task, prompts: jax.Array, chunk: int, empty: Any
+) -> tuple[jax.Array, Cache]:
+    """`Decoder.prefill` whose layers never hold more tokens at once than a chunk."""
+    rows, width = prompts.shape
+    first = Cache(reading(empty), jnp.zeros((), jnp.int32), width - task.lengths)
+
+    def one(carry: tuple[jax.Array, Cache], tokens: jax.Array) -> Any:
+        hidden, cache = _apply(model, task, "extend", tokens, carry[1])
+        return (hidden[:, -1], cache), None
+
+    # The first chunk is the short one, so that the last ends where every prompt does.
+    short = (width - 1) % chunk + 1
+    (last, cache), _ = one((jnp.zeros(()), first), prompts[:, :short])
+    chunks = prompts[:, short:].reshape(rows, (width - short) // chunk, chunk).swapaxes(0, 1)
+    (last, cache), _ = jax.lax.scan(one, (last, cache), chunks)
+    return last, cache._replace(layers=done(cache.layers))
 
 
 def unfinished(sampling: SamplingConfig, state: State) -> jax.Array:

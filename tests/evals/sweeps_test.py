@@ -95,3 +95,19 @@ def test_a_method_that_lacks_a_setting_is_left_out_of_the_panel():
 @pytest.mark.parametrize("name", ["accuracy", "avg@16", "pass@4", "@x=1", "accuracy@x"])
 def test_other_names(name):
     assert sweeps.find({"a": [{name: 1.0}]}) == {}
+
+
+def test_ways_to_read_one_model_are_methods():
+    row = {"loss": 0.5, "accuracy@length=8": 0.25, "accuracy@attention=quest,budget=64": 0.5}
+    other = {"accuracy@attention=quest,budget=64": 1.0, "mass@attention=full,budget=64": 1.0}
+    finals = {"model": [row, other]}
+    assert sweeps.by_attention(finals) == {
+        "quest": [{"accuracy@budget=64": 0.5}, {"accuracy@budget=64": 1.0}],
+        "full": [{"mass@budget=64": 1.0}],
+    }
+    # They are no setting of the method's own.
+    assert sweeps.find(finals) == {("length",): {("8",): "accuracy@length=8"}}
+    cell = "/".join
+    scores = {"full": [{"mass@budget=64": "1.0"}], "quest": [{"accuracy@budget=64": "0.5"}]}
+    lines = sweeps.tables(scores, cell, ("mass",))
+    assert lines == ["", "| mass at budget | 64 |", "|---|---|", "| full | 1.0 |"]

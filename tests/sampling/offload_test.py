@@ -136,6 +136,7 @@ def test_a_bound_defers_and_sync_waits():
             assert np.abs(y - memory[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -154,6 +155,7 @@ def test_steps_that_wait_for_their_own_blocks(fields):
     assert counted(cache)["deferred"] == 0
 
 
+@pytest.mark.slow
 def test_one_latent_head_in_bfloat16():
     query, key, _ = tokens(1, 12, 8, jnp.bfloat16)
     latent = [query, key, key[..., :8]]
@@ -201,14 +203,10 @@ def pinned():
     return [x for x in jax.live_arrays() if x.sharding.memory_kind == "pinned_host"]
 
 
-def test_generation_off_loaded_by_either_engine(params, monkeypatch):
+def test_generation_off_loaded_is_generation_in_memory(params):
     memory = generated(params, off=False, stale=True)
     inside = generated(params)
     same(memory[:6], inside[:6])
-    by_host = generated(params, engine="hostloop")
-    np.testing.assert_array_equal(memory.tokens, by_host.tokens)
-    np.testing.assert_allclose(memory.logprobs, by_host.logprobs, atol=1e-5)
-    same(inside.offload, by_host.offload)
     summary = offload.summary(inside.offload)
     assert 0 < summary["hit_rate"] < 1
     # A record: a block of two tokens with key and value of 8 numbers each, in float32.
@@ -217,10 +215,18 @@ def test_generation_off_loaded_by_either_engine(params, monkeypatch):
     # Two prompts of up to 13 blocks that samples share; four rows of up to 4 blocks each.
     assert summary["host_bytes"] == 128 * (2 * 13 + 4 * 4)
 
+
+@pytest.mark.slow
+def test_the_engine_by_the_host_moves_the_same_and_leaves_nothing_pinned(params, monkeypatch):
+    inside, by_host = generated(params), generated(params, engine="hostloop")
+    np.testing.assert_array_equal(inside.tokens, by_host.tokens)
+    np.testing.assert_allclose(inside.logprobs, by_host.logprobs, atol=1e-5)
+    same(inside.offload, by_host.offload)
+    assert not pinned()
+
     def broken(*_):
         raise RuntimeError("on the way")
 
-    assert not pinned()
     monkeypatch.setattr(steps, "_copied", broken)
     with pytest.raises(RuntimeError, match="on the way") as caught:
         generated(params, engine="hostloop")

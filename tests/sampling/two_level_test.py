@@ -16,7 +16,8 @@ from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.context import Context
 from jaxlab.sampling import SamplingConfig, generate
-from jaxlab.sampling.caches import TwoLevel, TwoLevelAttention
+from jaxlab.sampling.caches import OffloadAttention, TwoLevel, TwoLevelAttention
+from jaxlab.sampling.caches.reading import done, reading
 from jaxlab.sampling.caches.two_level import calibrate
 
 CONFIG = Sizes(
@@ -76,6 +77,56 @@ def test_tokens_read_together_are_tokens_read_in_turn():
         np.testing.assert_allclose(one[:, 0], together[:, i], atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, cache, whole)
     np.testing.assert_array_equal(cache.key[1, :, 4], new[1][1, 2])
+
+
+def test_a_prompt_read_in_chunks_is_the_prompt_read_whole():
+    rng = np.random.default_rng(0)
+    config = dataclasses.replace(COVERING, k_blocks=3, k_tokens=5, stale=True)
+    kind = config.kind(20, None, calibrated=True)
+    lengths = np.asarray([11, 1, 6])
+    start = jnp.asarray(11 - lengths)
+    segment_ids = (jnp.arange(11)[None] >= start[:, None]).astype(jnp.int32)
+    shapes = ((3, 11, 4, 8), (3, 11, 2, 8), (3, 11, 2, 5))
+    prompt = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+    @jax.jit
+    def both():
+        empty = kind.empty(3, 2, 8, 5, jnp.float32)
+        whole = empty.prefill(*prompt, Context(segment_ids, segment_ids))
+        cache, parts = reading(empty), []
+        for begin, end in ((0, 3), (3, 7), (7, 11)):
+            context = Context(None, slot=jnp.asarray(begin), start=start)
+            y, cache = cache.append_and_attend(*[x[:, begin:end] for x in prompt], context)
+            parts.append(y)
+        return whole, (jnp.concatenate(parts, axis=1), done(cache))
+
+    (y, whole), (in_chunks, cache) = both()
+    seen = np.asarray(segment_ids, bool)
+    np.testing.assert_allclose(in_chunks[seen], y[seen], atol=1e-6)
+    for row, n in enumerate(lengths):
+        np.testing.assert_array_equal(cache.key[row, :, :n], whole.key[row, :, :n])
+    jax.tree.map(np.testing.assert_array_equal, cache.index, whole.index)
+    np.testing.assert_array_equal(cache.wanted, whole.wanted)
+
+
+@pytest.mark.slow
+def test_generation_from_prompts_in_chunks(params):
+    # Nine columns as chunks of 1, 4 and 4.
+    once = dataclasses.replace(DENSE, prompt_multiple=1)
+    chunked = dataclasses.replace(once, prefill_chunk=4)
+    one, other = (
+        generate(Decoder(CONFIG), params, PROMPTS, LENGTHS, jax.random.key(1), sampling)
+        for sampling in (once, chunked)
+    )
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-5)
+    for attention, message in (
+        (COVERING, "before a prompt's own channels are known: use calibration='checkpoint'"),
+        (OffloadAttention(channels=2), "OffloadCache reads prompts whole"),
+    ):
+        sampling = dataclasses.replace(chunked, attention=attention)
+        with pytest.raises(ValueError, match=message):
+            generate(Decoder(CONFIG), params, PROMPTS, LENGTHS, jax.random.key(1), sampling)
 
 
 def test_a_cache_too_short_to_be_sparse_says_so():

@@ -3,6 +3,8 @@
     tokens   n n k3 v7 n k1 v2 n n ? k3
     targets  . . .  .  . .  .  . . . v7
 
+With several questions each but the last is answered in the row: "? k1 v2 ? k3".
+
 Ids: 0 is "?", then come the keys, the values and the words of the noise.
 """
 
@@ -23,6 +25,7 @@ class Needle:
     Attributes:
         length: T.
         num_needles: pairs in the noise, with different keys.
+        num_queries: of the needles, those that are asked for; the needle of `depth` comes last.
         num_keys: words that can be keys.
         num_values: words that can be values.
         num_noise: words of the noise, which are neither.
@@ -33,6 +36,7 @@ class Needle:
 
     length: int = 128
     num_needles: int = 1
+    num_queries: int = 1
     num_keys: int = 32
     num_values: int = 32
     num_noise: int = 64
@@ -41,7 +45,7 @@ class Needle:
 
     def __post_init__(self) -> None:
         """Refuse sizes into which the needles do not fit."""
-        tokens_lib.check_sizes(self, "num_needles", "num_keys", "num_noise")
+        tokens_lib.check_sizes(self, "num_needles", "num_queries", "num_keys", "num_noise")
         tokens_lib.check_seed(self.seed)
         if self.num_values < 2:
             raise ValueError(f"num_values must be at least 2, not {self.num_values}")
@@ -50,13 +54,24 @@ class Needle:
                 f"num_needles: {self.num_needles} needles need as many keys, there are "
                 f"{self.num_keys}"
             )
-        if self.length < 2 * self.num_needles + 2:
+        if self.num_queries > self.num_needles:
             raise ValueError(
-                f"length must be at least 2 * num_needles + 2 = {2 * self.num_needles + 2}, not "
+                f"num_queries: {self.num_queries} questions need as many needles, there are "
+                f"{self.num_needles}"
+            )
+        least = 2 * self.num_needles + self._tail
+        if self.length < least:
+            raise ValueError(
+                f"length must be at least 2 * num_needles + {self._tail} = {least}, not "
                 f"{self.length}"
             )
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ValueError(f"depth must be in [0, 1], not {self.depth}")
+
+    @property
+    def _tail(self) -> int:
+        """Tokens of the questions, and of the answers between them."""
+        return 3 * self.num_queries - 1
 
     @property
     def vocab_size(self) -> int:
@@ -73,15 +88,19 @@ class Needle:
         row.tokens[:] = rng.integers(noise, self.vocab_size, size=self.length)
         starts = self._starts(rng)
         row.tokens[starts], row.tokens[starts + 1] = keys, values
-        row.tokens[-2:] = ASK, keys[0]
-        row.targets[-1], row.mask[-1] = values[0], True
+        asked = [0]
+        if self.num_queries > 1:
+            asked = [*1 + rng.permutation(self.num_needles - 1)[: self.num_queries - 1], 0]
+        for at, needle in zip(range(self.length - self._tail, self.length, 3), asked, strict=True):
+            row.tokens[at : at + 3] = (ASK, keys[needle], values[needle])[: self.length - at]
+            row.targets[at + 1], row.mask[at + 1] = values[needle], True
         return row
 
     def _starts(self, rng: np.random.Generator) -> np.ndarray:
         """First tokens of the pairs, that of the pair to ask for first; every layout alike."""
         n = self.num_needles
         # With each pair counted as one place, distinct places become pairs that do not overlap.
-        places = self.length - 2 - n
+        places = self.length - self._tail - n
         if self.depth is None:
             chosen = np.sort(rng.choice(places, n, replace=False))
             asked = int(rng.integers(n))

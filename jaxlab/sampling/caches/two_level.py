@@ -8,12 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxlab_kernels import attention_step
 from jaxlab_kernels.two_level import (
     Index,
     IndexConfig,
     append_index,
     build_index,
     decode,
+    extend_index,
     select_blocks,
 )
 
@@ -214,6 +216,30 @@ class TwoLevelCache:
         tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (query, key, value))
         cache, y = jax.lax.scan(one, self, (*tokens, jnp.arange(query.shape[1])))
         return jnp.moveaxis(y, 0, 1), cache
+
+    def read(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
+    ) -> tuple[jax.Array, "TwoLevelCache"]:
+        """A chunk of a prompt: as `append_and_attend`, with dense attention to all keys so far.
+
+        The index needs its channels; rows may begin with padding, which goes nowhere.
+        """
+        assert context.slot is not None
+        assert context.start is not None
+        count, slots = query.shape[1], self.key.shape[2]
+        at = (context.slot - context.start)[:, None] + jnp.arange(count)[None]
+        rows = jnp.arange(key.shape[0])[:, None]
+        # Out of range, which scatters drop, where it is padding.
+        to = jnp.where(at < 0, slots, at)
+        keys = self.key.at[rows, :, to].set(key.astype(self.key.dtype), mode="drop")
+        values = self.value.at[rows, :, to].set(value.astype(self.value.dtype), mode="drop")
+        y = attention_step(query, keys, values, first=jnp.zeros_like(at[:, 0]), last=at)
+        length = (at[:, -1] + 1).astype(jnp.int32)
+        index = extend_index(self.index, keys, length, count, self.config)
+        wanted = self.wanted
+        if wanted is not None:
+            wanted = select_blocks(query[:, -1], index, jnp.maximum(length, 0), self.config)
+        return y, dataclasses.replace(self, key=keys, value=values, index=index, wanted=wanted)
 
     def by_slot(self) -> None:
         """See `jaxlab.nn.context.AttentionCache`: rows begin at slot 0, whatever their padding."""

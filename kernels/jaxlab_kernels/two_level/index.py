@@ -176,6 +176,51 @@ def append_key(index: Index, new: jax.Array, length: jax.Array, config: IndexCon
     )
 
 
+def extend_index(
+    index: Index, key: jax.Array, length: jax.Array, tokens: int, config: IndexConfig
+) -> Index:
+    """Returns the index with the keys at `length - tokens` to `length - 1`, equal to `build_index`.
+
+    Costs what those keys' blocks do, whatever the capacity: for prompts that are read in chunks.
+
+    Args:
+        index: of the keys before, with its channels.
+        key: [B, KV, S, D], with the new keys.
+        length: int32 [B], the new ones included; may be traced. A row of fewer than `tokens` has
+            as many new ones as it has tokens, and one of 0 or less stays empty.
+        tokens: new keys of each row, at most.
+        config: see `IndexConfig`.
+
+    Raises:
+        ValueError: as in `build_index`.
+    """
+    checks.key(key)
+    checks.index(index, key, config)
+    block, number = config.block, index.upper.shape[2]
+    length = jnp.clip(length, 0, key.shape[2])
+    count = min(-(-tokens // block) + 1, number)
+    begin = jnp.clip((length - tokens) // block, 0, number - count)
+    ids = begin[:, None] + jnp.arange(count)[None]  # [B, n], blocks that may have changed
+    slots = (ids[..., None] * block + jnp.arange(block)).reshape(len(ids), -1)
+    rows = jnp.arange(len(ids))[:, None]
+    held = key[rows, :, jnp.minimum(slots, key.shape[2] - 1)].transpose(0, 2, 1, 3)
+    written = _by_block((slots < length[:, None])[:, None], config)
+    upper, lower = _bounds(_by_block(held, config), written)
+    codes, scale = quantise(held, index.channels, config)
+    codes = jnp.where(written[..., None], _by_block(codes, config), 0)
+    scale = jnp.where(written, _by_block(scale, config), 0)
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[rows, :, ids].set(new.swapaxes(1, 2))
+
+    return index._replace(
+        upper=put(index.upper, upper),
+        lower=put(index.lower, lower),
+        codes=put(index.codes, codes),
+        scale=put(index.scale, scale),
+    )
+
+
 def truncate_index(index: Index, key: jax.Array, length: jax.Array, config: IndexConfig) -> Index:
     """Returns the index after tokens were taken back, equal to `build_index` bit for bit.
 

@@ -50,9 +50,29 @@ def test_depth_among_other_needles(depth):
         assert depth < 1 or asked[0] == 10
 
 
+def test_several_questions_are_answered_in_the_row_but_the_last():
+    task = Needle(length=24, num_needles=4, num_queries=3, num_keys=6, num_values=4, depth=0.0)
+    last = set()
+    for i in range(50):
+        tokens, targets, mask = task.row(i, "train")
+        assert np.flatnonzero(mask).tolist() == [17, 20, 23]
+        assert tokens[[16, 19, 22]].tolist() == [ASK] * 3
+        assert tokens[[18, 21]].tolist() == targets[[17, 20]].tolist()
+        (places,) = np.nonzero((tokens[:16] >= 1) & (tokens[:16] < 7))
+        table = dict(zip(tokens[places], tokens[places + 1], strict=True))
+        asked = tokens[[17, 20, 23]]
+        assert len(table) == 4
+        assert len(set(asked)) == 3
+        assert [table[key] for key in asked] == targets[[17, 20, 23]].tolist()
+        assert tokens[0] == tokens[23]  # depth places the needle that is asked for last
+        last.add(tuple(np.searchsorted(places, [np.argmax(tokens == key) for key in asked[:2]])))
+    assert len(last) == 6  # two of the other three, in any order
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
+        ({"num_needles": 2, "num_queries": 3}, "3 questions need as many needles, there are 2"),
         ({"length": 5, "num_needles": 2}, r"length must be at least 2 \* num_needles \+ 2 = 6"),
         ({"num_needles": 9, "num_keys": 8}, "9 needles need as many keys, there are 8"),
         ({"num_values": 1}, "num_values must be at least 2"),

@@ -1,0 +1,66 @@
+"""Prompts in chunks: while one is read, caches attend densely and nothing is selected."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from jaxlab.nn.context import Context
+from jaxlab.sampling.caches.dense import DenseCache
+from jaxlab.sampling.caches.two_level import TwoLevelCache
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("cache",), meta_fields=())
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A two-level cache whose new tokens are a prompt's.
+
+    Attributes:
+        cache: with the tokens so far and their index.
+    """
+
+    cache: TwoLevelCache
+
+    def append_and_attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
+    ) -> tuple[jax.Array, "Reading"]:
+        """See `jaxlab.nn.context.AttentionCache`."""
+        y, cache = self.cache.read(query, key, value, context)
+        return y, Reading(cache)
+
+
+def reading(layers: Any) -> Any:
+    """Empty caches as those that read chunks.
+
+    Raises:
+        ValueError: a layer's cache cannot, or its index has no channels yet.
+    """
+
+    def one(cache: Any) -> Any:
+        if isinstance(cache, DenseCache):
+            return cache
+        if not isinstance(cache, TwoLevelCache):
+            raise ValueError(
+                f"prefill_chunk: {type(cache).__name__} reads prompts whole: leave it None"
+            )
+        if not cache.calibrated:
+            raise ValueError(
+                "prefill_chunk builds the index while it reads, before a prompt's own channels are "
+                "known: use calibration='checkpoint'"
+            )
+        return Reading(cache)
+
+    def is_cache(x: Any) -> bool:
+        return hasattr(x, "repeat")
+
+    return jax.tree.map(one, layers, is_leaf=is_cache)
+
+
+def done(layers: Any) -> Any:
+    """The caches behind the prompt."""
+
+    def is_reading(x: Any) -> bool:
+        return isinstance(x, Reading)
+
+    return jax.tree.map(lambda x: x.cache if is_reading(x) else x, layers, is_leaf=is_reading)
