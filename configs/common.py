@@ -13,10 +13,12 @@ def with_stacked(rules: Rules) -> Rules:
 
 
 # Parameters split over the "data" axis and gathered when used (ZeRO-3 style); over "model" the
-# heads of attention and gated-delta layers and the feed-forward width. Axes that the mesh lacks
-# count as one device.
+# heads of attention and gated-delta layers and the feed-forward width; over "expert" the experts of
+# routed layers. Axes that the mesh lacks count as one device.
 SHARDED = with_stacked(
     (
+        (r"experts/(gate|up)/kernel$", ("expert", "data", "model")),
+        (r"experts/down/kernel$", ("expert", "model", "data")),
         (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", ("data", "model")),
         (r"(output|down)/kernel$", ("model", "data")),
         (r"reduce/kernel$", ("data",)),
@@ -24,9 +26,11 @@ SHARDED = with_stacked(
         (r".*", ()),
     )
 )
-# For decoding: split over "model" alone, so that no step waits for parameters.
+# For decoding: split over "model" and "expert" alone, so that no step waits for parameters.
 DECODING = with_stacked(
     (
+        (r"experts/(gate|up)/kernel$", ("expert", None, "model")),
+        (r"experts/down/kernel$", ("expert", "model", None)),
         (r"(query|key|value|gate|up|erase|write|project|expand)/kernel$", (None, "model")),
         (r"(output|down)/kernel$", ("model", None)),
         (r"embedding$", ("model", None)),

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxlab import json_file
-from jaxlab.interop import delta_json, directory, families, safetensors_io
+from jaxlab.interop import delta_json, directory, families, fp8, safetensors_io
 from jaxlab.interop.families import DELTA_FAMILIES, Family
 from jaxlab.interop.names import Group, flatten, groups, nest, replaced
 from jaxlab.interop.safetensors_io import DTYPES, Stored
@@ -34,6 +34,7 @@ __all__ = ["CheckpointFormatError", "load", "read_config", "save"]
 
 DType = Literal["float32", "bfloat16"]
 ShardingOf = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
+Tensors = Mapping[str, Stored | fp8.Quantised]
 _LOG = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -80,7 +81,7 @@ def load(
     remat: bool = False,
     change: Callable[[Any], Any] = lambda config: config,
 ) -> tuple[Any, Params]:
-    """Read a checkpoint directory.
+    """Read a checkpoint directory; weights in blocks of 8-bit floats come as what they stand for.
 
     Tensors are read, converted and put on their devices one at a time (with scan_layers, one
     stacked parameter at a time): host memory holds that one beside what stays on the host.
@@ -238,14 +239,17 @@ class _Headers(NamedTuple):
     config: Any
     family: Family
     plan: list[Group]
-    stored: Mapping[str, Stored]
+    stored: Tensors
 
 
 def _read_headers(path: Path) -> _Headers:
     config = read_config(path)
     data = json_file.read(path / directory.CONFIG)
     family = families.of_json(data)
-    plan, stored = groups(config, family), directory.tensors(path)
+    plan, files = groups(config, family), directory.tensors(path)
+    with directory.naming(path):
+        block = fp8.block_size(data)
+    stored = fp8.dequantised(files, block, str(path))
     unused = [re.compile(pattern) for pattern in family.left_out(data)]
     dropped = [name for name in stored if any(one.fullmatch(name) for one in unused)]
     if dropped:
@@ -289,7 +293,7 @@ def _gathered(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _read(group: Group, stored: Mapping[str, Stored], dtype: np.dtype) -> list[np.ndarray]:
+def _read(group: Group, stored: Tensors, dtype: np.dtype) -> list[np.ndarray]:
     """The parameters on the host: their tensors transposed, converted and stacked."""
     # Never a view of the file: jax may keep using the host's memory, and the file may change.
     values = [np.empty(shape, dtype) for shape in group.shapes]
@@ -332,7 +336,7 @@ def _config_json(
 
 
 def _check_names_and_shapes(
-    path: Path, plan: list[Group], stored: Mapping[str, Stored], tied: Mapping[str, str]
+    path: Path, plan: list[Group], stored: Tensors, tied: Mapping[str, str]
 ) -> None:
     expected = {name: shape for group in plan for name, shape in group.stored.items()}
     problems = [f"missing {name} {list(expected[name])}" for name in expected if name not in stored]
@@ -351,7 +355,7 @@ def _check_names_and_shapes(
         raise CheckpointFormatError(f"{path}: {directory.few(problems)}")
 
 
-def _check_tied(path: Path, stored: Mapping[str, Stored], tied: Mapping[str, str]) -> None:
+def _check_tied(path: Path, stored: Tensors, tied: Mapping[str, str]) -> None:
     for name, other in tied.items():
         if name not in stored:
             continue
@@ -367,7 +371,7 @@ def _check_tied(path: Path, stored: Mapping[str, Stored], tied: Mapping[str, str
             )
 
 
-def _common_dtype(path: Path, plan: list[Group], stored: Mapping[str, Stored]) -> str:
+def _common_dtype(path: Path, plan: list[Group], stored: Tensors) -> str:
     names = sorted(
         {stored[name].dtype for group in plan if not group.keeps_float32 for name in group.stored}
     )

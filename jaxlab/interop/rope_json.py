@@ -68,6 +68,24 @@ _REQUIRED = {
 }
 
 
+def check_known(data: Mapping[str, Any]) -> None:
+    """Check that the rotary part has no key that nobody here reads.
+
+    Raises:
+        CheckpointFormatError: naming the first that it has.
+    """
+    for spelling in ("rope_parameters", "rope_scaling"):
+        values = data.get(spelling)
+        if not isinstance(values, dict):
+            continue
+        unknown = sorted(values.keys() - _INSIDE.keys())
+        if unknown:
+            raise CheckpointFormatError(
+                f"config.json: {spelling}.{unknown[0]} {values[unknown[0]]!r} is not supported; "
+                f"supported: {', '.join(_INSIDE)}"
+            )
+
+
 def read(data: Mapping[str, Any]) -> Rope:
     """Rotary frequencies of a config.json; where both spellings are there, as transformers 5 reads.
 

@@ -27,6 +27,8 @@ DTYPES = {
     "F16": np.dtype(np.float16),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Of 8-bit floats, which `jaxlab.interop.fp8` reads, the size alone is known here.
+_WIDTHS = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {"F8_E4M3": 1}
 _LENGTH_BYTES = 8
 _ENTRY = {
     "dtype": json_file.TEXT,
@@ -109,7 +111,8 @@ def _check_entry(name: str, entry: object) -> None:
     if len(entry["data_offsets"]) != 2 or entry["data_offsets"][0] > entry["data_offsets"][1]:
         raise ValueError(f"{name}: data_offsets {entry['data_offsets']} are no range")
     first, last = entry["data_offsets"]
-    if entry["dtype"] in DTYPES and last - first != _bytes(entry["dtype"], entry["shape"]):
+    width = _WIDTHS.get(entry["dtype"])
+    if width is not None and last - first != width * math.prod(entry["shape"]):
         raise ValueError(f"{name} has {last - first} bytes for shape {entry['shape']}")
 
 

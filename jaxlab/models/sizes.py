@@ -1,14 +1,17 @@
-"""Decoders whose layers are all alike, or alternate by a pattern, by one flat list of sizes."""
+"""Decoders whose layers are alike, or alternate by a pattern, by one flat list of sizes."""
 
 import dataclasses
 from typing import Any, Literal
 
 from jaxlab import ranges
 from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.stacking import shortest_period
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.delta_config import DeltaConfig
-from jaxlab.nn.layers import Layer
+from jaxlab.nn.layers import Layer, Mlp
+from jaxlab.nn.mla import MLA
 from jaxlab.nn.mlp import SwiGLU
+from jaxlab.nn.moe import MoE
 from jaxlab.nn.rope import Rope
 
 Kind = Literal["attention", "delta"]
@@ -29,6 +32,11 @@ class Sizes:
         pattern: mixers of consecutive layers, repeated down the stack: softmax "attention", or the
             gated "delta" rule.
         delta: sizes and switches of the delta layers; None where there are none.
+        mla: latent attention in the place of the attention layers', whose own sizes (num_heads to
+            head_dim, rope, and switches) are then not read.
+        moe: experts in the place of the feed-forward layers, but for the first `first_dense`.
+        first_dense: layers that have a feed-forward layer of intermediate_size all the same; a
+            multiple of the pattern's length. Of use with moe alone.
         rope: rotary frequencies of the attention layers; None means none (NoPE).
         norm_eps: of every RMSNorm.
         qkv_bias: see `Attention`, as for output_bias and qk_norm.
@@ -52,6 +60,9 @@ class Sizes:
     head_dim: int | None = None
     pattern: tuple[Kind, ...] = ("attention",)
     delta: DeltaConfig | None = None
+    mla: MLA | None = None
+    moe: MoE | None = None
+    first_dense: int = 0
     rope: Rope | None = dataclasses.field(default_factory=Rope)
     norm_eps: float = 1e-6
     qkv_bias: bool = False
@@ -77,8 +88,11 @@ class Sizes:
                 f"num_layers {self.num_layers} is no multiple of the pattern's "
                 f"{len(self.pattern)} layers"
             )
-        if "attention" in self.pattern:
+        self._check_experts()
+        if "attention" in self.pattern and self.mla is None:
             self._check_attention()
+        if "attention" not in self.pattern and self.mla is not None:
+            raise ValueError(f"mla is given, but the pattern {self.pattern} has no attention")
         if "delta" in self.pattern and self.delta is None:
             raise ValueError(
                 f"the pattern {self.pattern} has delta layers, but delta is not given: give for "
@@ -91,6 +105,16 @@ class Sizes:
                     "or drop delta"
                 )
             self.delta.sizes(self.hidden_size)
+
+    def _check_experts(self) -> None:
+        ranges.check(self, "first_dense", least=0, below=ranges.COUNTS)
+        if self.first_dense and self.moe is None:
+            raise ValueError(f"first_dense is {self.first_dense}, but there is no moe: give one")
+        if self.first_dense % len(self.pattern) or self.first_dense > self.num_layers:
+            raise ValueError(
+                f"first_dense {self.first_dense} must be a multiple of the pattern's "
+                f"{len(self.pattern)} layers, and at most num_layers {self.num_layers}"
+            )
 
     def _check_attention(self) -> None:
         if self.num_heads < 1 or self.num_kv_heads < 1:
@@ -118,9 +142,16 @@ class Sizes:
     def decoder(self) -> DecoderConfig:
         """Returns the decoder of these sizes."""
         mlp = SwiGLU(self.intermediate_size, self.mlp_bias) if self.intermediate_size else None
-        layers = tuple(Layer(self._mixer(kind), mlp) for kind in self.pattern)
+        stacks = []
+        mlps: list[tuple[int, Mlp | None]] = [(self.num_layers, mlp)]
+        if self.moe is not None:
+            mlps = [(self.first_dense, mlp), (self.num_layers - self.first_dense, self.moe)]
+        for count, one in mlps:
+            layers = tuple(Layer(self._mixer(kind), one) for kind in self.pattern)
+            if count:
+                stacks.append((count // len(layers), layers))
         return DecoderConfig(
-            stacks=((self.num_layers // len(layers), layers),),
+            stacks=tuple(stacks),
             **{name: getattr(self, name) for name in _SHARED},
         )
 
@@ -134,7 +165,11 @@ class Sizes:
         """
         layers = config.layers
         period = shortest_period(layers)
-        mlp = _only("mlp", {layer.mlp for layer in layers})
+        odd: set[str] = {layer.mixer.name for layer in layers if isinstance(layer.mixer, MLA)}
+        odd |= {layer.mlp.name for layer in layers if isinstance(layer.mlp, MoE)}
+        if odd:
+            raise ValueError(f"the layers have {' and '.join(sorted(odd))}")
+        mlp: Any = _only("mlp", {layer.mlp for layer in layers})
         fields: dict[str, Any] = {
             "num_layers": len(layers),
             "intermediate_size": 0 if mlp is None else mlp.intermediate_size,
@@ -151,10 +186,12 @@ class Sizes:
             fields["delta"] = _only("delta", set(delta))
         return cls(**fields, **{name: getattr(config, name) for name in _SHARED})
 
-    def _mixer(self, kind: Kind) -> Attention | DeltaConfig:
+    def _mixer(self, kind: Kind) -> Attention | DeltaConfig | MLA:
         if kind == "delta":
             assert self.delta is not None
             return self.delta
+        if self.mla is not None:
+            return self.mla
         return Attention(**{name: getattr(self, name) for name in _ATTENTION})
 
 
@@ -166,12 +203,6 @@ _SHARED = tuple(
 _ATTENTION = (
     *("num_heads", "num_kv_heads", "head_dim", "rope", "qkv_bias", "output_bias", "qk_norm"),
 )
-
-
-def shortest_period(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Returns the shortest tuple that, repeated a whole number of times, gives `layers`."""
-    periods = (n for n in range(1, len(layers) + 1) if len(layers) % n == 0)
-    return next(layers[:n] for n in periods if layers[:n] * (len(layers) // n) == layers)
 
 
 def _only(part: str, found: set) -> Any:

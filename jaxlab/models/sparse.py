@@ -5,7 +5,7 @@ import itertools
 from typing import Literal
 
 from jaxlab.models.decoder import DecoderConfig
-from jaxlab.models.sizes import shortest_period
+from jaxlab.models.stacking import shortest_period
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.layers import Layer
 from jaxlab.nn.sparse import BlockSparse

@@ -1,4 +1,4 @@
-"""The same parameters with layers apart or stacked on a leading axis."""
+"""Layers apart or stacked on a leading axis: of which patterns, and the same parameters as both."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from jaxlab.models.decoder import DecoderConfig, Params
+from jaxlab.models.decoder import DecoderConfig, Params, Stack
+from jaxlab.nn.layers import Layer
 
 
 def members(config: DecoderConfig) -> Iterator[tuple[int, int, list[int]]]:
@@ -40,3 +41,18 @@ def rescan(config: DecoderConfig, params: Params) -> tuple[DecoderConfig, Params
             lambda *layers: jnp.stack(layers), *(params[f"layer_{number}"] for number in numbers)
         )
     return dataclasses.replace(config, scan_layers=True), rest
+
+
+def shortest_period(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Returns the shortest tuple that, repeated a whole number of times, gives `layers`."""
+    periods = (n for n in range(1, len(layers) + 1) if len(layers) % n == 0)
+    return next(layers[:n] for n in periods if layers[:n] * (len(layers) // n) == layers)
+
+
+def stacks_of(layers: tuple[Layer, ...]) -> tuple[Stack, ...]:
+    """Stacks of these layers, as few as repetitions allow: dense layers first, then a pattern."""
+    period = shortest_period(layers)
+    if len(period) < len(layers) or len(layers) == 1:
+        return ((len(layers) // len(period), period),)
+    run = next(n for n, layer in enumerate(layers) if layer != layers[0])
+    return ((run, layers[:1]), *stacks_of(layers[run:]))

@@ -71,6 +71,7 @@ def attend(
     value: jax.Array,
     segment_ids: jax.Array | None,
     implementation: str | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
     """`jaxlab_kernels.attention` on each device's rows and heads of the ambient mesh.
 
@@ -78,7 +79,9 @@ def attend(
     """
 
     def call(query, key, value, segment_ids):
-        return attention(query, key, value, segment_ids=segment_ids, implementation=implementation)
+        return attention(
+            query, key, value, segment_ids=segment_ids, scale=scale, implementation=implementation
+        )
 
     rows = dividing("data", query.shape[0])
     heads = dividing("model", query.shape[2], key.shape[2])

@@ -46,7 +46,7 @@ class AttentionCache(Protocol):
         Args:
             query: [B, T, H, D].
             key: [B, T, KV, D].
-            value: [B, T, KV, Dv].
+            value: [B, T, KV, Dv]; Dv = 0 as in `CacheKind.empty`.
             context: with the segment ids of left-padded prompts.
 
         Returns:
@@ -91,7 +91,8 @@ class CacheKind(Protocol):
             batch: B.
             kv_heads: KV.
             dim: D, size of keys.
-            value_dim: Dv, size of values.
+            value_dim: Dv, size of values. 0 where the values are the keys themselves, which are
+                stored once: then `append_and_attend` gives [B, N, H, D].
             dtype: compute dtype of the model.
         """
 

@@ -9,7 +9,8 @@ module with
     prefill(x, context, cache) -> y, cache      reads left-padded prompts into an empty cache
     extend(x, context, cache) -> y, cache       reads N more tokens per row
 
-A feed-forward layer is a dataclass in `Mlp`, whose module (without norm_eps) has `__call__(x)`.
+A feed-forward layer is a dataclass in `Mlp`, whose module (without norm_eps) has
+`__call__(x, context)`.
 What a module sows into the collection "aux" (a router's load, say) is returned by
 `Decoder.apply(..., mutable=["aux"])`, with a leading axis over stacked layers.
 """
@@ -20,11 +21,13 @@ from typing import Annotated
 from jaxlab.config import by
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.delta_config import DeltaConfig
+from jaxlab.nn.mla import MLA
 from jaxlab.nn.mlp import SwiGLU
+from jaxlab.nn.moe import MoE
 from jaxlab.nn.sparse import BlockSparse
 
-Mixer = Annotated[Attention | BlockSparse | DeltaConfig, by("name")]
-Mlp = Annotated[SwiGLU, by("name")]
+Mixer = Annotated[Attention | BlockSparse | DeltaConfig | MLA, by("name")]
+Mlp = Annotated[SwiGLU | MoE, by("name")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,10 @@ class Linear(nn.Module):
             y = y + bias.astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
+    def matrix(self) -> jax.Array:
+        """The kernel [in, features] in the compute dtype, once it has been initialised."""
+        return self.get_variable("params", "kernel").astype(self.dtype)
+
 
 class Embedding(nn.Module):
     """A table [vocab, features] that embeds token ids and, when tied, unembeds hidden states."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxlab.nn.context import Context
 from jaxlab.nn.linear import Linear
 
 
@@ -45,8 +46,8 @@ class SwiGLULayer(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, T, d] -> [B, T, d]."""
+    def __call__(self, x: jax.Array, context: Context | None = None) -> jax.Array:
+        """[B, T, d] -> [B, T, d], whatever the context."""
         shared: dict[str, Any] = {
             "use_bias": self.config.use_bias,
             "dtype": self.dtype,

@@ -11,7 +11,10 @@ from jax.sharding import PartitionSpec as P
 from configs import common
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
+from jaxlab.nn.context import Context
 from jaxlab.nn.delta_config import DeltaConfig
+from jaxlab.nn.moe import MoE
+from jaxlab.nn.routing import Router, balance
 from jaxlab.runtime.sharding import ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
 
@@ -56,6 +59,35 @@ def main():
     automatic = jax.sharding.auto_axes(model.apply, out_sharding=P("data"))
     check("explicit", AxisType.Explicit, automatic)
     check_hybrid()
+    check_experts()
+
+
+def check_experts():
+    """Experts by the rules of the configs on 2, 4 and 8 devices of the axis "expert"."""
+    router = Router(8, 3, score="sigmoid", correction=True, groups=4, top_groups=2)
+    layer = MoE(12, router, shared_size=8).module(model_dim=16)
+    x = jax.random.normal(jax.random.key(0), (4, 12, 16))
+    context = Context(x[..., 0], jnp.asarray(np.repeat([[1, 2, 0]], 4, 0).repeat([5, 4, 3], 1)))
+    params = {"mlp": jax.jit(layer.init)(jax.random.key(0), x)["params"]}
+
+    def loss(params, x):
+        y, sown = layer.apply({"params": params["mlp"]}, x, context, mutable=["aux"])
+        found = balance([sown["aux"]])
+        return jnp.mean(y**2) + 0.1 * found.loss, (y, found)
+
+    gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    expected = jax.jit(gradients)(params, x)
+    for shape in ({"data": 4, "expert": 2}, {"model": 2, "expert": 4}, {"expert": 8}):
+        mesh = jax.make_mesh(
+            tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape)
+        )
+        rows = jax.device_put(x, NamedSharding(mesh, P("data") if "data" in shape else P()))
+        placed = jax.device_put(params, infer(params, common.SHARDED, mesh))
+        kernel = placed["mlp"]["experts"]["gate"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape)[0] == 8 // shape["expert"]
+        actual = jax.jit(ambient(mesh)(gradients))(placed, rows)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, actual)
+    print("experts")
 
 
 def check_hybrid():

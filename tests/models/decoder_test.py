@@ -421,5 +421,5 @@ def test_eight_devices_give_the_logits_of_one():
         [sys.executable, MESH_SCRIPT], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    names = ["auto", "explicit", "hybrid SHARDED", "hybrid DECODING", "hybrid ambient"]
+    names = ["auto", "explicit", "hybrid SHARDED", "hybrid DECODING", "hybrid ambient", "experts"]
     assert done.stdout.splitlines() == names

@@ -5,21 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlab import json_file
+from jaxlab.interop import fp8
 from jaxlab.interop.families import flat
+from jaxlab.interop.families.deepseek_v3 import DEEPSEEK_V3
 from jaxlab.interop.families.fg2_gdn import FG2_GDN
 from jaxlab.interop.families.flat import DELTA_FAMILIES as DELTA_FAMILIES
 from jaxlab.interop.families.flat import DeltaFamily as DeltaFamily
 from jaxlab.interop.families.flat import to_json as to_json
 from jaxlab.interop.families.gated_deltanet import GATED_DELTANET
+from jaxlab.interop.families.glm4_moe_lite import GLM4_MOE_LITE
 from jaxlab.interop.families.kda import KDA
 from jaxlab.interop.families.llama import LLAMA
 from jaxlab.interop.families.qwen2 import QWEN2
 from jaxlab.interop.families.qwen3 import QWEN3
+from jaxlab.interop.families.qwen3_moe import QWEN3_MOE
 from jaxlab.interop.families.types import Family as Family
 from jaxlab.interop.families.types import Tensors as Tensors
 from jaxlab.json_file import NULL, OBJECT, TEXT, CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.models.sizes import Sizes
+from jaxlab.nn.mla import MLA
+from jaxlab.nn.moe import MoE
 
 FAMILIES: dict[str, Family] = {
     "llama": LLAMA,
@@ -28,6 +34,9 @@ FAMILIES: dict[str, Family] = {
     "fg2_gdn": FG2_GDN,
     "kda": KDA,
     "gated_deltanet": GATED_DELTANET,
+    "qwen3_moe": QWEN3_MOE,
+    "deepseek_v3": DEEPSEEK_V3,
+    "glm4_moe_lite": GLM4_MOE_LITE,
 }
 _OF_ALL = {
     "model_type": TEXT | NULL,
@@ -67,6 +76,7 @@ def read(data: Mapping[str, Any]) -> Any:
             models do not have.
     """
     family = of_json(data)
+    fp8.block_size(data)
     config = family.from_json(data)
     if isinstance(config, DecoderConfig):
         return dataclasses.replace(config, family=family.name)
@@ -95,7 +105,22 @@ def of_config(config: Any, name: str | None = None) -> Family:
         if not kin:
             raise CheckpointFormatError(f"no HuggingFace family has a {type(config).__name__}")
         return kin[0]
+    if any(isinstance(layer.mixer, MLA) or isinstance(layer.mlp, MoE) for layer in config.layers):
+        return FAMILIES[config.family] if config.family in FAMILIES else _first_that_has(config)
     return FAMILIES[flat.family_of(flat.flat(config))]
+
+
+def _first_that_has(config: DecoderConfig) -> Family:
+    """The first family with experts that a decoder which was never read can be written as."""
+    reasons = []
+    for family in (QWEN3_MOE, DEEPSEEK_V3, GLM4_MOE_LITE):
+        try:
+            family.to_json(config)
+        except CheckpointFormatError as error:
+            reasons.append(str(error))
+        else:
+            return family
+    raise CheckpointFormatError(f"no HuggingFace family has this model: {'; '.join(reasons)}")
 
 
 def family_of_json(data: Mapping[str, Any]) -> str:

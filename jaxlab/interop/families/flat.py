@@ -237,7 +237,6 @@ def _refuse(data: Mapping[str, Any], family: Flat) -> None:
         ("hidden_act", data.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
         ("use_sliding_window", sliding, "false"),
         ("layer_types", other_layers, "full_attention in every layer"),
-        ("quantization_config", data.get("quantization_config"), "unquantized weights"),
         ("is_encoder_decoder", data.get("is_encoder_decoder"), "decoder-only models"),
     ]
     for key, refused, supported in refusals:

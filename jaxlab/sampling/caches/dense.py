@@ -17,7 +17,7 @@ class DenseCache(NamedTuple):
 
     Attributes:
         key: [B, KV, S, D], rotated where the layer has rotary positions.
-        value: [B, KV, S, Dv].
+        value: [B, KV, S, Dv]; Dv is 0 where values are the keys.
     """
 
     key: jax.Array
@@ -38,7 +38,8 @@ class DenseCache(NamedTuple):
         assert context.start is not None
         cache = self._write(key, value, context.slot)
         last = context.slot + jnp.arange(query.shape[1])
-        y = attention_step(query, cache.key, cache.value, first=context.start, last=last)
+        value = cache.value if cache.value.shape[-1] else cache.key
+        y = attention_step(query, cache.key, value, first=context.start, last=last)
         return y, cache
 
     def repeat(self, times: int) -> "DenseCache":

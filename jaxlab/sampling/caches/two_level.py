@@ -131,7 +131,7 @@ class TwoLevelCache:
 
     Attributes:
         key: [B, KV, S, D], rotated where the layer has rotary positions.
-        value: [B, KV, S, Dv].
+        value: [B, KV, S, Dv]; Dv is 0 where values are the keys.
         index: of `jaxlab_kernels.two_level`, with the channels of each row.
         wanted: int32 [B, KV, k], blocks that the last step selected; None where each step uses its
             own.
@@ -197,8 +197,9 @@ class TwoLevelCache:
                 if self.refresh > 1:
                     fresh = (cache.step % self.refresh == 0)[:, None, None]
                     given = jnp.where(fresh, now, given)
+            values = cache.value if cache.value.shape[-1] else cache.key
             y, stats = decode(
-                query, cache.key, cache.value, cache.index, length, self.config, blocks=given,
+                query, cache.key, values, cache.index, length, self.config, blocks=given,
                 stats=cache.measured is not None,
             )  # fmt: skip
             measured = cache.measured
