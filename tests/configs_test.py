@@ -18,6 +18,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 VARIANTS = {
     "aopd_modsum": ("", "demo", "tiny"),
+    "moe_modsum": ("", "tiny"),
     "scope_modsum": ("", "weak", "demo", "tiny"),
     "aopd_gsm8k": ("", "small", "tiny"),
     "sft_gsm8k": ("", "small", "tiny"),
@@ -97,6 +98,27 @@ def test_modsum_trains_two_steps_of_every_stage(config, modsum_run):
     for picture in modsum_run.glob("*.png"):
         assert f"({picture.name})" in text
     assert (modsum_run / "aopd_student" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", ["student", pytest.param("opd", marks=pytest.mark.slow)])
+def test_experts_train_two_steps(config, stage, tmp_path):
+    """The balance loss is on; distillation is into and of such a model."""
+    stages = config("moe_modsum", "tiny")["stages"]
+    train.train(stages["student"], tmp_path / "student")
+    if stage == "opd":
+        for model in ("student", "teacher"):
+            stages["opd"][model]["path"] = str(tmp_path / "student")
+        train.train(stages["opd"], tmp_path / "opd")
+    _check_trained(tmp_path / stage)
+    rows = [json.loads(x) for x in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
+    (last,) = [row for row in rows if "loss" in row]
+    assert 0.9 < last["router_balance"] < 4
+    assert 1 <= last["router_load_max"] <= 8
+    assert 0 <= last["router_unused"] < 1
+    run = config("aopd_modsum", "tiny")["stages"]["student"]
+    run["train"]["balance_loss"] = 0.1
+    with pytest.raises(ConfigError, match=r"train.balance_loss: 0.1 balances experts, and the mod"):
+        train.train(run, tmp_path / "dense")
 
 
 @pytest.mark.parametrize("name", ["mqar_fg2", "state_tracking", "synthetic_tasks"])

@@ -8,6 +8,8 @@ Parameters are a plain nested dict:
       mixer_norm/scale [d]       mixer/{query,key,value,output}/kernel [in, out] (and bias [out]),
                                  and what else the mixer has (jaxlab.nn.delta)
       mlp_norm/scale [d]         mlp/{gate,up,down}/kernel [in, out]; absent without a mlp
+                                 mlp/experts/{gate,up,down}/kernel [E, in, out], mlp/router/kernel
+                                 [d, E] and mlp/shared/...: a mixture (jaxlab.nn.moe)
     final_norm/scale [d]
     unembed/embedding [V, d]     absent when the embeddings are tied
 """
@@ -26,6 +28,7 @@ from jaxlab.nn.block import Block
 from jaxlab.nn.context import CacheKind, Context, repeat_rows
 from jaxlab.nn.layers import Layer
 from jaxlab.nn.linear import Embedding
+from jaxlab.nn.moe import MoE
 from jaxlab.nn.norm import RMSNorm
 
 Params = dict[str, Any]
@@ -86,6 +89,11 @@ class DecoderConfig:
     def layers(self) -> tuple[Layer, ...]:
         """All layers, first ones first."""
         return tuple(layer for times, layers in self.stacks for layer in layers * times)
+
+    @property
+    def routed(self) -> bool:
+        """Whether a layer has experts, among which a router chooses."""
+        return any(isinstance(layer.mlp, MoE) for layer in self.layers)
 
 
 class Cache(NamedTuple):

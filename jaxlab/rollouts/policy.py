@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.data.batch import right_pad
 from jaxlab.models.decoder import Decoder, Params, left_padded
+from jaxlab.nn.routing import Balance, balance
 from jaxlab.runtime.decode_devices import mesh_for
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.sharding import Rules, ambient, infer
@@ -160,18 +161,30 @@ def response_hidden(
         rollout: B completions.
         samples: so many consecutive rows have one prompt, which is read once for all of them.
     """
+    return hidden_and_balance(decoder, params, rollout, samples)[0]
+
+
+def hidden_and_balance(
+    decoder: Decoder, params: Params, rollout: Rollout, samples: int = 1
+) -> tuple[jax.Array, Balance | None]:
+    """`response_hidden`, and how evenly experts were used; None where the decoder has none.
+
+    Prompts that are read once count once, and columns behind a completion's end count where prompts
+    are shared.
+    """
     if samples > 1:
         return _behind_shared_prompts(decoder, params, rollout, samples)
     count = rollout.response.shape[1]
     positions, segment_ids = left_padded(rollout.tokens.shape[1], rollout.lengths + count)
     inputs = (x[:, :-1] for x in (rollout.tokens, positions, segment_ids))
-    return _apply(decoder, params, "hidden", *inputs)[:, -count:]
+    hidden, sown = _apply(decoder, params, "hidden", *inputs)
+    return hidden[:, -count:], balance([sown])
 
 
 def _behind_shared_prompts(
     decoder: Decoder, params: Params, rollout: Rollout, samples: int
-) -> jax.Array:
-    """`response_hidden` by way of a cache: prompts [B / samples, W], then completions [B, N]."""
+) -> tuple[jax.Array, Balance | None]:
+    """`hidden_and_balance` by way of a cache: prompts [B / samples, W], then completions [B, N]."""
 
     def firsts(x: jax.Array) -> jax.Array:
         return x.reshape(-1, samples, *x.shape[1:])[:, 0]
@@ -180,16 +193,22 @@ def _behind_shared_prompts(
     # The last token of a completion predicts nothing.
     seen = rollout.response[:, :-1]
     slots = rollout.prompt_width + seen.shape[1]
-    last, cache = _apply(decoder, params, "prefill", prompts, firsts(rollout.lengths), Dense(slots))
+    (last, cache), sown = _apply(
+        decoder, params, "prefill", prompts, firsts(rollout.lengths), Dense(slots)
+    )
     first = jnp.repeat(last, samples, axis=0)[:, None]
     if not seen.shape[1]:
-        return first
-    hidden, _ = _apply(decoder, params, "extend", seen, decoder.repeat(cache, samples))
-    return jnp.concatenate([first, hidden], axis=1)
+        return first, balance([sown])
+    (hidden, _), more = _apply(decoder, params, "extend", seen, decoder.repeat(cache, samples))
+    return jnp.concatenate([first, hidden], axis=1), balance([sown, more])
 
 
-def _apply(decoder: Decoder, params: Params, method: str, *args: Any) -> Any:
-    return decoder.apply({"params": params}, *args, method=method)
+def _apply(decoder: Decoder, params: Params, method: str, *args: Any) -> tuple[Any, Any]:
+    """What the method returns, and what routers sowed on the way."""
+    if not decoder.config.routed:
+        return decoder.apply({"params": params}, *args, method=method), {}
+    out, sown = decoder.apply({"params": params}, *args, method=method, mutable=["aux"])
+    return out, sown.get("aux", {})
 
 
 def to_host(rollout: Rollout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

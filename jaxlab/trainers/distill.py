@@ -33,7 +33,7 @@ from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
 from jaxlab.sampling import SamplingConfig
 from jaxlab.text.tokenizer import Tokenizer
-from jaxlab.trainers import diagnosis, optim, setup, state, teachers
+from jaxlab.trainers import diagnosis, optim, routing, setup, state, teachers
 from jaxlab.trainers.learn import Learner, Learning
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
@@ -178,6 +178,7 @@ class _Run:
         self.source = models.find(config.student, "student", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, tokenizer)
         self.student = Decoder(self.source.config)
+        routing.check(config.train.balance_loss, self.source.config)
         self.text = text_task(config.data, tokenizer, thinkers=config.thinkers)
         self.teacher = self._frozen(config.teacher, "teacher", size)
         self.reference = self._frozen(config.reference, "reference", size)
@@ -234,6 +235,7 @@ class _Run:
             parts=config.train.parts(rollout.prompts * rollout.samples // rollout.updates),
             statistics=config.statistics and self.teacher is not None,
             skip_nonfinite=config.train.nonfinite == "skip",
+            balance_loss=config.train.balance_loss,
         )
         return _Recipe(
             self.student.config,

@@ -20,9 +20,9 @@ from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.losses.types import Group, Method, Needs, Teacher, Tokens, spread
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.experience import Experience
-from jaxlab.rollouts.policy import Rollout, response_hidden
+from jaxlab.rollouts.policy import Rollout, hidden_and_balance, response_hidden
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import microbatch, state, teachers
+from jaxlab.trainers import microbatch, routing, state, teachers
 from jaxlab.trainers.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -44,6 +44,7 @@ class Learning:
         statistics: measure the divergences of student and teacher over the whole vocabulary at
             each update, which costs time.
         skip_nonfinite: leave the state as it was where loss or gradient is not finite.
+        balance_loss: weight of the routers' balance loss of a student with experts.
     """
 
     samples: int
@@ -55,6 +56,7 @@ class Learning:
     parts: int = 1
     statistics: bool = False
     skip_nonfinite: bool = False
+    balance_loss: float = 0.0
 
     def group(self, rows: int) -> int:
         """Completions of one prompt that a microbatch of a batch of `rows` has side by side."""
@@ -254,9 +256,10 @@ class Learner:
         if scored.teacher_hidden is not None:
             assert teacher_params is not None
             teacher = (scored.teacher_hidden, unembedding(teacher_params))
-        return chunked_vocab.loss(
+        hidden, found = hidden_and_balance(self.student, params, scored.rollout, samples=group)
+        loss, stats = chunked_vocab.loss(
             self.method,
-            response_hidden(self.student, params, scored.rollout, samples=group),
+            hidden,
             unembedding(params),
             scored.batch,
             scored.mask,
@@ -269,6 +272,7 @@ class Learner:
             vocab_size=options.vocab_size,
             summary=per_token,
         )
+        return routing.added(loss, stats, found, options.balance_loss, options.parts)
 
     def _token_logp(
         self, params: Params, rollout: Rollout, group: int

@@ -20,10 +20,11 @@ from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
+from jaxlab.nn.routing import balance
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import microbatch, optim, state
+from jaxlab.trainers import microbatch, optim, routing, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.token_data import Opened, TokenData
@@ -80,6 +81,7 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     vocab_size = max(source.vocab_size for source in every)
     source = models.find(config.model, "model", vocab_size=vocab_size, seed=config.seed)
     _check_lengths(every, source.config)
+    routing.check(config.train.balance_loss, source.config)
     models.describe(workdir, source, data.tokenizer)
     host_batch_slice(config.batch_size, mesh)
     compiled = _compiled(
@@ -91,6 +93,7 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
             config.train.parts(config.batch_size),
             config.z_loss,
             vocab_size,
+            config.train.balance_loss,
         ),
         mesh,
         config.mesh.rules,
@@ -126,6 +129,7 @@ class _Recipe(NamedTuple):
     parts: int
     z_loss: float
     vocab_size: int
+    balance_loss: float
 
 
 class _Compiled(NamedTuple):
@@ -149,10 +153,12 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         denominator = count(batch.mask, "token_mean")
 
         def loss_of_part(params: Params, part: Any):
-            hidden: Any = decoder.apply(
-                {"params": params}, part.tokens, None, part.segment_ids, method="hidden"
-            )
-            return chunked_vocab.cross_entropy(
+            hidden: Any
+            hidden, sown = decoder.apply(
+                {"params": params}, part.tokens, None, part.segment_ids, method="hidden",
+                mutable=["aux"],
+            )  # fmt: skip
+            loss, stats = chunked_vocab.cross_entropy(
                 hidden,
                 unembedding(params),
                 part.targets,
@@ -162,6 +168,8 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
                 vocab_size=recipe.vocab_size,
                 summary=per_token,
             )
+            found = balance([sown.get("aux", {})])
+            return routing.added(loss, stats, found, recipe.balance_loss, recipe.parts)
 
         (loss, stats), grads = microbatch.value_and_grad(
             loss_of_part, current.params, batch, recipe.parts

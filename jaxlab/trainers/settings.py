@@ -23,6 +23,9 @@ class Train:
         microbatch: rows whose forward and backward passes are computed at once; their gradients are
             added up. It bounds the memory of activations, and on a CPU a few thousand tokens at a
             time are faster than many. None: the whole batch.
+        balance_loss: weight of the routers' balance loss, a mean over the layers with experts that
+            is 1 where all experts have the same load (`jaxlab.nn.routing.balance`); metrics called
+            router_* say how even it is. The metric `loss` includes it.
         stop_after: ends the run after this many steps without touching its schedules.
         tensorboard: also write TensorBoard event files.
         wandb: Weights & Biases project to report to.
@@ -37,6 +40,7 @@ class Train:
     keep_every: int | None = None
     nonfinite: Literal["stop", "skip"] = "stop"
     microbatch: int | None = None
+    balance_loss: float = 0.0
     stop_after: int | None = None
     tensorboard: bool = False
     wandb: str | None = None
@@ -55,7 +59,7 @@ class Train:
             "microbatch",
             "stop_after",
         )
-        ranges.check(self, "profile_start", least=0)
+        ranges.check(self, "profile_start", "balance_loss", least=0)
         if self.profile_start is not None and self.profile_start >= self.steps:
             raise ValueError(
                 f"profile_start must be below steps = {self.steps}, not {self.profile_start}: "

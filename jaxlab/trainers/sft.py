@@ -22,12 +22,13 @@ from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
+from jaxlab.nn.routing import balance
 from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import microbatch, optim, setup, state
+from jaxlab.trainers import microbatch, optim, routing, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 
@@ -91,6 +92,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     models.describe(workdir, source, tokenizer)
     text = text_task(config.data, tokenizer, config.max_length, config.thinkers)
     decoder = Decoder(source.config)
+    routing.check(config.train.balance_loss, source.config)
     _check_lengths(config, decoder)
     host_batch_slice(config.batch_size, mesh)
     compiled = _compiled(
@@ -101,6 +103,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
             config.train.nonfinite == "skip",
             config.train.parts(config.batch_size),
             tokenizer.vocab_size,
+            config.train.balance_loss,
         ),
         mesh,
         config.mesh.rules,
@@ -139,6 +142,7 @@ class _Recipe(NamedTuple):
     skip_nonfinite: bool
     parts: int
     vocab_size: int
+    balance_loss: float
 
 
 class _Compiled(NamedTuple):
@@ -164,8 +168,13 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
 
         def loss_of_part(params: Params, part: tuple[jax.Array, jax.Array, jax.Array]):
             inputs, targets, counts = part
-            hidden: Any = decoder.apply({"params": params}, inputs, method="hidden")
-            return chunked_vocab.cross_entropy(
+            # Routers alone see what stands behind the end of a row.
+            segments = routing.behind_padding(counts) if recipe.decoder.routed else None
+            hidden: Any
+            hidden, sown = decoder.apply(
+                {"params": params}, inputs, None, segments, method="hidden", mutable=["aux"]
+            )
+            loss, stats = chunked_vocab.cross_entropy(
                 hidden,
                 unembedding(params),
                 targets,
@@ -174,6 +183,8 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
                 vocab_size=recipe.vocab_size,
                 summary=per_token,
             )
+            found = balance([sown.get("aux", {})])
+            return routing.added(loss, stats, found, recipe.balance_loss, recipe.parts)
 
         (loss, stats), grads = microbatch.value_and_grad(
             loss_of_part, current.params, (tokens[:, :-1], targets, counts), recipe.parts
