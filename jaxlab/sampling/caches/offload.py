@@ -184,7 +184,10 @@ class OffloadCache:
             query, self.index, jnp.where(absent, -1, candidates), self.length, config, scale
         )
         rows = cache._rows(tokens)
-        y = attend_to(query, rows[..., : sizes.dim], rows[..., sizes.dim :], tokens >= 0, scale)
+        keys = rows[..., : sizes.dim]
+        # Records without values are of layers whose values are the keys.
+        values = rows[..., sizes.dim :] if rows.shape[-1] > sizes.dim else keys
+        y = attend_to(query, keys, values, tokens >= 0, scale)
         counts = cache.counts._replace(deferred=cache.counts.deferred + deferred)
         return y, dataclasses.replace(cache, wanted=now, counts=counts)
 
