@@ -29,7 +29,7 @@ from jaxlab.runtime import workdir as workdir_lib
 from jaxlab.runtime.metrics import WandbError, import_wandb
 from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
-from jaxlab.trainers import distill, lm, loop, probe, representation, resuming, sft, think
+from jaxlab.trainers import agent, distill, lm, loop, probe, representation, resuming, sft, think
 from jaxlab.trainers.loop import Program
 
 flags.declare_key_flag("config")
@@ -55,6 +55,7 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
     "probe": (probe.Probe, probe.program),
     "think": (think.Think, think.program),
     "representation": (representation.Representation, representation.program),
+    "agent": (agent.Agent, agent.program),
 }
 
 # What stands in the work directory of a single run, for which one with such a stage would be taken.
@@ -203,7 +204,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
             program = TRAINERS[run.trainer][1](run, workdir)
             resuming.check_fit(workdir, program.abstract, changes)
             resuming.note(workdir, new, [*warnings, *resuming.told(changes)], config)
-        with doors.working(loop.NonFiniteError, LongPromptError, WandbError):
+        with doors.working(loop.NonFiniteError, LongPromptError, WandbError, agent.DeadError):
             loop.run(program, run.train, workdir, new)
 
 

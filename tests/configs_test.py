@@ -39,6 +39,8 @@ VARIANTS = {
     "heavy_chains": ("", "width", "demo", "tiny"),
     "heavy_gsm8k": ("", "tiny"),
     "eval_lary": ("", "small", "tiny"),
+    "skill1_household": ("", "demo", "tiny"),
+    "skill1_alfworld": ("", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -217,6 +219,21 @@ def test_gsm8k_is_deliberated_two_steps(config, gsm8k, tmp_path):
     tiny["stages"]["gspo"]["thinkers"]["path"] = str(tmp_path / "thinkers")
     with pytest.raises(SystemExit):
         train.train(tiny["stages"]["gspo"], tmp_path / "gspo")
+
+
+def test_skill1_trains_two_steps_of_a_chat_model(config, gsm8k, tmp_path):
+    """tests/trainers/agent_test.py trains the cells of skill1_household."""
+    tiny = config("skill1_alfworld", "tiny")
+    tiny["tokenizer"] = gsm8k["tokenizer"]
+    tiny["eval"]["meter_every"] = 0
+    train.train(tiny, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (last,) = [row for row in map(json.loads, lines) if "loss" in row and row["step"] == 2]
+    # Nobody can read what a random model writes: it is counted, as prompts that were cut are.
+    assert last["unread_act"] == last["actions"] == 2
+    assert last["unread_distil"] == 1
+    assert last["cut_prompts"] > 0
+    assert Checkpointer(tmp_path / "checkpoints").latest() == 2
 
 
 def test_text_trains_two_steps(config, tmp_path):

@@ -22,7 +22,7 @@ ARROWS = {
     "export": "doors exporting",
     "exporting": "interop",
     "doors": "overrides runtime",
-    "trainers": "evals.loop evals.tokens rollouts losses credit balance data interop",
+    "trainers": "evals.loop evals.tokens evals.panel rollouts losses credit balance data interop",
     "trainers.think": "trainers evals.metrics",
     **dict.fromkeys(("trainers.encoders", "trainers.representation"), "trainers evals"),
     "trainers.probe": "trainers.encoders",

@@ -101,6 +101,16 @@ Write what this teaches for other tasks of its kind as one JSON object:
  "description_head": in which kind of task this is useful, not for this task alone}}"""
 
 
+def acting(command: str) -> str:
+    """The reply that `read_action` reads as this command."""
+    return f"<action>{command}</action>"
+
+
+def ranking(order: Sequence[int]) -> str:
+    """The reply that `read_rank` reads as this order of positions, best first."""
+    return f"<rank>{','.join(str(i + 1) for i in order)}</rank>"
+
+
 def _tagged(text: str, tag: str) -> str | None:
     """What stands in the last pair of tags."""
     found = re.findall(rf"<{tag}>(.*?)</{tag}>", text[-_READ:], re.DOTALL | re.IGNORECASE)

@@ -6,6 +6,8 @@ The functions are those of skill1_prompts, whose readers serve here too.
 from collections.abc import Sequence
 
 from jaxlab.agents.skill1_prompts import (
+    acting,
+    ranking,
     read_action,
     read_query,
     read_rank,
@@ -13,7 +15,8 @@ from jaxlab.agents.skill1_prompts import (
 )
 from jaxlab.agents.skill_options import Candidate
 
-__all__ = ["act", "distil", "query", "rank", "read_action", "read_query", "read_rank", "read_skill"]
+__all__ = ["act", "acting", "distil", "query", "rank", "ranking"]
+__all__ += ["read_action", "read_query", "read_rank", "read_skill"]
 
 
 def query(task: str, text: str) -> str:

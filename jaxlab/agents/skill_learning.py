@@ -31,6 +31,8 @@ class Learning:
             transaction.execute("select id, utility from skills").fetchall()
         )
         self.counts = collections.Counter(dict.fromkeys(COUNTS, 0))
+        # Where each episode's skill went: the id of the new one, or of the one that it repeats.
+        self.written: list[int | None] = []
 
     def learn(self, episodes: Sequence[Episode]) -> dict[str, int]:
         """Utilities in the episodes' order, then new skills, then eviction (Algorithm 1)."""
@@ -39,7 +41,7 @@ class Learning:
             self._move(episode)
         for episode in episodes:
             found = [before[i] for i in episode.retrieved if i in before]
-            self._admit(episode, max(found, default=0.0))
+            self.written.append(self._admit(episode, max(found, default=0.0)))
         self._evict()
         return dict(self.counts)
 
@@ -71,15 +73,15 @@ class Learning:
             (self.utility[skill], self.step, skill),
         )
 
-    def _admit(self, episode: Episode, baseline: float) -> None:
+    def _admit(self, episode: Episode, baseline: float) -> int | None:
         skill, options, counts = episode.skill, self.options, self.counts
         if skill is None:
             counts["unparsed"] += 1
-            return
+            return None
         texts = [_clean(text) for text in (skill.strategy, skill.description, skill.task)]
         if not texts[0] or not texts[1]:
             counts["empty"] += 1
-            return
+            return None
         kept = {
             "success": episode.reward == 1,
             "always": True,
@@ -87,7 +89,7 @@ class Learning:
         }[options.admit]
         if not kept:
             counts["refused"] += 1
-            return
+            return None
         counts["cut"] += any(len(text) > options.longest for text in texts)
         skill = Skill(*(text[: options.longest] for text in texts))
         embedding = self.encoder([skill.description])[0].astype(np.float32)
@@ -95,15 +97,17 @@ class Learning:
         if twin is not None:
             self._average(twin, episode.reward)
             counts["merged"] += 1
-            return
+            return twin
         if options.evict == "none" and self._size() >= options.capacity:
             counts["refused"] += 1
-            return
+            return None
         group = episode.reward if episode.group_mean is None else episode.group_mean
         utility = {"half": 0.5, "outcome": episode.reward, "group": group}[options.initial]
         entry = Entry(0, skill, utility, 0, 0, self.step, self.step, episode.reward == 1)
-        self.utility[insert(self.transaction, entry, embedding.tobytes())] = utility
+        number = insert(self.transaction, entry, embedding.tobytes())
+        self.utility[number] = utility
         counts["admitted"] += 1
+        return number
 
     def _twin(self, skill: Skill, embedding: np.ndarray) -> int | None:
         """The id of the skill that this one repeats; of several the oldest."""

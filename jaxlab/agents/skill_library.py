@@ -68,6 +68,8 @@ class SkillLibrary:
         """
         self.encoder = encoder or HashedProjection()
         self.options = options or Library()
+        # Of the last step that was learned: the id under which each episode's skill is kept.
+        self.written: tuple[int | None, ...] = ()
         name, dimensions = self.encoder.name, self.encoder.dimensions
         self.store = Store(path, name, dimensions, readonly, reembed)
         try:
@@ -164,7 +166,9 @@ class SkillLibrary:
                         f"{value}, not between 0 and 1"
                     )
         with self.store.transaction() as transaction:
-            counts = Learning(transaction, self.encoder, self.options, step).learn(episodes)
+            learning = Learning(transaction, self.encoder, self.options, step)
+            counts = learning.learn(episodes)
+        self.written = tuple(learning.written)
         self._load()
         return counts
 
@@ -256,6 +260,13 @@ class SkillLibrary:
             transaction.execute(
                 "insert into sqlite_sequence values ('skills', ?)", (last[0] if last else 0,)
             )
+        self._load()
+
+    def clear(self) -> None:
+        """Be empty, as a new library is."""
+        with self.store.transaction() as transaction:
+            transaction.execute("delete from skills")
+            transaction.execute("delete from sqlite_sequence where name = 'skills'")
         self._load()
 
     def put(self, entries: Sequence[Entry]) -> int:

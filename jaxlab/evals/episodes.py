@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
 from inspect_ai import Task
@@ -47,7 +46,7 @@ def task(
     *,
     panel: str,
     rejected: Sequence[str] = (),
-    words: Any = skill1_prompts,
+    words: skill1.Wording = skill1_prompts,
 ) -> Task:
     """A model plays each world; `asked.samples` times.
 
@@ -109,7 +108,7 @@ def _sentence_encoder(path: str) -> Encoder:
     return sentence_encoder.load(Path(path))
 
 
-def play(worlds: Mapping[str, World], options: Playing, seed: int, words: Any) -> Solver:
+def play(worlds: Mapping[str, World], options: Playing, seed: int, words: skill1.Wording) -> Solver:
     """Plays a sample's world; what came of it is in its metadata."""
     one_at_a_time = anyio.Lock()
 

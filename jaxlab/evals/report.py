@@ -22,8 +22,13 @@ SCORES = (
     "micro",
     "macro",
     "mse",
+    "success",
+    "success_seen",
+    "success_unseen",
 )
 COLUMNS = (r"distinct@\d+", "entropy", "response_length", "truncated_share")
+# Of agents: what their library of skills did.
+LIBRARY = ("selection_precision", "u_hat", "distil_positive", "similarity", "library")
 
 BEST_RATE = "Each method at the learning rate that is best on average over its seeds:"
 PAIRED = "Differences seed by seed, mean ± standard error, and on how many seeds above 0:"
@@ -42,7 +47,8 @@ def write(
 
     Returns:
         The files written: report.json with rows {method, seed, step, avg@n, pass@n, ...},
-        report.md, and the plots that report.md shows.
+        report.md, which ends with what the runs have to tell in a notes.md of their own, and the
+        plots that report.md shows.
     """
     rows = [row for name, run in runs.items() for row in evaluations(name, run)]
     (workdir / "report.json").write_text(json.dumps({"title": title, "rows": rows}, indent=1))
@@ -63,6 +69,9 @@ def write(
         text += [PAIRED, "", *differences, ""]
     for path, caption in plots.items():
         text += [f"![{caption}]({path.name})", "", caption, ""]
+    for name, run in runs.items():
+        if (run / "notes.md").exists():
+            text += [f"## {name}", "", (run / "notes.md").read_text(encoding="utf-8")]
     (workdir / "report.md").write_text("\n".join(text))
     return [workdir / "report.md", workdir / "report.json", *plots]
 
@@ -92,7 +101,7 @@ def _table(rows: Rows) -> list[str]:
     """Last evaluation of each method: mean and, over seeds, standard error."""
     if not rows:
         return ["No evaluation has run."]
-    names = _score_names(rows) + _named(COLUMNS, rows)
+    names = _score_names(rows) + _named((*COLUMNS, *LIBRARY), rows)
     lines = [
         "| method | seeds | steps | " + " | ".join(names) + " |",
         "|---" * (3 + len(names)) + "|",
@@ -137,7 +146,7 @@ def _plots(
     }
     if curves:
         more = _named(("loss", "entropy", r"distinct@\d+"), rows[-1:])
-        names = list(dict.fromkeys([*_score_names(rows)[:1], *more]))
+        names = list(dict.fromkeys([*_score_names(rows)[:1], *more, *_named(LIBRARY, rows)]))
         figure = figures.new(4.5 * len(names), 3.6)
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):
@@ -173,7 +182,8 @@ def _plots(
 
 
 def _curve(axis: Any, label: str, series: Mapping[int, Rows], name: str) -> None:
-    points = [rows for rows in series.values() if all(name in row for row in rows)]
+    # A library that is empty has no numbers yet.
+    points = [found for rows in series.values() if (found := [r for r in rows if name in r])]
     if not points:
         return
     length = min(len(rows) for rows in points)

@@ -29,6 +29,8 @@ from jaxlab.losses.types import Method, Needs, Stats, Teacher, Tokens, at_least
 DIVERGENCES = ("kl_forward", "kl_reverse", "teacher_entropy")
 CHUNK_BYTES = 64 * 2**20
 MIN_CHUNK = 16
+# A logit of a word that could not be drawn: exp of it is 0 beside any other.
+LOWEST = -1e30
 
 Arrays = dict[str, Any]
 
@@ -93,6 +95,7 @@ def token_logp(
     *,
     vocab_size: int | None = None,
     chunk_size: int | None = None,
+    choices: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of tokens, and the entropy of the distributions they come from.
 
@@ -106,6 +109,7 @@ def token_logp(
         temperature: divides the logits.
         vocab_size: number of leading rows of `unembedding` that are words; None: all.
         chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+        choices: int32 [B, T, A], see `Tokens.choices`.
 
     Returns:
         float32 [B, T] and [B, T], in nats.
@@ -119,7 +123,7 @@ def token_logp(
         chunks.split(hidden),
         unembedding[:words],
         {},
-        {"tokens": chunks.split(tokens)},
+        {"tokens": chunks.split(tokens)} | _split_choices(chunks, choices),
     )
     entropy = jax.lax.stop_gradient(stats["entropy"])
     return chunks.merge(logp, tokens.shape), chunks.merge(entropy, tokens.shape)
@@ -233,6 +237,7 @@ def teacher_view(
     temperature: float = 1.0,
     vocab_size: int | None = None,
     chunk_size: int | None = None,
+    choices: jax.Array | None = None,
 ) -> Teacher:
     """What a teacher with these hidden states says of the tokens; nothing of it is differentiable.
 
@@ -244,6 +249,7 @@ def teacher_view(
         temperature: divides the logits.
         vocab_size: number of leading rows of `unembedding` that are words; None: all.
         chunk_size: tokens whose logits are held at once; None: `default_chunk_size`.
+        choices: int32 [B, T, A], see `Tokens.choices`.
 
     Returns:
         A view whose arrays are [B, T] and [B, T, K].
@@ -252,11 +258,13 @@ def teacher_view(
     table = jax.lax.stop_gradient(unembedding[:words])
     chunks = _Chunks.of(tokens.size, chunk_size, words)
 
-    def step(carry: None, chunk: tuple[jax.Array, jax.Array]) -> tuple[None, Teacher]:
-        logp = log_probs(_logits(chunk[0], table), temperature)
-        return carry, view(logp, chunk[1], needs)
+    def step(carry: None, chunk: tuple[jax.Array, jax.Array, Arrays]) -> tuple[None, Teacher]:
+        chunk_hidden, chunk_tokens, more = chunk
+        logits = among(_logits(chunk_hidden, table), more.get("choices"))
+        return carry, view(log_probs(logits, temperature), chunk_tokens, needs)
 
-    _, found = jax.lax.scan(step, None, (chunks.split(hidden), chunks.split(tokens)))
+    inputs = (chunks.split(hidden), chunks.split(tokens), _split_choices(chunks, choices))
+    _, found = jax.lax.scan(step, None, inputs)
     return jax.tree.map(lambda x: chunks.merge(x, tokens.shape), found)
 
 
@@ -275,13 +283,14 @@ def _sequence_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a method of whole completions: log-probabilities first, for all of them."""
     logp, entropy = token_logp(
-        hidden, unembedding, batch.tokens, temperature, vocab_size=words, chunk_size=chunk_size
-    )
+        hidden, unembedding, batch.tokens, temperature, vocab_size=words, chunk_size=chunk_size,
+        choices=batch.choices,
+    )  # fmt: skip
 
     def clean(x: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, 0)
 
-    batch = jax.tree.map(clean, batch._replace(logp=logp))
+    batch = jax.tree.map(clean, batch._replace(logp=logp, choices=None))
     assert batch.logp is not None
     old = batch.logp if batch.old_logp is None else batch.old_logp
     batch = batch._replace(old_logp=jax.lax.stop_gradient(old), mask=mask)
@@ -323,6 +332,7 @@ class _TokenLogp:
     def __call__(
         self, logits: jax.Array, shared: Arrays, per_token: Arrays
     ) -> tuple[jax.Array, Stats]:
+        logits = among(logits, per_token.get("choices"))
         nll, stats = token_cross_entropy(logits / self.temperature, per_token["tokens"])
         return -nll, {"entropy": stats["student_entropy"]}
 
@@ -338,6 +348,7 @@ class _OfMethod:
         self, logits: jax.Array, shared: Arrays, per_token: Arrays
     ) -> tuple[jax.Array, Stats]:
         batch, needs = per_token["batch"], self.method.needs
+        logits = among(logits, batch.choices)
         # The whole distribution is made where it is compared: the log-probability and the entropy
         # alone need two sums over the logits.
         whole = self.statistics or at_least(needs.teacher, "topk")
@@ -398,6 +409,24 @@ class _Chunks:
         rest = x.shape[2:]
         rows = jnp.moveaxis(x, 0, 1).reshape((-1, *rest))
         return rows[: shape[0] * shape[1]].reshape((*shape, *rest))
+
+
+def among(logits: jax.Array, choices: jax.Array | None) -> jax.Array:
+    """Logits [N, V] in which only the words of `choices` [N, A] count; see `Tokens.choices`.
+
+    The others get the lowest finite number: they have no probability, and 0 times it is still 0.
+    """
+    if choices is None:
+        return logits
+    rows = jnp.arange(logits.shape[0])[:, None]
+    # A negative index would count from the end.
+    inside = jnp.where(choices < 0, logits.shape[1], choices)
+    allowed = jnp.zeros(logits.shape, bool).at[rows, inside].set(True, mode="drop")
+    return jnp.where(allowed | (choices[:, :1] < 0), logits, LOWEST)
+
+
+def _split_choices(chunks: _Chunks, choices: jax.Array | None) -> Arrays:
+    return {} if choices is None else {"choices": chunks.split(choices)}
 
 
 def _words(vocab_size: int | None, *unembeddings: jax.Array) -> int:

@@ -87,6 +87,8 @@ class Tokens(NamedTuple):
         branch: int32 [N], the completion's; None where `credit` gives none.
         progress: float32 [N], the share of the run's steps that is done; None outside of a run.
         mask: bool [B, T]; None for a method of single tokens.
+        choices: int32 [N, A], the words among which each token was drawn, repeats included; -1 in
+            the first place: among all. None: all were drawn among all.
     """
 
     tokens: jax.Array
@@ -99,6 +101,7 @@ class Tokens(NamedTuple):
     branch: jax.Array | None = None
     progress: jax.Array | None = None
     mask: jax.Array | None = None
+    choices: jax.Array | None = None
 
 
 class Group(NamedTuple):

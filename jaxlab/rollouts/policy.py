@@ -33,6 +33,8 @@ class Rollout(NamedTuple):
         logprobs: float32 [B, N], the sampler's log-probability of each token.
         stopped: bool [B], False where the completion was cut off by its length.
         offload: what off-loaded caches moved; None where there are none.
+        choices: int32 [B, N, A], the words among which each token was drawn, by which its
+            log-probability is counted; -1 in the first place: among all. None: all were.
     """
 
     tokens: jax.Array
@@ -42,6 +44,7 @@ class Rollout(NamedTuple):
     logprobs: jax.Array
     stopped: jax.Array
     offload: Stats | None = None
+    choices: jax.Array | None = None
 
     @property
     def prompt_width(self) -> int:
@@ -74,7 +77,13 @@ class Policy:
         self._decoder, self._sampling, self._mesh, self._pad_id = decoder, sampling, mesh, pad_id
         self._rules, self._channels = rules, channels
 
-    def __call__(self, params: Params, prompts: Sequence[Sequence[int]], key: jax.Array) -> Rollout:
+    def __call__(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        key: jax.Array,
+        choices: np.ndarray | None = None,
+    ) -> Rollout:
         """Complete each prompt `sampling.num_samples` times.
 
         Args:
@@ -82,6 +91,7 @@ class Policy:
             prompts: token ids; the same list in every process.
             key: row r, sample j, token t has randomness of its own under it; or keys [prompts], one
                 for each row, as in `sampling.generate`.
+            choices: int32 [prompts, A, L], see `sampling.generate`; the rollout does not hold them.
 
         Returns:
             A rollout with B = len(prompts) * num_samples rows, prompt-major.
@@ -93,14 +103,20 @@ class Policy:
         channels = self._channels
         split = mesh_for(self._mesh, params, len(prompts), self._sampling.num_samples)
         if split is not None:
-            out = generate(self._decoder, params, *given, key, self._sampling, split, channels)
+            out = generate(
+                self._decoder, params, *given, key, self._sampling, split, channels, choices
+            )
             out = jax.device_put(out, NamedSharding(self._mesh, PartitionSpec()))
         else:
             if self._rules is not None:
                 params = jax.device_put(params, infer(params, self._rules, self._mesh))
+            if choices is not None:
+                choices = put_global(choices[mine], self._mesh)
             with ambient(self._mesh):
                 out = generate(
-                    self._decoder, params, rows, lengths, key, self._sampling, channels=channels
+                    *(self._decoder, params, rows, lengths, key, self._sampling),
+                    channels=channels,
+                    choices=choices,
                 )
         rollout = _assemble(
             rows, lengths, out.tokens, out.lengths, out.logprobs, out.stopped, pad_id=self._pad_id
@@ -145,7 +161,8 @@ def cropped(rollout: Rollout, multiple: int) -> Rollout:
         return rollout
     cut = {
         name: getattr(rollout, name)[:, :-excess]
-        for name in ("tokens", "response", "mask", "logprobs")
+        for name in ("tokens", "response", "mask", "logprobs", "choices")
+        if getattr(rollout, name) is not None
     }
     return rollout._replace(**cut)
 

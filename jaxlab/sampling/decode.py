@@ -29,6 +29,7 @@ def generate(
     sampling: SamplingConfig,
     mesh: Mesh | None = None,
     channels: Channels | None = None,
+    choices: ArrayLike | None = None,
 ) -> Completions:
     """Sample completions of token prompts.
 
@@ -51,6 +52,9 @@ def generate(
             on until its own rows have stopped; the result lies on the mesh. None: decode where
             the arguments are.
         channels: of `jaxlab.calibrate`, for sampling.attention.calibration="checkpoint".
+        choices: int32 [B, A, L]: each row's completion is one of A token sequences, each with its
+            stop token, and -1 behind it; a row whose choices are all -1 may write anything. A
+            token is drawn, and its log-probability taken, among those that continue a choice.
 
     Raises:
         ValueError: shapes disagree, a length or token id is out of range, prompt and completion
@@ -71,12 +75,15 @@ def generate(
         channels = check_channels(model.config, channels, sampling.attention.channels)
     else:
         channels = None
+    listed = None if choices is None else _as_array(choices).astype(np.int32)
+    if listed is not None:
+        _check_choices(listed, tokens.shape[0], sampling)
     by_host = _check_offload(model, sampling, mesh, tokens)
     if mesh is None or (by_host and mesh.size == 1):
         if by_host:
-            task = steps.Task(params, tokens, lengths, keys, channels)
+            task = steps.Task(params, tokens, lengths, keys, channels, listed)
             return steps.decoded_by_host(model, sampling, task)
-        return _generate(model, sampling, params, tokens, lengths, keys, channels)
+        return _generate(model, sampling, params, tokens, lengths, keys, channels, listed)
     # Repeated prompts with fewer samples each: the order of the rows stays.
     times = (parts := mesh.shape["data"]) // math.gcd(parts, tokens.shape[0])
     if sampling.num_samples % times:
@@ -89,8 +96,11 @@ def generate(
     keys = keys.reshape(tokens.shape[0], sampling.num_samples)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    if listed is not None:
+        listed = jax.device_put(np.repeat(listed, times, axis=0), rows)
     tokens, lengths, keys = jax.device_put((tokens, lengths, keys), rows)
-    return _generate_split(model, sampling, mesh, params, tokens, lengths, keys, channels)
+    task = steps.Task(params, tokens, lengths, keys, channels, listed)
+    return _generate_split(model, sampling, mesh, task)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "mesh"))
@@ -98,11 +108,7 @@ def _generate_split(
     model: Decoder,
     sampling: SamplingConfig,
     mesh: Mesh,
-    params: Params,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    keys: jax.Array,
-    channels: Channels | None,
+    task: steps.Task,
 ) -> Completions:
     """`_generate` on each device's share of the rows, without a word between devices."""
 
@@ -112,9 +118,9 @@ def _generate_split(
 
     whole, rows = PartitionSpec(), PartitionSpec("data")
     # Not checked: the loop's carry begins equal on all devices and does not stay so.
-    specs: Any = steps.Task(*cast(Any, (whole, rows, rows, rows, whole)))
+    specs: Any = steps.Task(*cast(Any, (whole, rows, rows, rows, whole, rows)))
     call = jax.shard_map(share, mesh=mesh, in_specs=(specs,), out_specs=rows, check_vma=False)
-    out = call(steps.Task(params, prompts, lengths, keys, channels))
+    out = call(task)
     return out._replace(steps=jnp.max(out.steps))
 
 
@@ -127,9 +133,11 @@ def _generate(
     lengths: jax.Array,
     keys: jax.Array,
     channels: Channels | None = None,
+    choices: jax.Array | None = None,
 ) -> Completions:
     """`steps.decoded`, compiled."""
-    return steps.decoded(model, sampling, steps.Task(params, prompts, lengths, keys, channels))
+    task = steps.Task(params, prompts, lengths, keys, channels, choices)
+    return steps.decoded(model, sampling, task)
 
 
 def _check_offload(
@@ -193,6 +201,16 @@ def _readable(x: Any) -> bool:
     if isinstance(x, jax.core.Tracer):
         return False
     return isinstance(x, np.ndarray) or x.is_fully_addressable
+
+
+def _check_choices(choices: Any, rows: int, sampling: SamplingConfig) -> None:
+    if choices.ndim != 3 or choices.shape[0] != rows or not choices.shape[1]:
+        raise ValueError(f"choices {choices.shape}: they must be [B, A, L] with B = {rows}")
+    if choices.shape[2] > sampling.max_new_tokens:
+        raise ValueError(
+            f"choices of {choices.shape[2]} tokens do not fit into max_new_tokens = "
+            f"{sampling.max_new_tokens}"
+        )
 
 
 def _check(model: Decoder, prompts: Any, lengths: Any, sampling: SamplingConfig) -> None:

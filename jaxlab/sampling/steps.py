@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jaxlab.models.decoder import Cache, Decoder, Params, empty_caches
 from jaxlab.sampling import exchange
@@ -56,6 +55,7 @@ class Task(NamedTuple):
         lengths: int32 [B].
         keys: [B, num_samples].
         channels: of the token indices, where they were calibrated.
+        choices: int32 [B, A, L], see `decode.generate`; None: any row may write anything.
     """
 
     params: Params
@@ -63,6 +63,7 @@ class Task(NamedTuple):
     lengths: jax.Array
     keys: jax.Array
     channels: Channels | None = None
+    choices: jax.Array | None = None
 
 
 class State(NamedTuple):
@@ -76,6 +77,7 @@ class State(NamedTuple):
         written: draws so far.
         lengths: int32 [R].
         stopped: bool [R].
+        open: bool [R, A], the choices that a row's tokens so far begin; None without choices.
     """
 
     t: jax.Array
@@ -85,6 +87,7 @@ class State(NamedTuple):
     written: Draw
     lengths: jax.Array
     stopped: jax.Array
+    open: jax.Array | None = None
 
 
 def start(model: Decoder, sampling: SamplingConfig, task: Task) -> State:
@@ -117,7 +120,9 @@ def start(model: Decoder, sampling: SamplingConfig, task: Task) -> State:
     )
     none = jnp.zeros(rows, jnp.int32)
     begin = State(jnp.zeros((), jnp.int32), none, cache, pools, written, none, none > 0)
-    return _record(begin, _draw(model, sampling, task, 0, hidden), sampling)
+    if task.choices is not None:
+        begin = begin._replace(open=_choices(task)[:, :, 0] >= 0)
+    return _record(begin, _draw(model, sampling, task, begin, hidden), sampling, task)
 
 
 def _in_chunks(
@@ -147,8 +152,8 @@ def unfinished(sampling: SamplingConfig, state: State) -> jax.Array:
 def advance(model: Decoder, sampling: SamplingConfig, task: Task, state: State) -> State:
     """Reads the newest token of every row and draws the next."""
     hidden, cache = _apply(model, task, "step", state.last, state.cache)
-    drawn = _draw(model, sampling, task, state.t, hidden)
-    return _record(state._replace(cache=cache), drawn, sampling)
+    drawn = _draw(model, sampling, task, state, hidden)
+    return _record(state._replace(cache=cache), drawn, sampling, task)
 
 
 def finish(state: State) -> Completions:
@@ -256,15 +261,31 @@ def _apply(model: Decoder, task: Task, method: str, *arguments: Any) -> Any:
 
 
 def _draw(
-    model: Decoder, sampling: SamplingConfig, task: Task, t: ArrayLike, hidden: jax.Array
+    model: Decoder, sampling: SamplingConfig, task: Task, state: State, hidden: jax.Array
 ) -> Draw:
-    step_keys = jax.vmap(jax.random.fold_in, (0, None))(task.keys.reshape(-1), t)
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(task.keys.reshape(-1), state.t)
     bits = jax.vmap(lambda k: jax.random.bits(k, (2,), jnp.uint32))(step_keys)
-    logits = _apply(model, task, "logits", hidden)
-    return sample(logits[:, : sampling.vocab_size], bits, sampling)
+    logits = _apply(model, task, "logits", hidden)[:, : sampling.vocab_size]
+    if state.open is not None:
+        tokens = _choices(task)[:, :, state.t]
+        going = state.open & (tokens >= 0)
+        # A negative index would count from the end.
+        tokens = jnp.where(going, tokens, logits.shape[1])
+        rows = jnp.arange(logits.shape[0])[:, None]
+        allowed = jnp.zeros(logits.shape, bool).at[rows, tokens].set(True, mode="drop")
+        # Rows that may write anything, and those that have stopped, have no choice going on.
+        allowed |= ~jnp.any(going, axis=1, keepdims=True)
+        logits = jnp.where(allowed, logits, -jnp.inf)
+    return sample(logits, bits, sampling)
 
 
-def _record(state: State, draw: Draw, sampling: SamplingConfig) -> State:
+def _choices(task: Task) -> jax.Array:
+    """int32 [R, A, L], of every row."""
+    assert task.choices is not None
+    return jnp.repeat(task.choices, task.keys.size // len(task.choices), axis=0)
+
+
+def _record(state: State, draw: Draw, sampling: SamplingConfig, task: Task) -> State:
     """The state with a token of every row that goes on."""
     running = ~state.stopped
     columns = (
@@ -279,6 +300,9 @@ def _record(state: State, draw: Draw, sampling: SamplingConfig) -> State:
     )
     stop_ids = jnp.asarray(sampling.stop_ids, jnp.int32)
     hit = jnp.any(draw.tokens[:, None] == stop_ids[None, :], axis=1)
+    if state.open is not None:
+        chosen = _choices(task)[:, :, state.t] == draw.tokens[:, None]
+        state = state._replace(open=state.open & chosen)
     return state._replace(
         t=state.t + 1,
         last=draw.tokens,

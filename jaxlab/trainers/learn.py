@@ -16,8 +16,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.losses import chunked_vocab
-from jaxlab.losses.aggregate import count, per_token, summarise
-from jaxlab.losses.types import Group, Method, Needs, Teacher, Tokens, spread
+from jaxlab.losses.aggregate import count, masked_mean, per_token, summarise
+from jaxlab.losses.types import Credit, Group, Method, Needs, Teacher, Tokens, spread
 from jaxlab.models.decoder import Decoder, Params, unembedding
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout, hidden_and_balance, response_hidden
@@ -115,6 +115,7 @@ class Learner:
         self._optimizer, self._rate = optimizer, rate
         everywhere = NamedSharding(mesh, PartitionSpec())
         self.score = jax.jit(ambient(mesh)(self._score))
+        self.meter = jax.jit(ambient(mesh)(self._meter), static_argnums=3)
         self.update = jax.jit(
             ambient(mesh)(self._update),
             donate_argnums=0,
@@ -154,8 +155,11 @@ class Learner:
             token = Needs(teacher="token")
             reference = read(self._reader(self._reference, reference_params, token, group)).token
         old = None
-        if needs.old or options.updates > 1:
+        if needs.old or options.updates > 1 or experience.stored is not None:
             old, _ = read(lambda part: self._token_logp(params, part, group))
+        if experience.stored is not None:
+            assert old is not None
+            old = jnp.where(experience.stored[:, None], rollout.logprobs, old)
         said = None if view is None else view.token
         if needs.teacher == "full" and needs.reward:
             # A method that weighs completions asks what the teacher thinks of them.
@@ -163,8 +167,13 @@ class Learner:
             assert teacher_params is not None
             token = Needs(teacher="token")
             said = read(self._reader(self._teacher, teacher_params, token, group)).token
-        credit = self.method.credit(grouped(experience, options.samples, needs, old, said))
+        if experience.advantage is None:
+            credit = self.method.credit(grouped(experience, options.samples, needs, old, said))
+        else:
+            credit = Credit(advantage=experience.advantage)
         mask = rollout.mask
+        if experience.valid is not None:
+            mask = mask & experience.valid[:, None]
         if credit.keep is not None:
             mask = mask & credit.keep.reshape(-1)[:, None]
 
@@ -180,13 +189,11 @@ class Learner:
             advantage=spread(of_rows(credit.advantage), mask),
             branch=spread(of_rows(credit.branch), mask),
             progress=jnp.broadcast_to(progress, mask.shape),
+            choices=rollout.choices,
         )
-        scored = Scored(rollout, mask, batch, of_rows(credit.weight), hidden)
-        lengths = {
-            "response_length": rollout.mask.sum(1).mean(),
-            "truncated_share": 1.0 - rollout.stopped.mean(),
-        }
-        return scored, dict(credit.metrics) | lengths
+        weight = credit.weight if experience.weight is None else experience.weight
+        scored = Scored(rollout, mask, batch, of_rows(weight), hidden)
+        return scored, dict(credit.metrics) | _lengths(rollout, experience.valid)
 
     def _reader(
         self, decoder: Decoder, params: Params, needs: Needs, group: int
@@ -284,7 +291,71 @@ class Learner:
             rollout.response,
             self.options.temperature if self.method.needs.tempered else 1.0,
             vocab_size=self.options.vocab_size,
+            choices=rollout.choices,
         )
+
+    def _meter(
+        self,
+        params: Params,
+        teacher_params: Params | None,
+        scored: Scored,
+        kinds: int,
+        kind: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Norms of the gradients that the rows of each kind alone would give.
+
+        The KL to a reference is left out: what is measured is the signal of the credit.
+
+        Args:
+            params: of the student.
+            teacher_params: where the method needs a teacher.
+            scored: a batch.
+            kinds: how many there are.
+            kind: int32 [B], of each row.
+
+        Returns:
+            Norms float32 [kinds]; and how far the sampler's log-probabilities are from those of
+            the trainer's forward pass, the mean distance over tokens (stored rows have none).
+        """
+        method, group = self.method, self.options.group(scored.mask.shape[0])
+        if hasattr(method, "kl_weight"):
+            scored = scored._replace(batch=scored.batch._replace(reference_logp=None))
+        loss = functools.partial(
+            self._loss,
+            teacher_params=teacher_params,
+            group=group,
+            denominator=count(scored.mask, method.agg),
+        )
+
+        def norm(k: jax.Array) -> jax.Array:
+            own = scored._replace(mask=scored.mask & (kind == k)[:, None])
+            _, grads = microbatch.value_and_grad(loss, params, own, self.options.parts, group)
+            return optax.tree.norm(grads)
+
+        norms = jax.lax.map(norm, jnp.arange(kinds))
+        logp = scored.batch.old_logp
+        if logp is None:
+            logp, _ = microbatch.over_parts(
+                lambda part: self._token_logp(params, part, group),
+                scored.rollout,
+                self.options.parts,
+                group,
+            )
+        return norms, masked_mean(jnp.abs(logp - scored.rollout.logprobs), scored.mask)
+
+
+def _lengths(rollout: Rollout, valid: jax.Array | None) -> Metrics:
+    """Mean length and share of cut completions, of the rows that count."""
+    lengths = rollout.mask.sum(1)
+    if valid is None:
+        return {
+            "response_length": lengths.mean(),
+            "truncated_share": 1.0 - rollout.stopped.mean(),
+        }
+    return {
+        "response_length": masked_mean(lengths.astype(jnp.float32), valid),
+        "truncated_share": masked_mean(1.0 - rollout.stopped.astype(jnp.float32), valid),
+    }
 
 
 def grouped(

@@ -84,6 +84,7 @@ class Program(NamedTuple):
         show: metrics on the progress line.
         host_state: part of every checkpoint; None: nothing on the host matters.
         flops_per_token: model FLOPs of a step for each of its `tokens`; 0: not known.
+        close: called when the run ends, however it does.
     """
 
     abstract: TrainState
@@ -93,6 +94,7 @@ class Program(NamedTuple):
     show: tuple[str, ...] = ("loss",)
     host_state: HostState | None = None
     flops_per_token: float = 0.0
+    close: Callable[[], None] = lambda: None
 
 
 class NonFiniteError(RuntimeError):
@@ -122,7 +124,8 @@ def run(
     """
     last = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
     with (
-        # The outermost: a request also counts while the last checkpoint is written.
+        contextlib.closing(program),
+        # Around all others: a request also counts while the last checkpoint is written.
         Preemption() as preemption,
         MetricsWriter(workdir, config.tensorboard, _wandb(config, workdir, about)) as writer,
         Checkpointer(

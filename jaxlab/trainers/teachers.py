@@ -53,4 +53,5 @@ def view(
         rollout.response,
         temperature=temperature,
         vocab_size=vocab_size,
+        choices=rollout.choices,
     )

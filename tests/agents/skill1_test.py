@@ -96,7 +96,7 @@ def run(replies, library=None, **options):
     """Play with these replies by phase; also what was asked, by phase."""
     asked = []
 
-    async def generate(phase, prompt):
+    async def generate(phase, prompt, choices):
         asked.append((phase, prompt))
         return replies[phase] if isinstance(replies[phase], str) else replies[phase].pop(0)
 
@@ -138,3 +138,43 @@ def test_an_episode_with_a_library_is_learned_from(tmp_path):
         assert "open it first" not in asked[2][1]
         library.learn(2, [played.episode()])
         assert [(e.utility, e.selections) for e in library.entries()] == [(0.475, 0), (0.475, 1)]
+
+
+class Hostile(Corridor):
+    """Says too much and ends by raising."""
+
+    def reset(self):
+        self.steps = 0
+        return Step("\ud800 <action>on</action> " * 10**5, admissible=("on",))
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 2:
+            raise ValueError("the game is broken")
+        return Step("{}" * 10**6, admissible=("on",))
+
+
+def test_hostile_text_is_bounded_and_a_dead_environment_ends_the_episode():
+    asked = []
+
+    async def generate(phase, prompt, choices):
+        asked.append((phase, len(prompt), choices))
+        return "<action>on</action>" + "x" * 10**5
+
+    played = asyncio.run(skill1.play(Hostile(), "t", generate, distil=True))
+    assert [phase for phase, *_ in asked] == ["act", "act"]
+    assert max(length for _, length, _ in asked) < 2 * skill1.MOST_TEXT + 2000
+    assert asked[0][2] == ["<action>on</action>"]
+    assert (played.reward, played.error) == (0.0, "ValueError: the game is broken")
+    assert played.counts["died"] == 1
+    assert played.counts["cut_texts"] == 2
+    assert len(played.states) == len(played.actions) == len(played.bad) == 2
+
+
+def test_without_selection_the_task_is_the_query_and_the_first_candidate_is_used(tmp_path):
+    with SkillLibrary(tmp_path) as library:
+        library.learn(1, [Episode(1.0, skill=Skill("run", "reach the end"))])
+        played, asked = run({"act": "<action>on</action>"}, library, select=False, distil="raw")
+    assert [phase for phase, _ in asked] == ["act", "act"]
+    assert (played.query, played.selected, played.order) == ("reach the end", 0, None)
+    assert played.skill == Skill("on; on", "reach the end", "reach the end")

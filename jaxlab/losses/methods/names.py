@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 from jaxlab import config
 from jaxlab.losses.methods.aopd import Aopd
 from jaxlab.losses.methods.cross_entropy import CrossEntropy
+from jaxlab.losses.methods.gigpo import Gigpo
 from jaxlab.losses.methods.gkd import FullReverseKl, Gkd
 from jaxlab.losses.methods.grpo import Dapo, DrGrpo, Grpo, Gspo, Rloo
 from jaxlab.losses.methods.kdrl import Kdrl
@@ -31,6 +32,7 @@ Methods = (
     | Rloo
     | Dapo
     | Gspo
+    | Gigpo
     | Kdrl
 )
 

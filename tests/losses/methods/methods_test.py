@@ -77,6 +77,7 @@ BY_HAND = {
     "rloo": ({}, 2 * float(np.sum(NLL))),
     "dapo": ({}, -2.0),
     "gspo": ({}, -2.0),
+    "gigpo": ({}, -2.0),
     "kdrl": ({"beta_start": 1.0, "beta_end": 0.0}, -2.0 + 0.5 * _mean(A**2) * 0.75),
 }
 

@@ -1,0 +1,129 @@
+"""Skill1 on small household games, from scratch: with a library, without one, and its ablations.
+
+Four furnished rooms, one of a kind, are made up; a thing lies where its kind usually lies in its
+room, which nothing but experience tells, and ten actions do not suffice to look everywhere. A
+decoder of two layers first imitates a scripted player (`warmup`) who acts well and asks, ranks and
+distils badly; in its games things lie anywhere, so that it learns no room. Each cell then starts
+from it.
+
+    python -m jaxlab.train --config=configs/skill1_household.py:demo --workdir=runs/skill1
+    python -m jaxlab.train --config=configs/skill1_household.py --workdir=runs/skill1_cells
+    python -m jaxlab.agents.skill_library show runs/skill1/library
+
+Expect: with the library success rises within the first steps, as soon as there are skills to
+select; without it only as fast as the weights learn the rooms. docs/household.md has what came out.
+
+Variants: "" (eight cells, three seeds: full, no_library, no_selection, no_distillation, lambdas_0,
+released, delayed, gigpo), "demo" (full and no_library, one seed, at most 8 minutes on two cores),
+"tiny" (two steps of each cell, for tests).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+# How the switches of 8.1 (docs/household.md) are set here: skills that tell of another thing are
+# not offered, equal ones are one, and what was never tried is not preferred.
+LIBRARY = {"top_k": 3, "ucb": 0.15, "floor": 0.4, "dedupe": "similar", "evict": "u_log_n1"}
+CELLS = {
+    "library": {},
+    "no_library": {"skills": None},
+    "no_selection": {"skills": {"library": LIBRARY, "select": False}},
+    "no_distillation": {"skills": {"library": LIBRARY, "distil": "raw"}},
+    "lambdas_0": {"credit": {"rank_weight": 0.0, "distil_weight": 0.0}},
+    "released": {"credit": {"mode": "released"}},
+    "delayed": {"credit": {"mode": "delayed"}},
+    "gigpo": {"loss": {"name": "gigpo", "kl_weight": 0.01}},
+}
+VARIANTS = ("", "demo", "tiny")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The study; see the module's docstring for the variants."""
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"configs/skill1_household.py has the variants demo and tiny, not {variant!r}"
+        )
+    tiny, demo = variant == "tiny", variant == "demo"
+    config = ConfigDict({"title": "Skill1 on household games", "stages": {}})
+    config.stages.warmup = warmup(tiny)
+    for seed in range(3 if not variant else 1):
+        for name in list(CELLS)[: 2 if demo else None]:
+            stage = reinforced(CELLS[name], seed, tiny)
+            if demo:
+                stage.rollout.update({"samples": 4, "turn_multiple": 56, "parts": 2})
+                stage.train.eval_every = 20
+            config.stages[f"{name}_{seed}" if not variant else name] = stage
+    return config
+
+
+def warmup(tiny: bool) -> ConfigDict:
+    """The script imitated."""
+    config = base(tiny, habit=0.0)
+    steps = 2 if tiny else 120
+    config.model = common.model(
+        hidden_size=16 if tiny else 64,
+        intermediate_size=32 if tiny else 256,
+        num_layers=1 if tiny else 2,
+        num_heads=4,
+        num_kv_heads=4,
+        qk_norm=True,
+        rope={"theta": 1000.0},
+        max_position=160,
+    )
+    config.source = "script"
+    config.loss = {"name": "cross_entropy"}
+    if not tiny:
+        # Two shots at each game: half with lessons, half without.
+        config.rollout.update({"tasks": 8, "samples": 2, "turn_multiple": 88, "parts": 2})
+    config.train = common.train(steps, log_every=max(steps // 25, 1), eval_every=steps)
+    config.train.checkpoint_every = steps
+    config.optim = common.optim(4e-3, schedule="cosine", warmup_steps=min(20, steps))
+    return config
+
+
+def reinforced(cell: dict, seed: int, tiny: bool) -> ConfigDict:
+    """A cell: the paper's credit with these changes."""
+    config = base(tiny, habit=1.0)
+    steps = 2 if tiny else 40
+    config.seed = seed
+    config.model = common.model()
+    config.model.path = "@warmup"
+    config.loss = {"name": "grpo", "kl_weight": 0.01}
+    config.skills = {"library": dict(LIBRARY)}
+    config.credit = {"mode": "paper"}
+    config.train = common.train(steps, log_every=1, eval_every=max(steps // 4, 1))
+    config.train.checkpoint_every = max(steps // 4, 1)
+    config.optim = common.optim(5e-4)
+    for name, value in cell.items():
+        config[name] = value
+    return config
+
+
+def base(tiny: bool, habit: float) -> ConfigDict:
+    """What the stages share."""
+    config = ConfigDict({"trainer": "agent", "seed": 0})
+    config.data = {
+        "rooms": "made_up",
+        "max_steps": 3 if tiny else 10,
+        "kind_rooms": 1,
+        "sizes": {"receptacles": 8, "things": 8, "copies": 1, "habit": habit},
+        "panel": 4 if tiny else 48,
+    }
+    config.rollout = {
+        "tasks": 2 if tiny else 4,
+        "samples": 2 if tiny else 8,
+        "words": "terse",
+        "history": 12,
+        "actions": "choice",
+        "new_tokens": {"query": 4, "rank": 4, "act": 8, "distil": 8},
+        "max_prompt": 64,
+        "prompt_multiple": 64,
+        "row_multiple": 4 if tiny else 16,
+        "turn_multiple": 32 if tiny else 104,
+        "parts": 1 if tiny else 4,
+        "response_multiple": 8,
+    }
+    config.eval = {"save_episodes": 2, "meter_every": 1 if tiny else 10}
+    config.mesh = common.mesh()
+    return config
