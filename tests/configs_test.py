@@ -41,6 +41,8 @@ VARIANTS = {
     "eval_lary": ("", "small", "tiny"),
     "skill1_household": ("", "demo", "tiny"),
     "skill1_alfworld": ("", "tiny"),
+    "sparse_balance_text": ("", "needle", "demo", "tiny"),
+    "sparse_balance_longalign": ("", "tiny"),
 }
 
 COMMON_KEYS = ("seed", "data", "train", "optim", "mesh")
@@ -234,6 +236,26 @@ def test_skill1_trains_two_steps_of_a_chat_model(config, gsm8k, tmp_path):
     assert last["unread_distil"] == 1
     assert last["cut_prompts"] > 0
     assert Checkpointer(tmp_path / "checkpoints").latest() == 2
+
+
+def test_balanced_policies_train_two_steps(config, tmp_path):
+    tiny = config("sparse_balance_text", "tiny")
+    train.run(tiny, tmp_path)
+    for stage in tiny["stages"]:
+        _check_trained(tmp_path / stage)
+    rows = (tmp_path / "control" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-2])["balance/programs"] == 1
+    assert "| accuracy | sequence_accuracy | loss |" in (tmp_path / "report.md").read_text()
+
+
+def test_balanced_documents_train_two_steps(config, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    texts = ["She sells sea shells. " * n for n in (1, 2, 3, 4, 1, 2)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tiny = config("sparse_balance_longalign", "tiny")
+    tiny["data"]["options"] |= {"train": str(path), "valid": str(path)}
+    train.train(tiny, tmp_path / "run")
+    _check_trained(tmp_path / "run")
 
 
 def test_text_trains_two_steps(config, tmp_path):

@@ -233,8 +233,24 @@ class LatencyTable:
 
 
 @dataclasses.dataclass(frozen=True)
+class WholeModel:
+    """A table's seconds of all layers of the model, and of what stands beside them."""
+
+    table: LatencyTable
+
+    @property
+    def id(self) -> str:
+        """The table's."""
+        return self.table.id
+
+    def predict(self, length: ArrayLike, budget: ArrayLike) -> Any:
+        """See `LatencyTable.model_seconds`."""
+        return self.table.model_seconds(length, budget)
+
+
+@dataclasses.dataclass(frozen=True)
 class Formula:
-    """Seconds of one layer by counting: c0 + c1 L + c2 pairs(L, k) + c3 L^2 / (2 B).
+    """Seconds of one layer by counting: c0 + c1 L + c2 pairs(L, k) + c3 L^2 / (2 B) + c4 L^2 / 2.
 
     `pairs` are the query-key pairs of block-sparse attention, b^2 / 2 + (L - b) b with
     b = min(L, k B): dense up to b, and b keys for each later query. The last term is the router's,
@@ -246,6 +262,7 @@ class Formula:
         pair: c2, seconds per query-key pair.
         route: c3, seconds per query-block pair.
         block: B, tokens per block.
+        dense: c4, seconds per query-key pair of layers that stay dense.
     """
 
     start: float = 0.0
@@ -253,6 +270,13 @@ class Formula:
     pair: float = 0.0
     route: float = 0.0
     block: int = 256
+    dense: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """A name of these numbers, for checkpoints."""
+        content = json.dumps(dataclasses.asdict(self))
+        return "formula-" + hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def predict(self, length: ArrayLike, budget: ArrayLike) -> Any:
         """See `Latency`."""
@@ -262,6 +286,7 @@ class Formula:
             + self.token * tokens
             + self.pair * pairs(tokens, blocks, self.block)
             + self.route * tokens**2 / (2 * self.block)
+            + self.dense * tokens**2 / 2
         )
         return float(result) if result.ndim == 0 else result
 

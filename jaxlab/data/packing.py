@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlab.data.batch import TokenIds
+from jaxlab.data.tasks.tokens import NO_TARGET, Row
 
 
 class Packed(NamedTuple):
@@ -83,3 +84,48 @@ def pack(
         targets[row, here] = mask
         targets[row, here.start] = False
     return Packed(tokens[:rows], segment_ids[:rows], positions[:rows], targets[:rows])
+
+
+class Line(NamedTuple):
+    """Documents one after the other; arrays [T].
+
+    Attributes:
+        tokens: int32, what the model reads.
+        targets: int32, what it is to say next.
+        mask: bool, True where the target counts.
+        segment_ids: int32; 1, 2, ... number the documents, 0 is padding.
+        positions: int32, from 0 within each document, 0 in padding.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+
+
+def line(documents: Sequence[Row], width: int) -> Line:
+    """Lays documents into one row in the order given; without documents it is padding.
+
+    Args:
+        documents: with targets, so that none looks into the next.
+        width: T.
+
+    Raises:
+        ValueError: they have more than `width` tokens together.
+    """
+    lengths = [len(document.tokens) for document in documents]
+    if sum(lengths) > width:
+        raise ValueError(f"{len(lengths)} documents of {sum(lengths)} tokens do not fit {width}")
+    row = Line(
+        np.zeros(width, np.int32), np.full(width, NO_TARGET, np.int32), np.zeros(width, bool),
+        np.zeros(width, np.int32), np.zeros(width, np.int32),
+    )  # fmt: skip
+    begin = 0
+    for number, (document, length) in enumerate(zip(documents, lengths, strict=True), 1):
+        here = slice(begin, begin + length)
+        row.tokens[here], row.targets[here] = document.tokens, document.targets
+        row.mask[here], row.segment_ids[here] = document.mask, number
+        row.positions[here] = np.arange(length)
+        begin += length
+    return row

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import ranges
+from jaxlab.balance.settings import Balance
 from jaxlab.config import ConfigError
 from jaxlab.data.index import example_ids
 from jaxlab.data.tasks.tokens import TokenSource
@@ -24,7 +25,7 @@ from jaxlab.nn.routing import balance
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import microbatch, optim, routing, state
+from jaxlab.trainers import balanced, microbatch, optim, routing, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 from jaxlab.trainers.token_data import Opened, TokenData
@@ -44,6 +45,8 @@ class Lm:
         seed: of parameters and data order.
         batch_size: rows per step.
         z_loss: weight of log(Z)^2 (PaLM, section 5).
+        balance: trains on documents of any length, packed over the ranks, with tuned budgets of
+            block-sparse attention; batch_size then counts documents. None: rows of one length.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
@@ -57,6 +60,7 @@ class Lm:
     seed: int = 0
     batch_size: int = 64
     z_loss: float = 0.0
+    balance: Balance | None = None
     title: str | None = None
     trainer: Literal["lm"] = "lm"
 
@@ -65,7 +69,7 @@ class Lm:
         ranges.check_counts(self, "batch_size")
         ranges.check(self, "z_loss", least=0)
         ranges.check_seed(self)
-        self.train.parts(self.batch_size)
+        balanced.check_parts(self.train, self.batch_size, self.balance)
         self.optim.check_warmup(self.train.steps)
         for i, setting in enumerate(self.eval.settings):
             self.data.settings(setting, f"eval.settings[{i}]")
@@ -83,6 +87,36 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     _check_lengths(every, source.config)
     routing.check(config.train.balance_loss, source.config)
     models.describe(workdir, source, data.tokenizer)
+    evaluator = TokenEvaluator(Decoder(source.config), sources, config.eval, mesh, vocab_size)
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        scores = evaluator(current.params)
+        if index >= config.train.steps:
+            scores |= evaluator.compare(current.params)
+        return Evaluation({f"eval/{name}": value for name, value in scores.items()})
+
+    if config.balance is not None:
+        documents = data.documents(config.balance.widths[-1], config.balance.long_documents)
+
+        def draw(index: int) -> balanced.Drawn:
+            ids = example_ids(index, config.batch_size, documents.count, config.seed)
+            rows = [documents.at(int(i), config.seed) for i in ids]
+            return rows, {"left_out": documents.left_out}
+
+        recipe = balanced.Recipe(
+            source.config,
+            config.optim,
+            config.train.steps,
+            config.train.nonfinite == "skip",
+            vocab_size,
+            config.z_loss,
+        )
+        return balanced.program(
+            balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules),
+            lambda: source.load(mesh, config.mesh.rules),
+            draw,
+            evaluate,
+        )
     host_batch_slice(config.batch_size, mesh)
     compiled = _compiled(
         _Recipe(
@@ -98,7 +132,6 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
         mesh,
         config.mesh.rules,
     )
-    evaluator = TokenEvaluator(Decoder(source.config), sources, config.eval, mesh, vocab_size)
 
     def init() -> state.TrainState:
         return compiled.create(source.load(mesh, config.mesh.rules))
@@ -109,12 +142,6 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
         batch = rows.batch(ids[host_batch_slice(len(ids), mesh)], "train")
         new, metrics = compiled.update(current, put_global(batch, mesh))
         return StepOutput(new, metrics, lambda: {"tokens": config.batch_size * rows.length})
-
-    def evaluate(current: state.TrainState, index: int) -> Evaluation:
-        scores = evaluator(current.params)
-        if index >= config.train.steps:
-            scores |= evaluator.compare(current.params)
-        return Evaluation({f"eval/{name}": value for name, value in scores.items()})
 
     return Program(compiled.abstract, init, step, evaluate, ("loss", "accuracy"))
 

@@ -12,10 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import ranges
+from jaxlab.balance.settings import Balance
 from jaxlab.config import ConfigError
 from jaxlab.data import settings
-from jaxlab.data.batch import bucket, prompt_completion_batch
+from jaxlab.data.batch import bucket, prompt_completion, prompt_completion_batch
 from jaxlab.data.settings import Data
+from jaxlab.data.tasks.tokens import NO_TARGET, Row
 from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
@@ -24,11 +26,11 @@ from jaxlab.losses.aggregate import count, per_token, summarise
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.nn.routing import balance
 from jaxlab.rollouts.cached import Thinkers
-from jaxlab.rollouts.text import text_task
+from jaxlab.rollouts.text import TextTask, text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
-from jaxlab.trainers import microbatch, optim, routing, setup, state
+from jaxlab.trainers import balanced, microbatch, optim, routing, setup, state
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 
@@ -52,6 +54,8 @@ class Sft:
         batch_size: examples per step.
         max_length: most tokens of prompt and completion; longer completions are cut. A prompt that
             leaves no room for one is too long, as one beyond data.max_prompt is.
+        balance: packs the examples of a step over the ranks by their lengths, with tuned budgets of
+            block-sparse attention. None: a row for each example, as long as the longest.
         title: heading of the report.
         trainer: names this trainer in a config.
     """
@@ -66,6 +70,7 @@ class Sft:
     seed: int = 0
     batch_size: int = 128
     max_length: int = 512
+    balance: Balance | None = None
     title: str | None = None
     trainer: Literal["sft"] = "sft"
 
@@ -73,7 +78,13 @@ class Sft:
         """Check ranges, and that batch, prompts and warm-up fit."""
         ranges.check_counts(self, "batch_size", "max_length")
         ranges.check_seed(self)
-        self.train.parts(self.batch_size)
+        balanced.check_parts(self.train, self.batch_size, self.balance)
+        if self.balance is not None and self.balance.widths[-1] < self.max_length - 1:
+            # The last token is a target alone.
+            raise ValueError(
+                f"balance.widths: a microbatch of {self.balance.widths[-1]} tokens is too short "
+                f"for examples of max_length = {self.max_length}"
+            )
         self.optim.check_warmup(self.train.steps)
         if self.data.max_prompt > self.max_length:
             raise ValueError(
@@ -94,6 +105,27 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     decoder = Decoder(source.config)
     routing.check(config.train.balance_loss, source.config)
     _check_lengths(config, decoder)
+    evaluator = Evaluator(decoder, text, config.eval, mesh, config.mesh.decode_rules)
+
+    def evaluate(current: state.TrainState, index: int) -> Evaluation:
+        # The same randomness at every evaluation: differences come from the params.
+        scores, samples = evaluator(current.params, setup.step_key(config.seed, setup.EVAL_STEP))
+        return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
+
+    if config.balance is not None:
+        recipe = balanced.Recipe(
+            source.config,
+            config.optim,
+            config.train.steps,
+            config.train.nonfinite == "skip",
+            tokenizer.vocab_size,
+        )
+        return balanced.program(
+            balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules),
+            lambda: source.load(mesh, config.mesh.rules),
+            functools.partial(_documents, config, text),
+            evaluate,
+        )
     host_batch_slice(config.batch_size, mesh)
     compiled = _compiled(
         _Recipe(
@@ -108,7 +140,6 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         mesh,
         config.mesh.rules,
     )
-    evaluator = Evaluator(decoder, text, config.eval, mesh, config.mesh.decode_rules)
 
     def init() -> state.TrainState:
         return compiled.create(source.load(mesh, config.mesh.rules))
@@ -124,11 +155,6 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         trained = int(np.sum(mask))
         new, metrics = compiled.update(current, *put_global((tokens[mine], mask[mine]), mesh))
         return StepOutput(new, metrics, lambda: {"tokens": trained})
-
-    def evaluate(current: state.TrainState, index: int) -> Evaluation:
-        # The same randomness at every evaluation: differences come from the params.
-        scores, samples = evaluator(current.params, setup.step_key(config.seed, setup.EVAL_STEP))
-        return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
 
     return Program(compiled.abstract, init, step, evaluate)
 
@@ -200,6 +226,21 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
     )
+
+
+def _documents(config: Sft, text: TextTask, index: int) -> balanced.Drawn:
+    """The examples of a step, each of its own length, and how many of them were cut."""
+    rows, cut = [], 0
+    for number, (example, prompt) in enumerate(
+        setup.training_rows(text, index, config.batch_size, config.seed)
+    ):
+        target = text.target(example)
+        width = min(len(prompt) + len(target), config.max_length)
+        cut += len(prompt) + len(target) > width
+        tokens, mask = prompt_completion(prompt, target, width, text.tokenizer.pad_id, row=number)
+        targets = np.where(mask[1:], tokens[1:], NO_TARGET)
+        rows.append(Row(tokens[:-1], targets, mask[1:]))
+    return rows, {"cut": cut}
 
 
 def _check_lengths(config: Sft, decoder: Decoder) -> None:

@@ -1,9 +1,10 @@
 """The section `data` of next-token training: token tasks and texts by name."""
 
 import dataclasses
+import logging
 import pathlib
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -11,12 +12,14 @@ from jaxlab import ranges
 from jaxlab.config import ConfigError, build, fields_of
 from jaxlab.data import text as text_lib
 from jaxlab.data.tasks.names import TOKEN_TASKS
-from jaxlab.data.tasks.tokens import ENDLESS, Generated, TokenSource, TokenTask
+from jaxlab.data.tasks.tokens import ENDLESS, Generated, Row, TokenSource, TokenTask
 from jaxlab.data.text import Text
 from jaxlab.text.tokenizer import Tokenizer
 
 # What of a text's options may differ between settings: the rest would tokenise it anew.
 TEXT_SETTINGS = ("length", "documents")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +46,8 @@ class TokenData:
     Attributes:
         task: a name in `jaxlab.data.tasks.names.TOKEN_TASKS`, or "text".
         options: fields of the task's dataclass, or of `jaxlab.data.text.Text`.
-        mixture: settings to train on; each step draws one, so that its batch has one shape. Empty:
-            the options as they are.
+        mixture: settings to train on; each step draws one, so that its batch has one shape, or with
+            `balance` each document. Empty: the options as they are.
         num_train: training examples of a generated task; None: none is seen twice.
         cache: directory for the tokens of a text; None: `tokens` in the work directory.
     """
@@ -122,9 +125,114 @@ class Opened:
             [self.source(part.options) for part in parts], [part.weight for part in parts]
         )
 
+    def documents(self, longest: int, long: Literal["error", "split", "drop"]) -> "Corpus | Drawn":
+        """What balanced training draws from: documents one by one, of their own lengths.
+
+        Of a text by `documents` they are the file's; otherwise each is a row of a part of the
+        mixture.
+
+        Args:
+            longest: most tokens of a document that is read.
+            long: what is done with longer ones.
+
+        Raises:
+            ConfigError: there are longer ones, which are an error; or none is left.
+        """
+        settings = self._data.settings({}, "data.options")
+        if isinstance(settings, Text) and settings.documents:
+            assert self._corpus is not None
+            if self._data.mixture:
+                raise ConfigError(
+                    "data.mixture: the documents of a text have their own lengths; leave it empty, "
+                    "or set data.options.documents to False"
+                )
+            part = self._corpus.parts["train"]
+            return Corpus(part.documents(), longest, long, part.name)
+        mixture = self.training()
+        for source in mixture.sources:
+            if source.length > longest:
+                raise ConfigError(
+                    f"data: rows of {source.length} tokens are longer than a microbatch of "
+                    f"{longest}: raise balance.widths, or shorten data.mixture"
+                )
+        return Drawn(mixture)
+
+
+class Drawn:
+    """Documents that are rows of a mixture's parts, each document of a part of its own."""
+
+    left_out = 0
+
+    def __init__(self, mixture: "Mixture"):
+        """Take the parts; every document is a function of its number and the seed."""
+        self._mixture = mixture
+        self.count = max(source.num_examples("train") for source in mixture.sources)
+
+    def at(self, i: int, seed: int) -> Row:
+        """Document i."""
+        source = self._mixture.at(i, seed)
+        batch = source.batch([i % source.num_examples("train")], "train")
+        if batch.segment_ids is not None:
+            raise ConfigError("data.mixture: its parts may not pack documents themselves")
+        return Row(batch.tokens[0], batch.targets[0], batch.mask[0])
+
+
+class Corpus:
+    """The documents of a file.
+
+    Attributes:
+        count: documents, pieces of those that were split counted one by one.
+        left_out: documents that nothing is learnt from: too long ones that are dropped, and those
+            of a single token, which has nothing to predict it from.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[np.ndarray],
+        longest: int,
+        long: Literal["error", "split", "drop"],
+        name: str,
+    ):
+        """Look at every length; see `Opened.documents`."""
+        # A document of T + 1 tokens is T to read and, one place on, T to say.
+        over = [i for i, document in enumerate(documents) if len(document) > longest + 1]
+        if over and long == "error":
+            raise ConfigError(
+                f"{name}: document {over[0] + 1} has {len(documents[over[0]])} tokens, more than a "
+                f"microbatch of {longest} and its last target ({len(over)} such documents): raise "
+                "balance.widths, or set balance.long_documents to split or drop"
+            )
+        if over:
+            told = {"split": "split into several", "drop": "left out"}[long]
+            logger.warning(
+                "%s: %d of %d documents have more than %d tokens and are %s",
+                *(name, len(over), len(documents), longest + 1, told),
+            )
+        if long == "drop":
+            kept = [document for document in documents if len(document) <= longest + 1]
+        else:
+            kept = [
+                document[begin : begin + longest + 1]
+                for document in documents
+                for begin in range(0, len(document), longest + 1)
+            ]
+        self._documents = [document for document in kept if len(document) > 1]
+        self.count = len(self._documents)
+        self.left_out = len(kept) - self.count + (len(over) if long == "drop" else 0)
+        if not self.count:
+            raise ConfigError(
+                f"{name}: of {len(documents)} documents none has from 2 to {longest + 1} tokens"
+            )
+
+    def at(self, i: int, seed: int) -> Row:
+        """Document i."""
+        del seed
+        ids = np.asarray(self._documents[i], np.int64)
+        return Row(ids[:-1], ids[1:], np.ones(len(ids) - 1, bool))
+
 
 class Mixture:
-    """Several sources, of which each step takes one."""
+    """Several sources, of which each step, or each document, takes one."""
 
     def __init__(self, sources: list[TokenSource], weights: list[float]):
         """Shares of the steps, up to a factor."""
