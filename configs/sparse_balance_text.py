@@ -18,9 +18,10 @@ On a CPU four devices are asked for by XLA_FLAGS:
 
 The metrics `balance/*` of every step say how even the load was (docs/sparse_balance.md).
 
-Variants: "" (a text by the command line, cut into documents of six lengths; three seeds), "needle"
-(recall of one pair in noise, the same lengths and policies; three seeds), "demo" (needles of 64 to
-2,048 tokens, blocks of 32, base budget 4, one seed), "tiny" (two policies, two steps, for tests).
+Variants: "" (a text by the command line, cut into documents of eight lengths; three seeds),
+"needle" (recall of one pair in noise, the same lengths and policies; three seeds), "demo" (needles
+of 64 to 1,024 tokens, blocks of 16, base budget 4, one layer, one seed), "tiny" (two policies, two
+steps, for tests).
 """
 
 from ml_collections import ConfigDict
@@ -76,11 +77,17 @@ def large(policy: str, seed: int, text: bool) -> ConfigDict:
     return run
 
 
-def small(policy: str, seed: int = 0, steps: int = 240) -> ConfigDict:
-    """Needles in documents of 64 to 2,048 tokens: a run of a minute and a half on one core."""
-    lengths = LENGTHS[:6]
-    run = base(policy, seed, lengths, block=32, budget=4, steps=steps)
-    run.balance.tuner.buckets = (1, 2, 3, 4, 6, 8, 12)
+def small(policy: str, seed: int = 0, steps: int = 200, suffix: str = "") -> ConfigDict:
+    """Needles in documents of 64 to 1,024 tokens: a run of a minute on one core."""
+    lengths = LENGTHS[:5]
+    run = base(policy, seed, lengths, block=16, budget=4, steps=steps, suffix=suffix)
+    run.model.sizes.num_layers = 1
+    run.data.options.update({"num_keys": 8, "num_values": 8, "num_noise": 16})
+    run.batch_size = 16
+    run.balance.tuner.buckets = (1, 2, 3, 4, 6, 8, 12, 16)
+    run.balance.widths = (1024,)
+    run.eval.update({"examples": 128, "settings": [{"length": 64}, {"length": 256}]})
+    run.train.eval_every = steps // 2
     return run
 
 

@@ -55,6 +55,8 @@ class Settings:
         seed: of lengths and routing.
         history: coverage by length bucket from the last step, as training without a second pass
             knows it; else the router's own for each microbatch, as the paper has it.
+        equal_size: microbatches have equally many sequences, as the paper's do; else they are
+            packed by cost alone, as `jaxlab.trainers.balanced` packs them.
     """
 
     workload: Workload
@@ -66,6 +68,7 @@ class Settings:
     method: Method = "lpt"
     seed: int = 0
     history: bool = False
+    equal_size: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +155,7 @@ def _step(
             costs = estimate(lengths, settings.latency, memory, policy.cost)
         else:
             costs = settings.latency.predict(lengths, budget)
-        bins = pack(costs, **shape, method=settings.method, equal_size=True)
+        bins = pack(costs, **shape, method=settings.method, equal_size=settings.equal_size)
     # The microbatch of each sequence, counted through ranks.
     place = np.empty(len(lengths), int)
     for number, members in enumerate(part for rank in bins for part in rank):
