@@ -10,7 +10,6 @@ says of the same lengths, and loss and recall. `--text=FILE` trains on a text in
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -28,6 +27,7 @@ if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
 from configs import sparse_balance_text as study  # noqa: E402
 from jaxlab import train  # noqa: E402
 from jaxlab.balance import policies, workloads  # noqa: E402
+from jaxlab.interop import models  # noqa: E402
 from jaxlab.trainers import latencies  # noqa: E402
 
 # Policy of the config -> of the simulator.
@@ -82,27 +82,21 @@ def read(workdir: pathlib.Path) -> dict[str, float]:
     return found
 
 
-def simulated(policy: str, seed: int, budget: float | None) -> policies.Outcome:
-    """What the simulator says of the same lengths, ranks and formula, with Zipf routing."""
-    run = train.settings(config("tuned", seed, 2, None))
-    sizes = dict(run.model.sizes) | {"vocab_size": 33}
-    decoder = run.model.mixer.apply(train.lm.models.Sizes(**sizes).decoder())
+def simulated(workdir: pathlib.Path, policy: str, seed: int, budget: float | None) -> float:
+    """The straggler ratio of 100 simulated steps with the lengths, ranks and FLOPs of a run."""
+    run = train.settings(json.loads((workdir / "config.json").read_text()))
     lengths = np.asarray([part.options["length"] for part in run.data.mixture])
+    parts = 4 * run.balance.microbatches
     work = workloads.Workload(
-        "demo", lambda generator, count: generator.choice(lengths, count), ranks=4, stages=1,
-        microbatches=run.balance.microbatches, sequences=run.batch_size // 8,
+        "trained", lambda generator, count: generator.choice(lengths, count), ranks=4, stages=1,
+        microbatches=run.balance.microbatches, sequences=run.batch_size // parts,
     )  # fmt: skip
+    decoder = models.read_run(workdir)
     given = policies.Settings(
-        work, latencies.formula(decoder), run.balance.tuner, block=16, steps=args_steps(run),
-        seed=seed, history=True, equal_size=False,
+        work, latencies.formula(decoder), run.balance.tuner,
+        block=decoder.layers[0].mixer.block_size, seed=seed, history=True, equal_size=False,
     )  # fmt: skip
-    return policies.run(given, policies.POLICIES[SIMULATED[policy]], budget)
-
-
-def args_steps(run: object) -> int:
-    """As many simulated steps as the means of a training run are over."""
-    del run
-    return 100
+    return policies.run(given, policies.POLICIES[SIMULATED[policy]], budget).straggler
 
 
 def report(args: argparse.Namespace) -> None:
@@ -132,8 +126,8 @@ def report(args: argparse.Namespace) -> None:
         if not rows:
             continue
         budget = np.mean([row["budget"] for row in rows]) if policy == "control" else None
-        outcomes = [dataclasses.asdict(simulated(policy, seed, budget)) for seed in range(3)]
-        straggler = np.mean([outcome["straggler"] for outcome in outcomes])
+        workdir = args.workdir / f"{policy}_0"
+        straggler = np.mean([simulated(workdir, policy, seed, budget) for seed in range(3)])
         work = np.mean([row["work"] for row in rows]) / base
         pairs = np.mean([row["blocks"] for row in rows]) / blocks
         cells = [policy, str(len(rows)), f"{straggler:.3f}", cell(policy, "straggler"),
