@@ -34,7 +34,7 @@ from jaxlab.rollouts.turns import Shape, Turn, experience
 from jaxlab.runtime.mesh import is_main, make_mesh
 from jaxlab.runtime.settings import Rules
 from jaxlab.text import tokenizer as tokenizers
-from jaxlab.trainers import agent_credit, agent_notes, optim, setup, state, teachers
+from jaxlab.trainers import agent_credit, agent_notes, optim, routing, setup, state, teachers
 from jaxlab.trainers.agent_play import Players
 from jaxlab.trainers.agent_settings import Agent
 from jaxlab.trainers.agent_waiting import Waiting
@@ -69,6 +69,7 @@ class _Run:
         size = self.tokenizer.vocab_size
         self.source = models.find(config.model, "model", vocab_size=size, seed=config.seed)
         models.describe(workdir, self.source, self.tokenizer)
+        routing.check(config.train.balance_loss, self.source.config)
         self.student = Decoder(self.source.config)
         self._check_context()
         self.games = Source(config.data)
@@ -149,6 +150,7 @@ class _Run:
             temperature=rollout.temperature or 1.0,
             updates=rollout.updates,
             parts=rollout.parts,
+            balance_loss=config.train.balance_loss,
             skip_nonfinite=config.train.nonfinite == "skip",
         )
         reference = self.reference and self.reference.decoder.config

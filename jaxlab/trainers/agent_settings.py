@@ -9,7 +9,7 @@ from jaxlab.credit.segments import Mode
 from jaxlab.interop.models import Model
 from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.losses.methods.names import Loss
-from jaxlab.rollouts.episodes import Lengths, Speech
+from jaxlab.rollouts.episodes import Speech
 from jaxlab.rollouts.household import Games
 from jaxlab.runtime.settings import Mesh
 from jaxlab.trainers import optim
@@ -233,6 +233,3 @@ class Agent:
                 f"loss.agg: {loss.agg} would weigh turns anew: set it to seq_mean_token_mean, or "
                 'credit.reduction to "turns"'
             )
-
-
-__all__ = ["Agent", "Credit", "Lengths", "Panel", "Rollouts", "Script", "Skills"]
