@@ -11,8 +11,10 @@ import pytest
 from jaxlab import calibrate, evaluate
 from jaxlab.interop import channels
 from jaxlab.json_file import CheckpointFormatError
-from jaxlab.models.decoder import Decoder, empty_caches
+from jaxlab.models.decoder import Decoder, DecoderConfig, empty_caches
 from jaxlab.models.sizes import Sizes
+from jaxlab.nn.layers import Layer
+from jaxlab.nn.mla import MLA
 from jaxlab.sampling import calibration
 from jaxlab.sampling.caches import TwoLevelAttention
 from jaxlab.sampling.caches.channels import check_channels, with_channels
@@ -60,12 +62,24 @@ def test_stacked_layers_have_each_their_own():
         np.testing.assert_array_equal(stacked.index.channels[n], layer.index.channels)
 
 
+def test_a_latent_layer_has_one_head_of_channels():
+    mixer = MLA(num_heads=2, latent_dim=6, nope_dim=4, rope_dim=2, value_dim=3)
+    config = DecoderConfig(vocab_size=11, hidden_size=8, stacks=((1, (Layer(mixer),)),))
+    model = Decoder(config)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    (found,) = calibration.measure(model, params, TOKENS)
+    assert np.sort(found).tolist() == [list(range(8))]
+    check_channels(config, (found,), 3)
+    with pytest.raises(ValueError, match=r"have shape \(2, 8\); expected \[1, from 3 to 8\]"):
+        check_channels(config, (np.repeat(found, 2, axis=0),), 3)
+
+
 def test_channels_of_another_model_are_refused(params):
     config, good = SIZES.decoder(), np.zeros((2, 6), np.int32)
     for found, message in (
         (None, "the model comes without channels: make them with python -m jaxlab.calibrate"),
         ((good,), "channels are of 1 layers, the model has 2: a calibration of another model"),
-        ((good, good[:1]), r"channels of layer 1 have shape \(1, 6\); expected \[2, at least 4\]"),
+        ((good, good[:1]), r"channels of layer 1 have shape \(1, 6\); expected \[2, from 4 to 6\]"),
         ((good, good[:, :3]), r"channels of layer 1 have shape \(2, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from jaxlab.config import build
-from jaxlab.models.decoder import Decoder
+from jaxlab.models.decoder import Decoder, DecoderConfig
 from jaxlab.models.sizes import Sizes
+from jaxlab.nn.attention import Attention
 from jaxlab.nn.context import Context
+from jaxlab.nn.layers import Layer
+from jaxlab.nn.mla import MLA
 from jaxlab.sampling import SamplingConfig, exchange, generate, offload, steps
 from jaxlab.sampling.caches import OffloadAttention, TwoLevelAttention
 from jaxlab.sampling.offload import Tables, place
@@ -232,6 +235,30 @@ def test_the_engine_by_the_host_moves_the_same_and_leaves_nothing_pinned(params,
         generated(params, engine="hostloop")
     assert caught.value.__traceback__ is not None  # which holds the frames, and they the state
     assert not pinned()
+
+
+@pytest.mark.slow
+def test_a_dense_layer_before_latent_ones_off_loads_as_it_decodes_in_memory():
+    latent = MLA(num_heads=2, latent_dim=6, nope_dim=4, rope_dim=2, value_dim=3, query_rank=5)
+    dense = Attention(num_heads=2, num_kv_heads=1, head_dim=4)
+    stacks = ((1, (Layer(dense),)), (2, (Layer(latent),)))
+    config = DecoderConfig(61, 16, stacks, max_position=64, scan_layers=True)
+    params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    params = jax.tree.map(lambda x: 3 * x, params["params"])
+
+    def run(off):
+        fields = {"stale": True} | ({"slots": SLOTS} if off else {})
+        sampling = SamplingConfig(
+            max_new_tokens=8, prompt_multiple=1, attention=attention(off, **fields)
+        )
+        key = jax.random.key(1)
+        return generate(Decoder(config), params, PROMPTS, LENGTHS[[0, 2]], key, sampling)
+
+    memory, moved = run(False), run(True)
+    same(memory[:6], moved[:6])
+    # A latent record has two tokens of 8 numbers, and no values beside them.
+    assert moved.offload.record_bytes[0].tolist() == [64, 64, 64]
+    assert moved.offload.copied.sum() > 0
 
 
 def test_what_the_engine_refuses(params):

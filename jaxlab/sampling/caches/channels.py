@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from jaxlab.models.decoder import DecoderConfig
+from jaxlab.models.decoder import DecoderConfig, empty_caches
 from jaxlab.models.stacking import members
 
 # Of each layer, in order: int32 [KV, R], best channels first; None for layers without attention.
@@ -30,18 +31,35 @@ def check_channels(config: DecoderConfig, channels: Channels | None, wanted: int
             f"channels are of {len(channels)} layers, the model has {len(config.layers)}: a "
             "calibration of another model?"
         )
-    for number, (layer, found) in enumerate(zip(config.layers, channels, strict=True)):
-        heads = getattr(layer.mixer, "num_kv_heads", None)
-        if found is None or heads is None:
-            if found is not None:
-                raise ValueError(f"channels of layer {number}, which has no attention")
-            continue
-        if found.shape[0] != heads or found.shape[1] < wanted:
+    for number, (keys, found) in enumerate(zip(_keys(config), channels, strict=True)):
+        shape = None if found is None else found.shape
+        if keys is None:
+            if shape is not None:
+                raise ValueError(f"channels of layer {number}, which caches no keys")
+        elif shape is None or shape[0] != keys[0] or not wanted <= shape[1] <= keys[1]:
             raise ValueError(
-                f"channels of layer {number} have shape {found.shape}; expected [{heads}, at least "
-                f"{wanted}]: a calibration of another model?"
+                f"channels of layer {number} have shape {shape}; expected [{keys[0]}, from "
+                f"{wanted} to {keys[1]}]: a calibration of another model?"
             )
     return tuple(None if x is None else jnp.asarray(x[:, :wanted], jnp.int32) for x in channels)
+
+
+class _Keys:
+    """A kind of cache that is the shape of one token's keys."""
+
+    def empty(
+        self, batch: int, kv_heads: int, dim: int, value_dim: int, dtype: DTypeLike
+    ) -> jax.Array:
+        """See `jaxlab.nn.context.CacheKind`."""
+        return jnp.zeros((kv_heads, dim))
+
+
+def _keys(config: DecoderConfig) -> list[tuple[int, int] | None]:
+    """Key heads and their size, of each layer; None for those that cache no keys."""
+    apart = dataclasses.replace(config, scan_layers=False)
+    kind: Any = _Keys()
+    shapes = jax.eval_shape(lambda: empty_caches(apart, 1, kind))
+    return [x.shape if isinstance(x, jax.ShapeDtypeStruct) else None for x in shapes]
 
 
 def with_channels(config: DecoderConfig, caches: tuple[Any, ...], channels: Channels) -> Any:

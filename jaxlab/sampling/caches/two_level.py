@@ -234,7 +234,8 @@ class TwoLevelCache:
         to = jnp.where(at < 0, slots, at)
         keys = self.key.at[rows, :, to].set(key.astype(self.key.dtype), mode="drop")
         values = self.value.at[rows, :, to].set(value.astype(self.value.dtype), mode="drop")
-        y = attention_step(query, keys, values, first=jnp.zeros_like(at[:, 0]), last=at)
+        seen = values if values.shape[-1] else keys
+        y = attention_step(query, keys, seen, first=jnp.zeros_like(at[:, 0]), last=at)
         length = (at[:, -1] + 1).astype(jnp.int32)
         index = extend_index(self.index, keys, length, count, self.config)
         wanted = self.wanted
