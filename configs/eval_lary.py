@@ -25,7 +25,11 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 VARIANTS = ("", "small", "tiny")
-TRACKS = ("libero", "human_1st", "robot_1st", "calvin", "vlabench", "robocoin", "agibotbeta")
+# The last two are names for any other files, such as the synthetic world's.
+TRACKS = (
+    *("libero", "human_1st", "robot_1st", "calvin", "vlabench", "robocoin", "agibotbeta"),
+    *("labels", "chunks"),
+)
 STEPS = {"": 40_000, "small": 1000, "tiny": 2}
 
 
@@ -34,8 +38,10 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/eval_lary.py has the variants small and tiny, not {variant!r}")
     config = ConfigDict({"title": "LARY"})
-    empty = {"train": placeholder(str), "val": placeholder(str)}
-    config.tracks = ConfigDict({name: dict(empty) for name in (*TRACKS, "other", "another")})
+    # Placeholders of their own: one that is shared is set everywhere at once.
+    config.tracks = ConfigDict(
+        {name: {"train": placeholder(str), "val": placeholder(str)} for name in TRACKS}
+    )
     # The release's images: 224 x 224, bicubic.
     config.encoder = ConfigDict(
         {"path": placeholder(str), "size": 224, "batch": 32, "store": "float16"}

@@ -22,7 +22,8 @@ from configs import common, latent_action
 
 VARIANTS = ("", "demo", "tiny")
 PAIRS = {"": 16_384, "demo": 4096, "tiny": 32}
-STEPS = {"": 1200, "demo": 400, "tiny": 2}
+STEPS = {"": 1200, "demo": 300, "tiny": 2}
+WIDTHS = {"": 128, "demo": 64, "tiny": 16}  # of the encoders
 TRAINED = ("semantic", "pixel", "action", "action_semantic")
 ENCODERS = (*TRAINED, "random")
 
@@ -66,7 +67,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def encoder(variant: str, name: str) -> ConfigDict:
     """An encoder's training; the first of them writes the world."""
-    tiny = variant == "tiny"
+    tiny, width = variant == "tiny", WIDTHS[variant]
     made = {"pairs": PAIRS[variant], "target": "chunk"}
     if name != "semantic":
         made["path"] = "@semantic"
@@ -74,25 +75,28 @@ def encoder(variant: str, name: str) -> ConfigDict:
     config.data = ConfigDict({"synthetic": made})
     if name.startswith("action"):
         config.model = latent_action.sizes(tiny)
+        config.model.width = width
         if name == "action_semantic":
             config.encoder = ConfigDict({"path": "@semantic"})
     else:
         kind = {"semantic": "invariant", "pixel": "autoencoder"}[name]
-        config.model = ConfigDict({"name": kind, "width": 16 if tiny else 128, "latent": 8})
+        config.model = ConfigDict({"name": kind, "width": width, "latent": 8})
     steps = STEPS[variant]
     config.train = common.train(steps, eval_every=max(steps // 4, 1), checkpoint_every=steps)
     config.optim = common.optim(1e-3, schedule="cosine", warmup_steps=steps // 20)
-    config.batch_size = 8 if tiny else 128
+    config.batch_size = {"": 128, "demo": 64, "tiny": 8}[variant]
     config.mesh = common.mesh()
     return config
 
 
 def labels(variant: str, name: str, **data: object) -> ConfigDict:
     """The attentive probe; the paper's is of width 768, on batches of 256."""
-    tiny = variant == "tiny"
-    sizes = {"width": 16, "heads": 2, "depth": 2} if tiny else {"width": 64, "heads": 4, "depth": 2}
+    width = {"": 64, "demo": 32, "tiny": 16}[variant]
     config = _run(variant, name, "label", **data)
-    config.model = ConfigDict({"name": "attentive", **sizes})
+    config.model = ConfigDict({"name": "attentive", "width": width, "heads": 2, "depth": 2})
+    if variant == "demo":
+        config.optim.learning_rates = (5e-3, 3e-3, 1e-3)
+        config.optim.weight_decays = (0.01, 0.1, 0.4)
     return config
 
 

@@ -192,6 +192,14 @@ def test_bad_paths(tmp_path):
         encoders.load(EncoderOptions(str(tmp_path / "empty.py")))
 
 
+def test_a_track_s_files_are_its_own():
+    from configs import eval_lary
+
+    made = eval_lary.get_config()
+    made.tracks.calvin.train = "x.csv"
+    assert [name for name, files in made.tracks.items() if files.train] == ["calvin"]
+
+
 def test_a_panel_of_an_encoder_of_one_s_own(config, folder, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     tiny = config("eval_lary", "tiny")
@@ -202,12 +210,12 @@ def test_a_panel_of_an_encoder_of_one_s_own(config, folder, tmp_path):
     tiny["labels"]["model"] = {"name": "ridge"}
     tiny["labels"]["train"] |= {"steps": 1}
     tiny["labels"]["plots"] = False
-    tiny["tracks"]["other"] = {
+    tiny["tracks"]["labels"] = {
         side: str(folder / f"synthetic_pairs_metadata_{side}.csv") for side in ("train", "val")
     }
     built = evaluate.build(tiny)
     names = [name for name, _ in panel.probes(built, tmp_path / "run")]
-    assert names == ["other", "other_source", "other_matched"]
+    assert names == ["labels", "labels_source", "labels_matched"]
     files = panel.run(built, tmp_path / "run")
     assert [path.name for path in files] == ["lary.md", "lary.json"]
     table = files[0].read_text()
@@ -216,8 +224,8 @@ def test_a_panel_of_an_encoder_of_one_s_own(config, folder, tmp_path):
     # Once for train, once for val.
     assert len(list((tmp_path / "run/features").iterdir())) == 2
     # What is there stays.
-    before = (tmp_path / "run/other/probe.json").stat().st_mtime_ns
+    before = (tmp_path / "run/labels/probe.json").stat().st_mtime_ns
     panel.run(built, tmp_path / "run")
-    assert (tmp_path / "run/other/probe.json").stat().st_mtime_ns == before
+    assert (tmp_path / "run/labels/probe.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="tracks: give the files of one at least"):
         panel.run(dataclasses.replace(built, tracks={}), tmp_path / "x")
