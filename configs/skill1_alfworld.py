@@ -34,7 +34,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict({"trainer": "agent", "seed": 0})
     config.model = common.tiny_model() if tiny else common.model()
     config.tokenizer = placeholder(str)
-    config.data = ConfigDict({"rooms": "made_up" if tiny else "alfworld", "engine": "fast"})
+    config.data = ConfigDict({"name": "household", "engine": "fast"})
+    config.data.rooms = "made_up" if tiny else "alfworld"
     config.data.update({"max_steps": 2 if tiny else 50, "panel": 2 if tiny else 240})
     for name in ("train", "test"):
         config.data[name] = placeholder(str)

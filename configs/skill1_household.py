@@ -106,6 +106,7 @@ def base(tiny: bool, habit: float) -> ConfigDict:
     """What the stages share."""
     config = ConfigDict({"trainer": "agent", "seed": 0})
     config.data = {
+        "name": "household",
         "rooms": "made_up",
         "max_steps": 3 if tiny else 10,
         "kind_rooms": 1,

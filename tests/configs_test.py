@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sqlite3
 
 import pytest
 
@@ -12,7 +13,9 @@ from jaxlab.evals.ajbench import rows as ajbench
 from jaxlab.evals.general365 import rows as general365
 from jaxlab.evals.heavy import report as heavy_report
 from jaxlab.evals.heavy import runs
+from jaxlab.interop import sentence_encoder
 from jaxlab.runtime.checkpoint import Checkpointer
+from tests.interop import sentence_encoder_test as sentences
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -41,6 +44,7 @@ VARIANTS = {
     "eval_lary": ("", "small", "tiny"),
     "skill1_household": ("", "demo", "tiny"),
     "skill1_alfworld": ("", "tiny"),
+    "skill1_webshop": ("", "tiny"),
     "sparse_balance_text": ("", "needle", "demo", "tiny"),
     "sparse_balance_longalign": ("", "tiny"),
 }
@@ -223,12 +227,19 @@ def test_gsm8k_is_deliberated_two_steps(config, gsm8k, tmp_path):
         train.train(tiny["stages"]["gspo"], tmp_path / "gspo")
 
 
-def test_skill1_trains_two_steps_of_a_chat_model(config, gsm8k, tmp_path):
+@pytest.mark.parametrize("name", ["skill1_alfworld", "skill1_webshop"])
+def test_skill1_trains_two_steps_of_a_chat_model(config, gsm8k, name, tmp_path):
     """tests/trainers/agent_test.py trains the cells of skill1_household."""
-    tiny = config("skill1_alfworld", "tiny")
+    tiny = config(name, "tiny")
     tiny["tokenizer"] = gsm8k["tokenizer"]
     tiny["eval"]["meter_every"] = 0
+    encoder = "hashed projection of 128, seed 0"
+    if name == "skill1_webshop":
+        tiny["skills"]["encoder"]["path"] = str(sentences.write(tmp_path / "encoder"))
+        encoder = sentence_encoder.load(tmp_path / "encoder").name
     train.train(tiny, tmp_path)
+    with sqlite3.connect(tmp_path / "skills.sqlite") as library:
+        assert ("encoder", encoder) in library.execute("select * from about").fetchall()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     (last,) = [row for row in map(json.loads, lines) if "loss" in row and row["step"] == 2]
     # Nobody can read what a random model writes: it is counted, as prompts that were cut are.

@@ -37,6 +37,7 @@ class Games:
     kind_rooms: int | None = None
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     panel: int = 240
+    name: Literal["household"] = "household"
 
     def __post_init__(self) -> None:
         """Check counts."""
@@ -74,6 +75,10 @@ class Source:
     def load(self, game: Game) -> Environment:
         """An environment that plays it."""
         return household.load(game, self.options.engine, self.options.max_steps)
+
+    def digest(self) -> str:
+        """sha256 of the panel."""
+        return generate.digest(game for _, game in self.panel)
 
     @functools.cached_property
     def _among(self) -> tuple[Room, ...]:

@@ -18,19 +18,18 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab.agents import skill1_terse
 from jaxlab.agents.skill1 import PHASES, Played
-from jaxlab.agents.skill_encoders import HashedProjection
+from jaxlab.agents.skill_encoders import Encoder, HashedProjection
 from jaxlab.agents.skill_library import SkillLibrary
 from jaxlab.credit.segments import distil_reward
 from jaxlab.data.index import example_ids
-from jaxlab.envs.household import Game, generate
 from jaxlab.evals import panel
-from jaxlab.interop import models
+from jaxlab.interop import models, sentence_encoder
 from jaxlab.losses.methods.cross_entropy import CrossEntropy
 from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.rollouts.episodes import Speaker, together
-from jaxlab.rollouts.household import Source
 from jaxlab.rollouts.turns import Shape, Turn, experience
+from jaxlab.rollouts.worlds import Told, source
 from jaxlab.runtime.mesh import is_main, make_mesh
 from jaxlab.runtime.settings import Rules
 from jaxlab.text import tokenizer as tokenizers
@@ -72,7 +71,7 @@ class _Run:
         routing.check(config.train.balance_loss, self.source.config)
         self.student = Decoder(self.source.config)
         self._check_context()
-        self.games = Source(config.data)
+        self.games = source(config.data)
         self.reference = teachers.load(
             config.reference,
             "reference",
@@ -139,7 +138,10 @@ class _Run:
         if skills is None or self.config.source == "script":
             return None
         self.workdir.mkdir(parents=True, exist_ok=True)
-        return SkillLibrary(self.workdir, HashedProjection(skills.dimensions), skills.library)
+        encoder: Encoder = HashedProjection(skills.dimensions)
+        if skills.encoder.path is not None:
+            encoder = sentence_encoder.load(skills.encoder.path)
+        return SkillLibrary(self.workdir, encoder, skills.library)
 
     def _compiled(self, vocab_size: int) -> "tuple[Learner, state.TrainState, Callable]":
         config, rollout = self.config, self.config.rollout
@@ -275,7 +277,7 @@ class _Run:
         return counts | {"library": float(len(self.library))}
 
     def _host_metrics(
-        self, games: Sequence[Game], played: Sequence[Played], turns: Sequence[Turn]
+        self, games: Sequence[Told], played: Sequence[Played], turns: Sequence[Turn]
     ) -> dict[str, float]:
         won = [one.reward == 1 for one in played]
         found = panel.behaviour(played) | {
@@ -319,7 +321,7 @@ class _Run:
             scores["library"] = float(len(self.library))
         if is_main():
             entries = [] if self.library is None else self.library.entries()
-            digest = generate.digest(game for _, game in games)[:16]
+            digest = self.games.digest()[:16]
             text = f"Panel of {len(games)} games, digest {digest}, after {index} steps.\n\n"
             self.workdir.mkdir(parents=True, exist_ok=True)
             notes = text + agent_notes.notes(entries, saved)

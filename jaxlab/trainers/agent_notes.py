@@ -8,8 +8,8 @@ import jax
 
 from jaxlab.agents.skill1 import Played
 from jaxlab.agents.skill_options import Entry
-from jaxlab.envs.household import Game
 from jaxlab.rollouts.turns import Turn
+from jaxlab.rollouts.worlds import Told
 
 _LONGEST = 1500
 _compiled = 0
@@ -29,7 +29,7 @@ def compiled() -> int:
     return _compiled
 
 
-def transcript(game: Game, split: str, played: Played, turns: Sequence[Turn]) -> dict[str, Any]:
+def transcript(game: Told, split: str, played: Played, turns: Sequence[Turn]) -> dict[str, Any]:
     """A row of samples.jsonl: the episode with all that was asked and answered."""
     return {
         "game": game.id,

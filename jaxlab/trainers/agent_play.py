@@ -4,16 +4,21 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
-from jaxlab.agents import skill1, skill1_prompts, skill1_terse
+from jaxlab.agents import skill1, skill1_prompts, skill1_shopping, skill1_terse
 from jaxlab.agents.skill1 import Generate, Phase, Played, Searched, Wording
 from jaxlab.agents.skill1_script import Rehearsal, Script
 from jaxlab.envs.household import Game, Household
 from jaxlab.rollouts.episodes import Speaker, together
-from jaxlab.rollouts.household import Source
 from jaxlab.rollouts.turns import Asked, Turn
+from jaxlab.rollouts.worlds import Source, Told
 from jaxlab.trainers.agent_settings import Agent
 
-WORDS: dict[str, Wording] = {"paper": skill1_prompts, "terse": skill1_terse}
+# World and kind of words -> the prompts.
+WORDS: dict[tuple[str, str], Wording] = {
+    ("household", "paper"): skill1_prompts,
+    ("household", "terse"): skill1_terse,
+    ("webshop", "paper"): skill1_shopping,
+}
 
 Episode = Callable[[Generate], Coroutine[Any, Any, Played]]
 
@@ -23,9 +28,9 @@ class Players:
 
     def __init__(self, config: Agent, games: Source, library: Searched | None, speaker: Speaker):
         self._config, self._games, self._library = config, games, library
-        self._speaker, self._words = speaker, WORDS[config.rollout.words]
+        self._speaker, self._words = speaker, WORDS[config.data.name, config.rollout.words]
 
-    def episode(self, game: Game, training: bool) -> Episode:
+    def episode(self, game: Told, training: bool) -> Episode:
         """A game with the library, where there is one; nothing is distilled in evaluation."""
         skills = self._config.skills
         distil: bool | Literal["raw"] = False

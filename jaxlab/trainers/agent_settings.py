@@ -11,6 +11,7 @@ from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.losses.methods.names import Loss
 from jaxlab.rollouts.episodes import Speech
 from jaxlab.rollouts.household import Games
+from jaxlab.rollouts.worlds import World
 from jaxlab.runtime.settings import Mesh
 from jaxlab.trainers import optim
 from jaxlab.trainers.settings import Train
@@ -62,12 +63,25 @@ class Rollouts(Speech):
 
 
 @dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What queries are compared with descriptions by.
+
+    Attributes:
+        path: directory of a sentence encoder, all-MiniLM-L6-v2 in the paper; None: a hashed
+            projection of words.
+    """
+
+    path: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Skills:
     """The library of skills, and the paper's two ablations of it.
 
     Attributes:
         library: its switches.
-        dimensions: of the encoder, a hashed projection.
+        encoder: of queries and descriptions.
+        dimensions: of the hashed projection, where there is no other encoder.
         select: ask for a query and a ranking; False: the task is the query, and the first
             candidate is used ("without selection").
         distil: "write": the policy writes skills; "raw": trajectories are kept as they are
@@ -75,6 +89,7 @@ class Skills:
     """
 
     library: Library = dataclasses.field(default_factory=Library)
+    encoder: Encoder = dataclasses.field(default_factory=Encoder)
     dimensions: int = 128
     select: bool = True
     distil: Literal["write", "raw"] = "write"
@@ -163,7 +178,7 @@ class Agent:
 
     Attributes:
         model: what is trained.
-        data: games.
+        data: the world: "household" or "webshop", by its name.
         train: length and logging.
         optim: optimiser.
         loss: "grpo" or "gigpo" with their options, or "cross_entropy" for demonstrations.
@@ -182,7 +197,7 @@ class Agent:
     """
 
     model: Model
-    data: Games
+    data: World
     train: Train
     optim: optim.Optim
     loss: Loss = dataclasses.field(default_factory=Grpo)
@@ -204,13 +219,21 @@ class Agent:
         ranges.check_seed(self)
         ranges.check_choices(self)
         rollout, loss, needs = self.rollout, self.loss, self.loss.needs
+        if not isinstance(self.data, Games):
+            for name, value in (("words", "paper"), ("actions", "text")):
+                if getattr(rollout, name) != value:
+                    raise ValueError(
+                        f"rollout.{name}: a search takes any words, and a shop is told of in whole "
+                        f"sentences: {value}"
+                    )
         if self.train.microbatch is not None:
             raise ValueError("train.microbatch: turns vary in number: set rollout.parts")
         self.optim.check_warmup(self.train.steps * rollout.updates)
         if self.source == "script":
             if loss.name != "cross_entropy":
                 raise ValueError(f"loss.name: demonstrations need cross_entropy, not {loss.name}")
-            if rollout.words != "terse" or self.data.engine != "fast":
+            games = isinstance(self.data, Games) and self.data.engine == "fast"
+            if rollout.words != "terse" or not games:
                 raise ValueError(
                     "source: the script plays the fast engine in terse words: set rollout.words "
                     "and data.engine, or source"

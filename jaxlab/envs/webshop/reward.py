@@ -42,6 +42,16 @@ class Goal:
     price_limit: float
     id: str = ""
 
+    @property
+    def task(self) -> str:
+        """The instruction: what other environments call their task."""
+        return self.instruction
+
+    @property
+    def family(self) -> str:
+        """The broadest level of the category, by which results are grouped."""
+        return self.product_category.split("›")[0].strip()
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
