@@ -98,6 +98,14 @@ def test_pages_of_ten_and_none_beyond_the_last(env):
     assert "Search" in env.step("click[back to search]").text
 
 
+def test_ten_results_are_one_page():
+    env = WebShop(Shop(LAMPS[:10]), goals.made(FULL))
+    env.reset()
+    seen = env.step("search[lamp]")
+    assert len(seen.admissible) == 2 + 10
+    assert "Next" not in seen.text
+
+
 NOTHING = ["", "search[]", "search[ ]", "search", "click[]", "click[b000000001]", "buy now"]
 NOTHING += ["click[search]", "Search[lamp]", "think[lamp]", "[lamp]", "click[next >", "\ud800["]
 

@@ -150,6 +150,8 @@ def test_a_goal_of_nothing_but_a_price():
         ("naïve", "nave", True),  # characters 128 to 255 are dropped
         ("abcdefg", "abcdefh", True),  # 2 * 6 / 14 = 85.7, rounded to 86
         ("abcdef", "abcdeg", False),  # 2 * 5 / 12 = 83.3
+        # 2 * 23 / 54 = 85.2, rounded to 85, as thefuzz does.
+        ("abcdefghijklmnopqrstuvw0000", "abcdefghijklmnopqrstuvw1111", False),
         # 2 * 17 / 40 = 85 exactly: more than 85 is asked for.
         ("abcdefghijklmnopqrst", "abcdefghijklmnopqxyz", False),
     ],
