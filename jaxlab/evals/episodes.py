@@ -111,14 +111,15 @@ def _sentence_encoder(path: str) -> Encoder:
 def play(worlds: Mapping[str, World], options: Playing, seed: int, words: skill1.Wording) -> Solver:
     """Plays a sample's world; what came of it is in its metadata."""
     one_at_a_time = anyio.Lock()
+    # Opened once, by the first episode: its vectors may have to be computed.
+    frozen = functools.cache(lambda: opened(options))
 
     @contextlib.asynccontextmanager
     async def library_of_now() -> AsyncIterator[SkillLibrary | None]:
         if options.library == "off":
             yield None
         elif options.library == "frozen":
-            with opened(options) as library:
-                yield library
+            yield frozen()
         else:
             # An episode is played with what those before it left.
             async with one_at_a_time:

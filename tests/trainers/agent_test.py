@@ -285,7 +285,7 @@ def test_what_waits_for_its_worth_survives_json():
         ({"train": {"steps": 1, "microbatch": 2}}, "set rollout.parts"),
         ({"credit": {"mode": "later"}}, "mode"),
         ({"tokenizer": "nowhere"}, "nowhere has no tokenizer.json"),
-        ({"data": {"train": "nowhere"}}, "nowhere: is no folder of games"),
+        ({"data": {"name": "household", "train": "nowhere"}}, "nowhere: is no folder of games"),
     ],
 )
 def test_a_bad_config_is_one_line(cell, tmp_path, change, error):
