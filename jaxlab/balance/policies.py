@@ -170,7 +170,8 @@ def _step(
     if policy.tuned:
         curves = step.routing.coverage(np.asarray(tuner.buckets))
         known = np.asarray([memory.curve(n) for n in lengths]) if settings.history else curves
-        weighted = sums(known * lengths[:, None]) / sums(lengths[:, None].astype(float))
+        # A microbatch without sequences has no coverage; its budget matters to nobody.
+        weighted = sums(known * lengths[:, None]) / np.maximum(sums(lengths[:, None]), 1)
         seconds = settings.latency.predict(lengths[:, None], np.asarray(tuner.buckets))
         choice = tuner.plan(sums(seconds), weighted)
         budgets = choice.budgets.reshape(-1)[place].astype(float)

@@ -191,3 +191,20 @@ def test_bad_input_ends_with_one_line_and_code_2(tmp_path, capsys, words, conten
     assert message in said.err
     assert said.err.count("\n") == 1
     assert said.out == ""
+
+
+def test_microbatches_by_cost_alone_may_be_empty():
+    """One long sequence fills a rank; its second microbatch has nothing to be covered."""
+    lengths = np.array([64, 4, 4, 4])
+    work = workloads.Workload("four", lambda generator, count: lengths, 2, 1, 2)
+    tuner = BudgetTuner(buckets=(1, 2, 4), base=2)
+    given = Settings(work, Formula(pair=1.0, block=4), tuner, block=4, steps=2, warmup=1)
+    outcomes = [
+        policies.run(dataclasses.replace(given, history=history, equal_size=False), policy)
+        for history in (False, True)
+        for policy in POLICIES.values()
+    ]
+    assert all(np.isfinite(outcome.straggler) for outcome in outcomes)
+    # Dealt in turn 64 + 4 and 4 + 4, of 8 x (8 / 2 + 56) pairs and 8 each; packed 64 alone.
+    assert outcomes[0].straggler == pytest.approx(2 * 488 / (480 + 3 * 8))
+    assert outcomes[3].straggler == pytest.approx(2 * 480 / (480 + 3 * 8))
