@@ -17,6 +17,8 @@ from jaxlab.config import ConfigError, build
 from jaxlab.data import settings
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer
+from jaxlab.nn.moe import MoE
+from jaxlab.nn.routing import Router
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.checkpoint import CheckpointError
 from jaxlab.runtime.mesh import make_mesh
@@ -29,6 +31,8 @@ SIZES = Sizes(
     head_dim=4, max_position=32,
 )  # fmt: skip
 DECODER = SparseMixer(block_size=4, budget=2).apply(SIZES.decoder())
+_LAYER = dataclasses.replace(DECODER.layers[0], mlp=MoE(4, Router(num_experts=2, top_k=1)))
+EXPERTS = dataclasses.replace(DECODER, stacks=((2, (_LAYER,)),))
 SETTINGS = Balance(widths=(16, 32), tuner=BudgetTuner(buckets=(1, 2, 4), base=2))
 
 
@@ -56,6 +60,7 @@ def test_on_four_devices():
 @pytest.mark.parametrize(
     ("changes", "decoder", "message"),
     [
+        ({}, EXPERTS, "the model has experts, .* train it without balance"),
         ({}, SIZES.decoder(), "no block-sparse layer .* model.mixer.name=block_sparse"),
         ({"tuner": BudgetTuner(buckets=(1, 4), base=4)}, DECODER, "base is 4, .* budget 2"),
         ({"widths": (64,)}, DECODER, "rows of 64 tokens exceed the model's context of 32"),
