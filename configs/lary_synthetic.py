@@ -7,8 +7,9 @@ background), `pixel` (an auto-encoder), `action` (LAPA's latent action model on 
 `action_semantic` (the same on the semantic encoder's features). Then come probes of them and of a
 random network: 27 classes, and the actions of two robots, absolute and relative. lary.md has the
 table in the published form, and the panel of controls: one frame alone, the frames' difference, as
-many numbers for all, rows without a reversal in train. From the source frame alone, classes must
-stay at chance (1/27 = 0.037) and relative actions at the mean predictor's error of 1.
+many numbers for all, rows without a reversal in train. From the source frame alone, relative
+actions must stay at the mean predictor's error of 1. Classes do not stay at chance: their file is
+augmented by time reversal, as LIBERO's is, and a reversed pair begins where the others end.
 
 What is built in: the semantic encoder's views were made to match the world's nuisances. The latent
 action models have more numbers (512) than the others (256), but of one codebook of 8.

@@ -22,6 +22,7 @@ SCORES = (
     "micro",
     "macro",
     "mse",
+    "frame_mse",
     "success",
     "success_seen",
     "success_unseen",
@@ -144,9 +145,9 @@ def _plots(
         for method, series in repeats.by_method(rows).items()
         if max(len(points) for points in series.values()) > 2
     }
-    if curves:
-        more = _named(("loss", "entropy", r"distinct@\d+"), rows[-1:])
-        names = list(dict.fromkeys([*_score_names(rows)[:1], *more, *_named(LIBRARY, rows)]))
+    more = _named(("loss", "entropy", r"distinct@\d+"), rows[-1:])
+    names = list(dict.fromkeys([*_score_names(rows)[:1], *more, *_named(LIBRARY, rows)]))
+    if curves and names:
         figure = figures.new(4.5 * len(names), 3.6)
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(axes, names, strict=True):

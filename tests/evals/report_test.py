@@ -107,3 +107,9 @@ def test_several_rates_are_reported_and_one_is_drawn(tmp_path):
         row["learning_rate"] for row in json.loads((tmp_path / "report.json").read_text())["rows"]
     }
     assert rates == {3e-3, 1e-2}
+
+
+def test_curves_of_a_run_without_scores_are_left_out(tmp_path):
+    rows = [{"step": step, "eval/variance": 1.0} for step in range(4)]
+    written = report.write(tmp_path, {"run": _run(tmp_path / "run", 0, rows)}, "No scores")
+    assert [path.name for path in written] == ["report.md", "report.json"]
