@@ -15,9 +15,9 @@ select; without it only as fast as the weights learn the rooms. The scripted pla
 of 60 such games when it is told the truth, and at most 36 when it is told nothing
 (tests/agents/skill1_terse_test.py); none of the cells has been run to its end yet.
 
-Variants: "" (eight cells, three seeds: full, no_library, no_selection, no_distillation, lambdas_0,
-released, delayed, gigpo), "demo" (full and no_library, one seed, at most 8 minutes on two cores),
-"tiny" (two steps of each cell, for tests).
+Variants: "" (eight cells, three seeds: library, no_library, no_selection, no_distillation,
+lambdas_0, released, delayed, gigpo), "demo" (library and no_library, one seed; meant for minutes on
+two cores, not timed yet), "tiny" (two steps of each cell, for tests).
 """
 
 from ml_collections import ConfigDict
