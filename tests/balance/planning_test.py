@@ -51,6 +51,8 @@ def test_a_plan_by_hand():
     bins = planner(known(), microbatches=2).plan([9, 7, 3, 3], 0)
     assert bins.tokens.tolist() == [[9, 3], [7, 3]]
     assert bins.widths == [16, 4]
+    # The longest document alone has fewer tokens than the two others together.
+    assert planner(known(), ranks=1, microbatches=2).plan([5, 4, 4], 0).tokens.tolist() == [[8, 5]]
 
 
 def test_metrics_by_hand():
