@@ -4,8 +4,9 @@
     logits = Decoder(config).apply({"params": params}, tokens)
     hf.save(out, config, params, like=path)
 
-Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense; fg2_gdn, decoders with gated-delta layers,
-whose directories carry their PyTorch code; and flash-linear-attention's kda and gated_deltanet.
+Families: llama, qwen2 (Qwen2.5 too) and qwen3, dense; qwen3_moe, deepseek_v3 and glm4_moe_lite,
+with experts; fg2_gdn, decoders with gated-delta layers, whose directories carry their PyTorch code;
+and flash-linear-attention's kda and gated_deltanet. `families.FAMILIES` has them all.
 Nothing here needs PyTorch.
 """
 

@@ -19,6 +19,7 @@ from jaxlab.text import tokenizer
 from tests.interop.directories import random_params
 from tests.interop.fla_test import ATTN, GDN, KDA
 from tests.interop.hf_test import LLAMA_3_2_1B, QWEN_2_5_HALF_B, QWEN_3_0_6B
+from tests.interop.routed_test import DEEPSEEK_V3, GLM_4_7_FLASH, QWEN3_30B_A3B
 
 WRONG = [
     None,
@@ -51,6 +52,9 @@ CONFIGS = {
     "parameters": QWEN_3_0_6B | {"rope_parameters": YARN | {"rope_theta": 5e4}},
     "fg2_gdn": hf.families.to_json(presets.sizes("fg2-tiny")),
     "kda": KDA | {"safe_gate": True, "lower_bound": -4.0},
+    "qwen3_moe": QWEN3_30B_A3B,
+    "deepseek_v3": DEEPSEEK_V3,
+    "glm4_moe_lite": GLM_4_7_FLASH,
     "gated_deltanet": GDN | {"attn": ATTN, "use_short_conv": False, "num_v_heads": 12},
 }
 del CONFIGS["parameters"]["rope_scaling"], CONFIGS["parameters"]["rope_theta"]
@@ -63,13 +67,14 @@ MAY_BE_NULL = {
     *("decay_lower_bound", "num_heads", "num_value_heads", "delta", "form", "decay", "erase"),
     *("write", "output_gate", "decay_rank", "output_gate_rank", "eos_token", "bos_token"),
     *("eos_token_id", "pad_token_id", "text_config", "chat_template", "pad_token"),
-    "layers",
+    *("layers", "q_lora_rank"),
 }
 
 # Where one of the values is no wrong one.
 OTHER_CHOICES = {
     **dict.fromkeys(("conv_size", "decay_rank", "erase_rank", "write_rank"), (0,)),
     "intermediate_size": (0,),
+    "first_k_dense_replace": (0,),
     **dict.fromkeys(("output_gate_rank", "mscale", "mscale_all_dim"), (0,)),
     **dict.fromkeys(("eos_token_id", "pad_token_id"), (0,)),
     **dict.fromkeys(("rope_theta", "hidden_ratio"), (16.5,)),

@@ -58,7 +58,11 @@ def without_repetitions(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointFormatError: naming one that does not.
     """
-    json_file.check(data, KINDS | {"num_nextn_predict_layers": COUNT | NULL}, "config.json")
+    kinds = KINDS | {
+        "num_attention_heads": SIZE,
+        "num_nextn_predict_layers": json_file.whole(0, 100) | NULL,
+    }
+    json_file.check(data, kinds, "config.json")
     nope, rope = data.get("qk_nope_head_dim"), data.get("qk_rope_head_dim")
     expected: dict[str, tuple[Any, ...]] = {
         "head_dim": (rope,),

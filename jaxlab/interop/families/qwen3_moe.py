@@ -7,7 +7,7 @@ from jaxlab import json_file
 from jaxlab.interop import rope_json
 from jaxlab.interop.families import qwen3, routed
 from jaxlab.interop.families.types import Family, Tensors
-from jaxlab.json_file import COUNT, NULL, SIZE, Kind
+from jaxlab.json_file import COUNT, NULL, SIZE, TEXT, Kind
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.layers import Layer
@@ -51,6 +51,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         raise routed.unsupported("num_local_experts", both[1], f"num_experts, {both[0]}")
     if both:
         data |= {"num_experts": both[0], "num_local_experts": both[0]}
+    json_file.check(data, {"layer_types": json_file.list_of(TEXT) | NULL}, "config.json")
     layer_types = data.pop("layer_types", None)
     if layer_types is not None and set(layer_types) != {"full_attention"}:
         raise routed.unsupported("layer_types", layer_types, "full_attention in every layer")
