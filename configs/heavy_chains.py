@@ -4,7 +4,7 @@ Task: "3 b 7 f 0 a 4 # 4" answers "3 b f a ="; two of the six operations are tra
 slip to one and the same wrong digit, so that their vote is wrong where a trap is (docs/heavy.md).
 Deliberators write the answer alone, so that they cannot work the question out step by step.
 
-Stages: a thinker (supervised on noisy chains), its K = 8 texts for every question ("thinkers"),
+Stages: a thinker (supervised on noisy chains), its K = 6 texts for every question ("thinkers"),
 then for each kind of deliberator a warm start that imitates the answer of one random thinker
 ("warm_...": HM is about M) and GRPO on questions with a pass rate of at most 0.625 and a quarter of
 easier ones. "chains" reads the texts; "answers_only" and "no_thinkers" are controls, trained alike;
@@ -14,15 +14,21 @@ easier ones. "chains" reads the texts; "answers_only" and "no_thinkers" are cont
     python -m jaxlab.heavy --measure runs/heavy/chains_0 --model runs/heavy/thinker \\
         --workdir runs/heavy/measured                      # the table with controls, paired tests
 
+One unfinished run is all there is, of one seed (benchmarks/results/2026-11-30-heavy-chains.md): HM
+rose from 0.247 to 0.403, to M and not above the vote, and the entropy collapsed. How long ":demo"
+takes on a quiet machine is not known.
+
 Variants: "" (3 seeds of the four, one of GSPO), "width" (K = 2, 4, 8 and 16 with room for all and
 K = 16 with the room of 4, one seed: the collapse that the paper reports is looked for), "demo" (one
-seed, no GSPO), "tiny" (two steps of each stage, for tests).
+seed, no GSPO), "tiny" (two steps of each stage and no control, for tests).
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
+# Texts that are read of a question.
+K = 6
 # Operations of a question; a chain has two tokens for each, and four more with its mark.
 OPERATIONS = 4
 ATTEMPT = 2 * OPERATIONS + 4
@@ -41,22 +47,22 @@ def get_config(variant: str = "") -> ConfigDict:
     tiny, width = variant == "tiny", variant == "width"
     config = ConfigDict({"title": "HeavySkill on step chains", "stages": {}})
     config.stages.thinker = thinker(tiny)
-    config.stages.thinkers = thinkers(16 if width else 2 if tiny else 8, tiny)
-    kinds: dict[str, dict] = KINDS
+    config.stages.thinkers = thinkers(16 if width else 2 if tiny else K, tiny)
+    kinds: dict[str, dict] = {"chains": {}} if tiny else KINDS
     if width:
         kinds = {f"chains_k{k}": {"width": k} for k in (2, 4, 8, 16)}
         kinds["chains_k16_cut"] = {"width": 16, "cache_tokens": 4 * ATTEMPT}
     for name, reads in kinds.items():
-        reads = {"width": 2 if tiny else 8} | reads
+        reads = {"width": 2 if tiny else K} | reads
         config.stages[f"warm_{name}"] = warm(reads, tiny)
         for seed in range(3 if variant == "" else 1):
             stage = rl(f"@warm_{name}", reads, seed, GRPO, tiny)
             config.stages[f"{name}_{seed}" if variant == "" else name] = stage
     if variant == "":
-        stage = rl("@warm_chains", {"width": 8}, 0, {"name": "gspo"}, tiny)
+        stage = rl("@warm_chains", {"width": K}, 0, {"name": "gspo"}, tiny)
         stage.rollout.updates = 4
         config.stages.gspo = stage
-    if not width:
+    if not (width or tiny):
         for seed in range(3 if variant == "" else 1):
             config.stages[f"direct_{seed}" if variant == "" else "direct"] = direct(seed, tiny)
     return config
@@ -68,9 +74,9 @@ def thinker(tiny: bool) -> ConfigDict:
     config.trainer = "sft"
     config.model = model(tiny)
     config.data.max_prompt = 8
-    config.batch_size = 4 if tiny else 128
+    config.batch_size = 4 if tiny else 96
     config.max_length = 36
-    steps = 2 if tiny else 400
+    steps = 2 if tiny else 300
     config.train = common.train(steps, eval_every=steps, checkpoint_every=steps)
     config.optim = common.optim(2e-3 if tiny else 4e-3)
     config.eval.max_new_tokens, config.eval.temperature = written(tiny), 1.0
@@ -91,7 +97,7 @@ def thinkers(width: int, tiny: bool) -> ConfigDict:
     config.max_new_tokens = written(tiny)
     config.prompt_multiple = 32 if tiny else 8
     config.top_k, config.top_p = None, None
-    config.train = common.train(2 if tiny else 24, eval_every=1000, log_every=1)
+    config.train = common.train(2 if tiny else 12, eval_every=1000, log_every=1)
     return config
 
 
@@ -102,9 +108,9 @@ def warm(reads: dict, tiny: bool) -> ConfigDict:
     config.model = model(tiny)
     config.thinkers = cached(reads | {"target": "answer", "max_pass_rate": 1.0, "easy_share": 0.0})
     config.data.max_prompt = room(reads)
-    config.batch_size = 4 if tiny else 64
+    config.batch_size = 4 if tiny else 32
     config.max_length = 36 if tiny else room(reads) + 4
-    steps = 2 if tiny else 300
+    steps = 2 if tiny else 150
     config.train = common.train(steps, eval_every=steps, checkpoint_every=steps)
     config.optim = common.optim(2e-3)
     return config
@@ -123,7 +129,7 @@ def rl(start: str, reads: dict, seed: int, loss: dict, tiny: bool) -> ConfigDict
     config.data.max_prompt = room(reads)
     config.rollout = ConfigDict(
         {
-            "prompts": 4 if tiny else 32,
+            "prompts": 4 if tiny else 16,
             "samples": 2 if tiny else 8,
             "max_new_tokens": 4,
             "temperature": 1.0,
@@ -131,7 +137,7 @@ def rl(start: str, reads: dict, seed: int, loss: dict, tiny: bool) -> ConfigDict
             "response_multiple": 4,
         }
     )
-    steps = 2 if tiny else 1000
+    steps = 2 if tiny else 600
     config.train = common.train(
         steps, eval_every=max(steps // 8, 1), checkpoint_every=max(steps // 4, 1)
     )
@@ -170,9 +176,9 @@ def room(reads: dict) -> int:
 def model(tiny: bool) -> ConfigDict:
     """Thinkers and deliberators are of one size."""
     return common.model(
-        hidden_size=16 if tiny else 64,
+        hidden_size=16 if tiny else 48,
         intermediate_size=32 if tiny else 128,
-        num_layers=1 if tiny else 3,
+        num_layers=1 if tiny else 2,
         num_heads=4,
         num_kv_heads=4,
         qk_norm=True,

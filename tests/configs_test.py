@@ -4,6 +4,8 @@ import json
 import pathlib
 import sqlite3
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxlab import evaluate, train
@@ -13,8 +15,11 @@ from jaxlab.evals.ajbench import rows as ajbench
 from jaxlab.evals.general365 import rows as general365
 from jaxlab.evals.heavy import report as heavy_report
 from jaxlab.evals.heavy import runs
-from jaxlab.interop import sentence_encoder
+from jaxlab.interop import hf, sentence_encoder
+from jaxlab.models.decoder import Decoder
+from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.text import tokenizer
 from tests.interop import sentence_encoder_test as sentences
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -201,15 +206,22 @@ def _check_measured(workdir):
     assert "HM@K1 after round 1" in "\n".join(heavy_report.tables(questions)[0].markdown())
     again = runs.measure(subject, {"rounds": 2, "samples": 2}, limit=2, controls=False)
     assert [one.rounds for one in again] == [one.rounds for one in questions]
-    for name in ("thinker", "no_thinkers"):
-        with pytest.raises(ConfigError, match=f"{name} reads no thinkers"):
-            runs.subject(workdir / name)
+    with pytest.raises(ConfigError, match="thinker reads no thinkers"):
+        runs.subject(workdir / "thinker")
 
 
 def test_gsm8k_is_deliberated_two_steps(config, gsm8k, tmp_path):
+    """From a HuggingFace directory, as a user's model is."""
     tiny = config("heavy_gsm8k", "tiny")
+    words = tokenizer.load(gsm8k["tokenizer"]).vocab_size
+    sizes = Sizes(vocab_size=words, **tiny["stages"]["gspo"]["student"]["sizes"]).decoder()
+    drawn = jax.jit(Decoder(sizes).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    hf.save(tmp_path / "hf", sizes, drawn["params"])
     for stage in tiny["stages"].values():
         stage["data"] |= gsm8k
+        stage["model" if stage["trainer"] == "think" else "student"] = {
+            "path": str(tmp_path / "hf")
+        }
     train.run(tiny, tmp_path)
     _check_trained(tmp_path / "gspo")
     row = json.loads((tmp_path / "gspo" / "samples.jsonl").read_text().splitlines()[0])

@@ -30,8 +30,9 @@ from jaxlab.rollouts.text import TextTask, text_task
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import SamplingConfig
 
-# Questions under way at once: more than a batch has rows, so that batches are full.
-UNDER_WAY = 128
+# Texts decoded together, and questions under way at once: twice as many as fill a batch with one
+# text each.
+ROWS, UNDER_WAY = 128, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +204,8 @@ def _generator(
         **drawn,
     )
     params = source.load(mesh, ((".*", ()),))
-    batcher = Batcher(
-        Decoder(source.config), params, mesh, tokenizer.pad_id, rows=256, padding="power_of_two"
-    )
+    # Full batches: at other sizes each would be a program of its own.
+    batcher = Batcher(Decoder(source.config), params, mesh, tokenizer.pad_id, rows=ROWS)
 
     async def generate(prompt: str, *, samples: int, seed: int, stage: str) -> list[str]:
         ids = tokenizer.encode_prompt(text.render(prompt))
