@@ -123,6 +123,40 @@ class Policy:
         )
         return rollout._replace(offload=out.offload)
 
+    def given(self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> Rollout:
+        """A rollout of completions that somebody else wrote, in the shapes of sampled ones.
+
+        Args:
+            prompts: token ids; the same list in every process.
+            texts: token ids of a completion for each prompt, each taken `sampling.num_samples`
+                times; one of more than `sampling.max_new_tokens` is cut off there.
+
+        Returns:
+            As of a call; `logprobs` are 0, since nobody sampled, and `stopped` is False where a
+            completion was cut off.
+        """
+        width, longest = self._sampling.prompt_width(max(map(len, prompts))), self._longest
+        samples = self._sampling.num_samples
+        rows = right_pad(prompts, width, self._pad_id)
+        cut = [text[:longest] for text in texts for _ in range(samples)]
+        response, lengths = right_pad(cut, longest, self._pad_id)
+        stopped = np.repeat([len(text) <= longest for text in texts], samples)
+        no_logprobs = np.zeros(response.shape, np.float32)
+
+        def placed(count: int, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
+            mine = host_batch_slice(count, self._mesh)
+            return put_global(tuple(x[mine] for x in arrays), self._mesh)
+
+        return _assemble(
+            *placed(len(prompts), *rows),
+            *placed(len(cut), response, lengths, no_logprobs, stopped),
+            pad_id=self._pad_id,
+        )
+
+    @property
+    def _longest(self) -> int:
+        return self._sampling.max_new_tokens
+
 
 @functools.partial(jax.jit, static_argnames="pad_id")
 def _assemble(

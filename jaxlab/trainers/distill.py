@@ -26,7 +26,7 @@ from jaxlab.losses.methods.names import Loss
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.experience import Experience
-from jaxlab.rollouts.policy import Policy, cropped, to_host
+from jaxlab.rollouts.policy import Policy, Rollout, cropped, to_host
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh, Rules
@@ -39,6 +39,8 @@ from jaxlab.trainers.loop import Evaluation, Program, StepOutput
 from jaxlab.trainers.settings import Train
 
 logger = logging.getLogger(__name__)
+
+Source = Literal["student", "teacher", "data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,11 @@ class Rollouts:
             are compiled.
         response_multiple: columns behind the longest completion are cut off before teacher and
             student read the batch, down to a multiple of this many tokens.
-        source: who answers: "student" (on policy), or "teacher" (sequence-level distillation).
+        source: who answers: "student" (on policy), "teacher" (sequence-level distillation), or
+            "data": the task's own completions (distillation on fixed data).
+        student_share: with this probability the student answers all of a step's prompts, and
+            `source` otherwise: lambda of GKD (Agarwal et al. 2024, algorithm 1). None: `source`
+            always answers.
         updates: optimiser steps per batch of rollouts; with more than one, each takes every
             `updates`-th prompt, and the ratio refers to the policy before the first.
     """
@@ -66,7 +72,8 @@ class Rollouts:
     temperature: float = 1.0
     prompt_multiple: int = 16
     response_multiple: int = 32
-    source: Literal["student", "teacher"] = "student"
+    source: Source = "student"
+    student_share: float | None = None
     updates: int = 1
 
     def __post_init__(self) -> None:
@@ -81,6 +88,14 @@ class Rollouts:
             "updates",
         )
         ranges.check_temperature(self, "temperature")
+        if self.student_share is not None:
+            if not 0 <= self.student_share <= 1:
+                raise ValueError(f"student_share must be in [0, 1], not {self.student_share}")
+            if self.source == "student":
+                raise ValueError(
+                    'student_share: source is "student", who answers always: set source to "data" '
+                    'or "teacher"'
+                )
         if (self.prompts * self.samples) % self.updates:
             raise ValueError(
                 f"updates: {self.updates} does not divide the batch of {self.prompts} x "
@@ -141,7 +156,7 @@ class Distill:
             raise ValueError("statistics: there is no teacher whose distribution could be compared")
         if self.reference is not None and not needs.reference:
             raise ValueError(f"reference: the loss {name} with these options reads none")
-        if needs.own_samples and rollout.source == "teacher":
+        if needs.own_samples and rollout.source != "student":
             raise ValueError(
                 f"rollout.source: the policy gradient of {name} needs the student's own "
                 'completions: set it to "student"'
@@ -158,6 +173,14 @@ class Distill:
 def program(config: Distill, workdir: pathlib.Path) -> Program:
     """The run that `config` describes, ready for `jaxlab.trainers.loop.run`."""
     return _Run(config, workdir).program()
+
+
+def author(rollout: Rollouts, seed: int, step: int) -> Source:
+    """Who answers the prompts of a step: a function of its arguments, the same on every host."""
+    if rollout.student_share is None:
+        return rollout.source
+    drawn = np.random.default_rng((seed, step)).random()
+    return "student" if drawn < rollout.student_share else rollout.source
 
 
 class _Run:
@@ -188,10 +211,16 @@ class _Run:
         for line in self.method.contradictions():
             logger.warning("loss: %s", line)
         _check_context(config, self.student)
+        if config.rollout.source == "data":
+            # A task without completions is an error of the config, not of the first step.
+            self.text.target(self.text.prompt(0, "train")[0])
         host_batch_slice(config.rollout.prompts, self.mesh)
         compiled = _compiled(self._recipe(size), self.mesh, config.mesh.rules)
         self.abstract, self.create, self.learner, self.diagnose = compiled
-        self.policy = self._policy(tokenizer)
+        self.policy = self._policy(tokenizer, self.student)
+        if config.rollout.source == "teacher":
+            assert self.teacher is not None
+            self.teacher_policy = self._policy(tokenizer, self.teacher.decoder)
         self.evaluator = Evaluator(
             self.student, self.text, config.eval, self.mesh, config.mesh.decode_rules
         )
@@ -206,7 +235,7 @@ class _Run:
             spec, where, self.mesh, config.mesh.rules, vocab_size=size, seed=config.seed
         )
 
-    def _policy(self, tokenizer: Tokenizer) -> Policy:
+    def _policy(self, tokenizer: Tokenizer, author: Decoder) -> Policy:
         rollout = self.config.rollout
         sampling = SamplingConfig(
             max_new_tokens=rollout.max_new_tokens,
@@ -217,10 +246,6 @@ class _Run:
             num_samples=rollout.samples,
             prompt_multiple=rollout.prompt_multiple,
         )
-        author = self.student
-        if rollout.source == "teacher":
-            assert self.teacher is not None
-            author = self.teacher.decoder
         return Policy(author, sampling, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
 
     def _recipe(self, vocab_size: int) -> "_Recipe":
@@ -257,11 +282,7 @@ class _Run:
     def _step(self, current: state.TrainState, index: int) -> StepOutput:
         config = self.config
         rows = setup.training_rows(self.text, index, config.rollout.prompts, config.seed)
-        prompts = [prompt for _, prompt in rows]
-        from_teacher = config.rollout.source == "teacher"
-        author = self._teacher_params if from_teacher else current.params
-        assert author is not None
-        rollout = self.policy(author, prompts, setup.step_key(config.seed, index))
+        rollout = self._answers(current.params, rows, index)
         rollout = cropped(rollout, config.rollout.response_multiple)
         examples = [example for example, _ in rows for _ in range(config.rollout.samples)]
 
@@ -287,6 +308,19 @@ class _Run:
             return {"reward": float(graded.mean()), "tokens": int(mask.sum()), **measured}
 
         return StepOutput(current, metrics | of_credit, host_metrics)
+
+    def _answers(self, params: Params, rows: setup.Rows, index: int) -> Rollout:
+        """The completions of one step, by the author whose turn it is."""
+        config, prompts = self.config, [prompt for _, prompt in rows]
+        key = setup.step_key(config.seed, index)
+        match author(config.rollout, config.seed, index):
+            case "student":
+                return self.policy(params, prompts, key)
+            case "teacher":
+                assert self.teacher is not None
+                return self.teacher_policy(self.teacher.params, prompts, key)
+            case "data":
+                return self.policy.given(prompts, [self.text.target(row) for row, _ in rows])
 
     def _on_devices(self, rewards: np.ndarray | None) -> jax.Array | None:
         if rewards is None:

@@ -9,6 +9,7 @@ from jaxlab.data.tasks.types import Example
 from jaxlab.rollouts.text import TextTask
 from jaxlab.text.tokenizer import Tokenizer
 
+Rows = list[tuple[Example, list[int]]]
 # Evaluations draw from the randomness of a step that no run reaches.
 EVAL_STEP = 2**31 - 1
 
@@ -30,9 +31,7 @@ def check_same_words(ours: Tokenizer, name: str, theirs: Tokenizer | None) -> No
             )
 
 
-def training_rows(
-    text: TextTask, step: int, batch_size: int, seed: int
-) -> list[tuple[Example, list[int]]]:
+def training_rows(text: TextTask, step: int, batch_size: int, seed: int) -> Rows:
     """Examples and prompts of one step: a function of its arguments, the same on every host."""
     ids = example_ids(step, batch_size, text.num_examples("train"), seed)
     return [text.prompt(int(i), "train") for i in np.asarray(ids)]

@@ -15,7 +15,9 @@ class Gkd(Match, Base):
     """Generalised knowledge distillation (Agarwal et al. 2024): match T at every token.
 
     The divergence and its options are those of `Match`: "jsd" on the full vocabulary is the paper,
-    "jeffreys_mix" on the teacher's top 32 words the GKD baseline of the AOPD code.
+    "jeffreys_mix" on the teacher's top 32 words the GKD baseline of the AOPD code. The paper's
+    lambda is `rollout.student_share` beside `rollout.source`; with rollout.source="data" alone it
+    is distillation on fixed data (KD, Hinton et al. 2015).
 
     Attributes:
         agg: see `aggregate.token_weights`.
