@@ -27,6 +27,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Preparing $(VENV): installing the pinned dependencies (about 2 GB, one to three minutes)."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) -c constraints.txt -e '.[test]'
+	@echo "Compiling the modules that the doors and the tests import."
+	@$(BIN)/python -c 'import inspect_ai.model, mcp, lm_eval.api.model, IPython' & \
+	  $(BIN)/python -c 'import jaxlab.trainers.distill, jaxlab.trainers.probe, jaxlab.exporting, \
+	    matplotlib.pyplot, tensorflow_datasets' && wait $$!
 	@touch $@
 	@echo "$(VENV) is ready."
 

@@ -82,6 +82,10 @@ class Program:
         self._forks = forks
         self._program = program
 
+    def ended(self):
+        """Whether it has; `wait` is still to be called."""
+        return bool(self._forks.ask({"ended": self.pid}))
+
     def wait(self, timeout=300):
         """As of `subprocess.run`, at its end; one that takes longer is killed."""
         code = self._forks.ask({"wait": self.pid}, timeout)
@@ -99,7 +103,10 @@ def _asked():
     """The program to be run, in the fork that is to run it."""
     for line in sys.stdin:
         request = json.loads(line)
-        if "wait" in request:
+        if "ended" in request:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            reply = int(os.waitid(os.P_PID, request["ended"], options) is not None)
+        elif "wait" in request:
             reply = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         else:
             with warnings.catch_warnings():

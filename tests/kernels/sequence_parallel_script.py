@@ -125,7 +125,7 @@ def main() -> None:
     # All forms and shapes of gates; DeltaNet is GDN's program, KDA and FG2 come below.
     for name in ("gdn", "fg2_plus", "separate_scalars", "left", "gdn2"):
         compare(name, make(name), [4], close, implementation="reference")
-    compare("fg2_plus", make("fg2_plus"), (2, 3, 8), close, chunk_size=4,
+    compare("fg2_plus", make("fg2_plus"), (3, 8), close, chunk_size=4,
             implementation="chunked")  # fmt: skip
     for name in ("kda", "fg2_plus"):
         compare(f"{name}, packed", make(name) | {"segment_ids": SEGMENTS}, [8], close,

@@ -1,6 +1,4 @@
 import pathlib
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +7,10 @@ from jaxlab_kernels.delta_rule import segments
 from jaxlab_kernels.delta_rule.sequence_parallel import tokens_before
 
 
-def test_shards_equal_one_device():
+def test_shards_equal_one_device(forks):
     """Members, packed rows, logits and dtypes on 2 to 8 devices, gradients as well."""
     script = pathlib.Path(__file__).with_name("sequence_parallel_script.py")
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=600
-    )
+    done = forks.run(script, cwd=script.parents[2], timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -409,17 +407,10 @@ def test_head_dim_follows_from_the_width():
     assert dataclasses.replace(FULL, head_dim=None, hidden_size=16).head_dim == 4
 
 
-def test_eight_devices_give_the_logits_of_one():
+def test_eight_devices_give_the_logits_of_one(forks):
     """Automatic and explicit axes, and a hybrid, in one process with eight host devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    env = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, MESH_SCRIPT], env=env, capture_output=True, text=True, timeout=300
-    )
+    done = forks.run(MESH_SCRIPT, cwd=MESH_SCRIPT.parents[2], XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     names = ["auto", "explicit", "hybrid SHARDED", "hybrid DECODING", "hybrid ambient", "experts"]
     assert done.stdout.splitlines() == names

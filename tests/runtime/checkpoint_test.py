@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import pathlib
 import random
 import shutil
@@ -299,34 +298,25 @@ def test_a_killed_process_leaves_a_usable_checkpoint(tmp_path):
     assert not list(tmp_path.glob("*.corrupt"))
 
 
-def test_two_processes_save_restore_and_are_preempted_together(tmp_path):
+def test_two_processes_save_restore_and_are_preempted_together(tmp_path, forks):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAMS / "two_hosts_program.py"), str(tmp_path)],
+        forks.start(
+            PROGRAMS / "two_hosts_program.py",
+            tmp_path,
             cwd=PROGRAMS.parents[1],
-            env={
-                **os.environ,
-                "JAXLAB_COORDINATOR": f"localhost:{port}",
-                "JAXLAB_NUM_PROCESSES": "2",
-                "JAXLAB_PROCESS_ID": str(index),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            JAXLAB_COORDINATOR=f"localhost:{port}",
+            JAXLAB_NUM_PROCESSES="2",
+            JAXLAB_PROCESS_ID=str(index),
         )
         for index in range(2)
     ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (out, err) in zip(processes, outputs, strict=True):
-        assert process.returncode == Preemption.EXIT_CODE, out + err[-4000:]
-    (step,) = {int(out.split("preempted ")[1]) for out, _ in outputs}
+    ended = [process.wait() for process in processes]
+    for done in ended:
+        assert done.returncode == Preemption.EXIT_CODE, done.stdout + done.stderr[-4000:]
+    (step,) = {int(done.stdout.split("preempted ")[1]) for done in ended}
     restored = checkpoint.Checkpointer(tmp_path).restore(
         {"step": jnp.int32(0), "params": {"w": jnp.zeros((8, 2))}}
     )

@@ -5,8 +5,6 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -28,33 +26,27 @@ def _config():
     return namespace["get_config"]().to_dict()
 
 
-def _start(workdir, variant="", **env):
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "jaxlab.train",
-            f"--config={HERE / 'resume_config.py'}{variant}",
-            f"--workdir={workdir}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(forks):
+    """Begins the run of resume_config.py in a process of its own."""
+
+    def begin(workdir, variant="", **env):
+        flags = f"--config={HERE / 'resume_config.py'}{variant}", f"--workdir={workdir}"
+        return forks.start("jaxlab.train", *flags, cwd=ROOT, **env)
+
+    return begin
 
 
 def _signal_when(process, condition, number):
     """Sends the signal as soon as the condition holds; returns the exit code and stderr."""
     limit = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert not process.ended(), process.wait().stderr
         assert time.monotonic() < limit, "the moment never came"
         time.sleep(0.005)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=600)
-    return process.returncode, stderr
+    os.kill(process.pid, number)
+    done = process.wait(600)
+    return done.returncode, done.stderr
 
 
 def _rows(workdir):
@@ -116,13 +108,13 @@ def test_the_reference_learns_something_to_compare(reference):
     assert all(x > 1e-3 for x in jax.tree.leaves(moved))
 
 
-def test_killed_damaged_and_preempted_it_ends_bit_for_bit_the_same(tmp_path, reference):
+def test_killed_damaged_and_preempted_it_ends_bit_for_bit_the_same(tmp_path, reference, start):
     """SIGKILL, a damaged checkpoint, SIGTERM, and then to the end: one run, resumed twice.
 
     checkpoint_test.py kills more often, while checkpoints are written; a step of it is cheap.
     """
     saved = tmp_path / "checkpoints"
-    code, stderr = _signal_when(_start(tmp_path), (saved / "8").exists, signal.SIGKILL)
+    code, stderr = _signal_when(start(tmp_path), (saved / "8").exists, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
     assert not (saved / "12").exists()
     # The newest checkpoint is damaged, the one before it is not.
@@ -135,7 +127,7 @@ def test_killed_damaged_and_preempted_it_ends_bit_for_bit_the_same(tmp_path, ref
     # It goes on from step 4, so that only a resumed run has cut the rows behind it and logs a 5.
     resumed = (tmp_path / "metrics.jsonl").stat().st_mtime
     code, stderr = _signal_when(
-        _start(tmp_path),
+        start(tmp_path),
         lambda: (
             (tmp_path / "metrics.jsonl").stat().st_mtime > resumed and _last_logged(tmp_path) >= 5
         ),
@@ -153,15 +145,8 @@ def test_killed_damaged_and_preempted_it_ends_bit_for_bit_the_same(tmp_path, ref
     _check_identical(tmp_path, reference)
 
 
-def test_other_meshes_see_the_same_batches(tmp_path, reference):
-    process = subprocess.run(
-        [sys.executable, str(HERE / "devices_program.py"), str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def test_other_meshes_see_the_same_batches(tmp_path, reference, forks):
+    process = forks.run(HERE / "devices_program.py", tmp_path, cwd=ROOT, timeout=600)
     assert process.returncode == 0, process.stderr[-4000:]
     # On 8 devices up to step 5, which it saves, then on one; on two, replicated, is the test below.
     assert Checkpointer(tmp_path / "checkpoints").latest() == 5
@@ -169,12 +154,12 @@ def test_other_meshes_see_the_same_batches(tmp_path, reference):
     _check_close(tmp_path, reference)
 
 
-def test_two_processes_train_one_model(tmp_path, reference):
+def test_two_processes_train_one_model(tmp_path, reference, start):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     processes = [
-        _start(
+        start(
             tmp_path,
             ":hosts",
             JAXLAB_COORDINATOR=f"localhost:{port}",
@@ -183,12 +168,8 @@ def test_two_processes_train_one_model(tmp_path, reference):
         )
         for index in range(2)
     ]
-    try:
-        outputs = [process.communicate(timeout=600)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, stderr in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, stderr[-4000:]
+    for process in processes:
+        done = process.wait(600)
+        assert done.returncode == 0, done.stderr[-4000:]
     _check_close(tmp_path, reference)
     assert (tmp_path / "report.json").exists()
