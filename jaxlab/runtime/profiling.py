@@ -1,4 +1,4 @@
-"""Where a run's time goes: trace windows, FLOP estimates, model FLOP utilisation (MFU)."""
+"""Where a run's time goes: trace windows, model FLOP utilisation (MFU)."""
 
 import os
 import resource
@@ -48,22 +48,6 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA B200": 2250e12,
 }
-
-
-def decoder_flops(params: int, *, attention_dim: int = 0, context: int = 0) -> float:
-    """Model FLOPs of one token's forward pass through a decoder; its backward pass costs twice.
-
-    2 N (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), plus attention's 4 x attention_dim x
-    context (Chowdhery et al. 2022, arXiv:2204.02311, appendix B), which counts the full square and
-    not its causal half.
-
-    Args:
-        params: N, the parameters that each token is multiplied with: without the input embedding,
-            and of the experts only the active ones.
-        attention_dim: heads x head size, summed over the attention layers.
-        context: the sequence length.
-    """
-    return 2.0 * params + 4.0 * attention_dim * context
 
 
 def mfu(flops_per_second: float) -> float | None:

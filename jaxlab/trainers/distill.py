@@ -23,6 +23,7 @@ from jaxlab.evals.loop import Eval, Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses.methods.names import Loss
+from jaxlab.models import flops
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
 from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.experience import Experience
@@ -305,7 +306,8 @@ class _Run:
             mask = np.asarray(to_host(rollout)[1])
             graded = grade() if rewards is None else rewards
             measured = self.text.measures(examples)
-            return {"reward": float(graded.mean()), "tokens": int(mask.sum()), **measured}
+            counts = {"tokens": int(mask.sum()), "model_flops": self._model_flops(rollout)}
+            return {"reward": float(graded.mean()), **counts, **measured}
 
         return StepOutput(current, metrics | of_credit, host_metrics)
 
@@ -321,6 +323,14 @@ class _Run:
                 return self.teacher_policy(self.teacher.params, prompts, key)
             case "data":
                 return self.policy.given(prompts, [self.text.target(row) for row, _ in rows])
+
+    def _model_flops(self, rollout: Rollout) -> float:
+        """Of sampling, of the readers' forward passes and of the student's update."""
+        rows, width = rollout.tokens.shape
+        student = flops.forward(self.student.config, self.abstract.params, width)
+        frozen = [model for model in (self.teacher, self.reference) if model is not None]
+        read = sum(flops.forward(x.decoder.config, x.params, width) for x in frozen)
+        return rows * width * (4 * student + read)
 
     def _on_devices(self, rewards: np.ndarray | None) -> jax.Array | None:
         if rewards is None:

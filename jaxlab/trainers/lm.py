@@ -20,6 +20,7 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
+from jaxlab.models import flops
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.nn.routing import balance
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
@@ -141,7 +142,9 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
         ids = example_ids(index, config.batch_size, rows.num_examples("train"), config.seed)
         batch = rows.batch(ids[host_batch_slice(len(ids), mesh)], "train")
         new, metrics = compiled.update(current, put_global(batch, mesh))
-        return StepOutput(new, metrics, lambda: {"tokens": config.batch_size * rows.length})
+        tokens = config.batch_size * rows.length
+        each = 3 * flops.forward(source.config, compiled.abstract.params, rows.length)
+        return StepOutput(new, metrics, lambda: {"tokens": tokens, "model_flops": each * tokens})
 
     return Program(compiled.abstract, init, step, evaluate, ("loss", "accuracy"))
 

@@ -45,7 +45,8 @@ class StepOutput(NamedTuple):
         state: after the step.
         metrics: device scalars; `loss` and `grad_norm` must be among them.
         host_metrics: called one step later, when waiting costs nothing: scalars that are computed
-            on the host, such as the reward of decoded text. `tokens` counts the step's tokens.
+            on the host, such as the reward of decoded text. `tokens` counts the step's tokens,
+            `model_flops` its model FLOPs.
     """
 
     state: TrainState
@@ -83,7 +84,6 @@ class Program(NamedTuple):
         evaluate: (state, steps done) -> Evaluation.
         show: metrics on the progress line.
         host_state: part of every checkpoint; None: nothing on the host matters.
-        flops_per_token: model FLOPs of a step for each of its `tokens`; 0: not known.
         close: called when the run ends, however it does.
     """
 
@@ -93,7 +93,6 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, int], Evaluation]
     show: tuple[str, ...] = ("loss",)
     host_state: HostState | None = None
-    flops_per_token: float = 0.0
     close: Callable[[], None] = lambda: None
 
 
@@ -225,6 +224,7 @@ class _Reader:
         self._config, self._checkpointer, self._writer = config, checkpointer, writer
         self._progress, self._program = progress, program
         self._rates: dict[str, float] = {}
+        self._flops = 0.0
         self._pending: tuple[int, Scalars, Callable[[], Scalars]] | None = None
         self._clock, self._clock_step, self._tokens = time.monotonic(), start, 0.0
 
@@ -244,6 +244,7 @@ class _Reader:
         metrics |= host_metrics()
         tokens = metrics.pop("tokens", 0)
         self._tokens += tokens
+        self._flops += metrics.pop("model_flops", 0.0)
         if step % self._config.log_every == 0 or step == self._last:
             self._rates = self._measured(step)
             self._writer.write(step, metrics | self._rates)
@@ -255,9 +256,9 @@ class _Reader:
         now = time.monotonic()
         seconds, steps = now - self._clock, step - self._clock_step
         tokens, self._tokens = self._tokens, 0.0
+        flops, self._flops = self._flops / seconds, 0.0
         self._clock, self._clock_step = now, step
         rates = {"step_seconds": seconds / steps, "tokens_per_second": tokens / seconds}
-        flops = self._program.flops_per_token * tokens / seconds
         if flops:
             rates["model_flops_per_second"] = flops
             utilisation = profiling.mfu(flops)

@@ -23,6 +23,7 @@ from jaxlab.interop import models
 from jaxlab.interop.models import Model
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import count, per_token, summarise
+from jaxlab.models import flops
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, unembedding
 from jaxlab.nn.routing import balance
 from jaxlab.rollouts.cached import Thinkers
@@ -154,7 +155,9 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         mine = host_batch_slice(len(tokens), mesh)
         trained = int(np.sum(mask))
         new, metrics = compiled.update(current, *put_global((tokens[mine], mask[mine]), mesh))
-        return StepOutput(new, metrics, lambda: {"tokens": trained})
+        each = 3 * flops.forward(source.config, compiled.abstract.params, width)
+        done = {"tokens": trained, "model_flops": each * tokens.size}
+        return StepOutput(new, metrics, lambda: done)
 
     return Program(compiled.abstract, init, step, evaluate)
 

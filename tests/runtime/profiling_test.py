@@ -4,13 +4,6 @@ import pytest
 from jaxlab.runtime import profiling
 
 
-def test_decoder_flops_by_hand():
-    assert profiling.decoder_flops(100) == 2 * 100
-    # PaLM appendix B: 6 N + 12 L H Q T per trained token, here with L = 2, H Q = 8, T = 16.
-    forward = profiling.decoder_flops(100, attention_dim=2 * 8, context=16)
-    assert 3 * forward == 600 + 12 * 2 * 8 * 16
-
-
 def test_mfu_is_a_share_of_the_peak_of_all_devices(monkeypatch):
     assert profiling.mfu(1e12) is None  # nobody publishes the peak of a host's CPU
     monkeypatch.setitem(profiling.PEAK_FLOPS, jax.devices()[0].device_kind, 1e12)
