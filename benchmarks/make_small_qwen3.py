@@ -3,7 +3,7 @@
     python benchmarks/make_small_qwen3.py --rows=train.jsonl --out=DIR --hidden=128 --layers=4
 
 Two calls with other sizes and the same rows give a student and a teacher of one tokenizer: what
-the README's GSM8K numbers start from. Needs the torch extra.
+the GSM8K numbers of docs/measured.md start from. Needs the torch extra.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A benchmark of your own: a file with a task of inspect_ai (see README.md).
+"""A benchmark of your own: a file with a task of inspect_ai (see docs/evaluation.md).
 
     python -m jaxlab.evaluate --config=configs/eval_file.py --workdir=runs/eval \\
         --config.model.path=MODEL --config.benchmark.name=FILE.py --config.benchmark.path=ROWS.jsonl

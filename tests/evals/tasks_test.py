@@ -21,7 +21,7 @@ from jaxlab.grading.graders import Verdict
 from jaxlab.grading.rows import Panel, Row
 from tests.evals import scripted
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 
 
 @pytest.fixture
@@ -168,9 +168,9 @@ def _metrics(log):
     }
 
 
-def test_the_readmes_command_grades_by_rule(rows, tmp_path):
+def test_the_command_of_the_docs_grades_by_rule(rows, tmp_path):
     """And a judge by inspect_ai's role does as well as one by name."""
-    (command,) = re.findall(r"`(inspect eval jaxlab/general365 [^`]*)`", README)
+    (command,) = re.findall(r"`(inspect eval jaxlab/general365 [^`]*)`", PAGE)
     words = command.replace("rows.jsonl", str(rows))
     given = _args(" ".join(re.findall(r"-T (\S+)", words)))
     assert given == {"path": str(rows), "grader": "rule"}

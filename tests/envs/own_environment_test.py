@@ -1,4 +1,4 @@
-"""The environment of the README, run from the README."""
+"""The environment of docs/environments.md, run from there."""
 
 import asyncio
 import pathlib
@@ -6,11 +6,10 @@ import re
 
 from jaxlab.agents import skill1
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.partition("## Your own environment\n")[2].partition("\n## ")[0]
+SECTION = (pathlib.Path(__file__).parents[2] / "docs" / "environments.md").read_text()
 
 
-def test_the_environment_of_the_readme_is_short_and_runs():
+def test_the_environment_of_the_page_is_short_and_runs():
     (program,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     assert len([line for line in program.splitlines() if line.strip()]) <= 30
     names = {"__name__": "lift"}
@@ -19,7 +18,7 @@ def test_the_environment_of_the_readme_is_short_and_runs():
     assert names["seen"][2].text == "You are on floor 4."
     assert names["seen"][2].reward == 1.0
 
-    async def generate(phase, prompt):
+    async def generate(phase, prompt, choices):
         return "<action>up</action>" if "floor 3" in prompt else "<action>sing</action>"
 
     call = re.search(

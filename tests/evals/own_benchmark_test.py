@@ -1,4 +1,4 @@
-"""The benchmark of the README, run from the README."""
+"""The benchmark of docs/evaluation.md, run from there."""
 
 import json
 import pathlib
@@ -14,8 +14,8 @@ from jaxlab.evals import harness, results
 from jaxlab.evals.settings import Benchmark, Run, Subject
 from tests.evals import random_model, scripted
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.partition("## Your own benchmark\n")[2].partition("\n## ")[0]
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+SECTION = PAGE.partition("## Your own benchmark\n")[2].partition("\n## ")[0]
 WORDS = ["stone", "river", "oak", "tower", "ant", "harbour"]
 
 
@@ -25,7 +25,7 @@ BLOCKS = dict(re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.DOTALL | re.MULTI
 
 @pytest.fixture
 def benchmark(tmp_path):
-    """The file of the README, and rows."""
+    """The file of the page, and rows."""
     file, rows = tmp_path / "backwards.py", tmp_path / "words.jsonl"
     file.write_text(BLOCKS["python"])
     rows.write_text("".join(json.dumps({"word": word}) + "\n" for word in WORDS))
