@@ -24,8 +24,11 @@ import tempfile
 
 from peers import turns
 
-WORKER = pathlib.Path(__file__).resolve().parent / "peers" / "heavy_work.py"
-WAYS = ("groups", "requests", "plain", "transformers")
+PEERS = pathlib.Path(__file__).resolve().parent / "peers"
+OURS = PEERS / "heavy_work.py"
+# Way of generating -> the program that has it.
+WAYS = dict.fromkeys(("groups", "requests", "plain"), OURS)
+WAYS |= {"transformers": PEERS / "heavy_transformers.py"}
 
 
 def main() -> None:
@@ -42,14 +45,14 @@ def main() -> None:
     print("  ".join(f"{key} {value}" for key, value in turns.machine().items()))
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        command = [sys.executable, str(WORKER), folder, *sizes]
-        subprocess.run([*command, "--make"], check=True)
+        subprocess.run([sys.executable, str(OURS), folder, *sizes, "--make"], check=True)
         calls = {}
-        for way in WAYS:
+        for way, program in WAYS.items():
             if way == "transformers" and importlib.util.find_spec("transformers") is None:
                 print("transformers is not installed: left out")
                 continue
-            contender = turns.Contender(way, [*command, f"--through={way}"])
+            command = [sys.executable, str(program), folder, *sizes, f"--through={way}"]
+            contender = turns.Contender(way, command)
             calls[way] = stack.enter_context(contender).ask
         found = turns.alternate(calls, options.repeats)
     first = found["groups"][-1].reply

@@ -25,7 +25,10 @@ from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import calibration
 from jaxlab.text.tokenizer import Tokenizer
 
-MODEL = flags.DEFINE_string("model", None, "A HuggingFace directory or a work directory.")
+# jaxlab.heavy has a flag of this name; a process runs one door.
+MODEL = flags.DEFINE_string(
+    "model", None, "A HuggingFace directory or a work directory.", allow_override=True
+)
 TEXT = flags.DEFINE_string("text", None, "A file of plain text to calibrate on.")
 LENGTH = flags.DEFINE_integer(
     "length", None, "Tokens of a row; by default 1024, or the model's context.", lower_bound=2

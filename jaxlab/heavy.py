@@ -34,7 +34,9 @@ from jaxlab.agents.heavy_options import Sampling
 from jaxlab.evals import fingerprint
 from jaxlab.runtime import workdir as workdir_lib
 
-MODEL = flags.DEFINE_string("model", None, "Thinks: a directory, or PROVIDER/NAME of inspect_ai.")
+THINKS = "Thinks: a directory, or PROVIDER/NAME of inspect_ai."
+# jaxlab.calibrate has a flag of this name; a process runs one door.
+MODEL = flags.DEFINE_string("model", None, THINKS, allow_override=True)
 DELIBERATOR = flags.DEFINE_string("deliberator", None, "Deliberates; --model by default.")
 THINKERS = flags.DEFINE_string("thinkers", None, "Texts to deliberate over: .jsonl or .json.")
 ID = flags.DEFINE_string("id", None, "Only the texts of this id in --thinkers.")
@@ -103,7 +105,7 @@ def main(argv: list[str]) -> None:
         options: Heavy = _options(Heavy)
         sampling = _options(Sampling)
         if MODEL.value is None:
-            raise ValueError(f"--model is missing: {flags.FLAGS['model'].help}")
+            raise ValueError(f"--model is missing: {THINKS}")
         question, thinkers = _asked(argv[1:])
         folder = None
         if flags.FLAGS["workdir"].value is not None:

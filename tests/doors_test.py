@@ -114,9 +114,8 @@ BAD = {
     "loss": (
         _distill(loss={"name": "oppd"}),
         "'cross_entropy', 'scope', 'scope_released', 'discounted_opd', 'exopd', 'power_opd', "
-        "'vopd', "
-        "'eopd', 'grpo', 'dr_grpo', 'rloo', 'dapo', 'gspo', 'kdrl', got 'oppd' (str); did you "
-        "mean 'opd'?",
+        "'vopd', 'eopd', 'grpo', 'dr_grpo', 'rloo', 'dapo', 'gspo', 'gigpo', 'kdrl', got 'oppd' "
+        "(str); did you mean 'opd'?",
     ),
     "loss option": (
         _distill(loss={"name": "aopd", "guide": {"topk": 3}}),

@@ -1,4 +1,4 @@
-"""One contender of `benchmarks/heavy_cost.py`: the heavy workflow over one way of generating."""
+"""Contenders of `benchmarks/heavy_cost.py`: the heavy workflow over our ways of generating."""
 
 import argparse
 import asyncio
@@ -20,12 +20,12 @@ PROMPT_MULTIPLE = 64
 CONTEXT = 8192
 
 
-def main() -> None:
+def main(ways: dict[str, Any], frameworks: tuple[str, ...]) -> None:
     """Serve: one request thinks about all questions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="HuggingFace directory of the model")
     parser.add_argument("--make", action="store_true", help="write the directory instead")
-    parser.add_argument("--through", choices=tuple(WAYS))
+    parser.add_argument("--through", choices=tuple(ways))
     for name in ("questions", "width", "samples", "tokens", "hidden"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
@@ -33,7 +33,7 @@ def main() -> None:
         make(options)
         return
     tokenizer = load(options.folder)
-    generate, per_call, read = WAYS[options.through](options, tokenizer)
+    generate, per_call, read = ways[options.through](options, tokenizer)
     asked = heavy.Heavy(
         width=options.width, samples=options.samples, per_call=per_call, timeout_s=3600.0
     )
@@ -48,8 +48,7 @@ def main() -> None:
         asyncio.run(all_questions())
         return {"read": read() - before}
 
-    names = ("torch", "transformers") if options.through == "transformers" else ("jax",)
-    turns.serve(run, {name: importlib.metadata.version(name) for name in names})
+    turns.serve(run, {name: importlib.metadata.version(name) for name in frameworks})
 
 
 def make(options: argparse.Namespace) -> None:
@@ -142,41 +141,11 @@ def plain(options: argparse.Namespace, tokenizer: Tokenizer) -> Any:
     return generate, 1, lambda: sum(lengths)
 
 
-def transformers(options: argparse.Namespace, tokenizer: Tokenizer) -> Any:
-    """transformers' generate with num_return_sequences, which repeats the prompt."""
-    import torch
-    import transformers as theirs
-
-    model = theirs.AutoModelForCausalLM.from_pretrained(options.folder).float().eval()
-    lengths: list[int] = []
-
-    async def generate(prompt: str, *, samples: int, seed: int, stage: str) -> list[str]:
-        ids = torch.tensor([tokenizer.encode_prompt(prompt)])
-        torch.manual_seed(seed)
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=options.tokens,
-                num_return_sequences=samples,
-                do_sample=True,
-                top_k=0,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
-        new = out[:, ids.shape[1] :].tolist()
-        lengths.append(samples * ids.shape[1])
-        return tokenizer.decode_batch(new)
-
-    return generate, None, lambda: sum(lengths)
-
-
 WAYS = {
     "groups": lambda options, tokenizer: batched(options, tokenizer, True),
     "requests": lambda options, tokenizer: batched(options, tokenizer, False),
     "plain": plain,
-    "transformers": transformers,
 }
 
 if __name__ == "__main__":
-    main()
+    main(WAYS, ("jax",))

@@ -42,7 +42,7 @@ class TextTask:
         max_length: int | None = None,
         long_prompts: Literal["error", "drop"] = "error",
         generated: bool = False,
-        checked: int = MAX_CHECKED,
+        checked: int | None = None,
     ):
         """Look at the prompts, so that one that does not fit ends the run before it begins.
 
@@ -59,14 +59,14 @@ class TextTask:
             long_prompts: what is done with longer prompts. "drop" leaves rows of a file out;
                 generated examples are replaced, each by one that is a function of its number.
             generated: whether the task makes its examples, of any number, instead of reading them.
-            checked: how many of those it makes are looked at.
+            checked: how many of those it makes are looked at; None: `MAX_CHECKED`.
 
         Raises:
             ValueError: with "error" a prompt is too long (names the first); a prompt has no token;
                 or nothing is left of a split.
         """
         self.task, self.tokenizer = task, tokenizer
-        self._checked = checked
+        self._checked = MAX_CHECKED if checked is None else checked
         self._chat, self._drop, self._generated = chat, long_prompts == "drop", generated
         self._limits: dict[Split, tuple[int, str]] = dict.fromkeys(
             ("train", "test"), (max_prompt, f"data.max_prompt = {max_prompt}")

@@ -77,7 +77,7 @@ OTHER_CHOICES = {
     "first_k_dense_replace": (0,),
     **dict.fromkeys(("output_gate_rank", "mscale", "mscale_all_dim"), (0,)),
     **dict.fromkeys(("eos_token_id", "pad_token_id"), (0,)),
-    **dict.fromkeys(("rope_theta", "hidden_ratio"), (16.5,)),
+    **dict.fromkeys(("rope_theta", "hidden_ratio", "factor", "beta_fast", "beta_slow"), (16.5,)),
     **dict.fromkeys(("chat_template", "template"), ("", "16")),
     **dict.fromkeys(("lower_bound", "decay_lower_bound"), (-1,)),
     # The error has our name of it.

@@ -9,10 +9,11 @@ import pytest
 from jaxlab.interop import hf
 from jaxlab.models.decoder import Decoder
 from jaxlab.sampling import SamplingConfig, generate
-from tests.interop.parity_test import YARN, tokens_and_positions, torch_logits
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from tests.interop.parity_test import YARN, tokens_and_positions, torch_logits  # noqa: E402
 
 pytestmark = pytest.mark.interop
 
