@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.interop import hf, torch_check
+from jaxlab.interop import hf, rope_json, torch_check
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
 from jaxlab.nn.rope import frequencies
@@ -261,9 +261,7 @@ def test_frequencies(rule, theta, original):
         rope_parameters=parameters,
     )
     embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
-    rope = hf.families.rope_json.read(
-        {"rope_parameters": parameters, "max_position_embeddings": 4 * original}
-    )
+    rope = rope_json.read({"rope_parameters": parameters, "max_position_embeddings": 4 * original})
     ours, factor = frequencies(rope, head_dim)
     np.testing.assert_allclose(ours, embedding.inv_freq.numpy(), rtol=2e-7)
     assert factor == embedding.attention_scaling
