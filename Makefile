@@ -45,7 +45,7 @@ $(VENV)/.agents: $(VENV)/.installed
 	@$(PIP) -c constraints.txt -e '.[agents,test]'
 	@touch $@
 
-demo: setup  ## train a teacher, distil a weak student three ways, write a report (five minutes on 2 cores)
+demo: setup  ## train a teacher, distil a weak student three ways, write a report (six and a half minutes on 2 cores)
 	@echo "Running the demo: on-policy distillation on the modular sum. Everything goes to $(DEMO)."
 	@$(BIN)/python -m jaxlab.train --config=configs/aopd_modsum.py:demo --workdir=$(DEMO)
 
