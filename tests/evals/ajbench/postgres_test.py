@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -550,6 +551,22 @@ def test_why_there_is_no_server(tmp_path, monkeypatch):
     with pytest.raises(NoServer, match="PostgreSQL 15 is too old: 16 or newer is needed"):
         postgres_server.start(tmp_path, "system")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="programs run as who starts them")
+def test_programs_in_a_closed_folder_are_copied_to_where_nobody_can_run_them(tmp_path):
+    closed, folder = tmp_path / "closed", tmp_path / "run"
+    (closed / "pg" / "bin").mkdir(parents=True)
+    (closed / "pg" / "lib").mkdir()
+    (closed / "pg" / "bin" / "initdb").write_text("a program")
+    folder.mkdir()
+    closed.chmod(0o700)
+    found = postgres_programs.reachable(closed / "pg" / "bin", folder)
+    assert found == folder / "postgresql" / "bin"
+    assert (found / "initdb").read_text() == "a program"
+    assert (found.parent / "lib").is_dir()
+    system = pathlib.Path("/usr/bin")
+    assert postgres_programs.reachable(system, folder) == system.resolve()
 
 
 @pytest.mark.parametrize(

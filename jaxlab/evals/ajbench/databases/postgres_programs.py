@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,21 @@ def server(source: Source = "auto") -> Path:
         except NoServer as error:
             reasons.append(f"{one}: {error}")
     raise NoServer(f"no PostgreSQL server ({'; '.join(reasons)})")
+
+
+def reachable(place: Path, folder: Path) -> Path:
+    """The folder of the programs, or that of a copy in `folder` where their user cannot come there.
+
+    Root's programs run as nobody, who cannot pass into /root or a private temporary folder, where a
+    virtual environment may well lie.
+    """
+    place = place.resolve()
+    passable = all(path.stat().st_mode & stat.S_IXOTH for path in (place, *place.parents))
+    if user() is None or passable:
+        return place
+    copy = folder / "postgresql"
+    shutil.copytree(place.parent, copy, symlinks=True)
+    return copy / place.name
 
 
 def client(program: str) -> Path:

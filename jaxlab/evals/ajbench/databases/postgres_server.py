@@ -81,12 +81,13 @@ class Server:
             NoServer: there are none, or the folder's name is too long for sockets.
         """
         self._folder = folder
-        self._programs = postgres_programs.server(source)
+        found = postgres_programs.server(source)
         self._templates: dict[str, Path | Exception] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         if len(str(self._home())) > _SOCKET_PATH:
             raise NoServer(f"{folder} is too long for a socket: set TMPDIR to a shorter folder")
+        self._programs = postgres_programs.reachable(found, folder)
         if not programs.confinement().offline:
             logger.warning(
                 "this kernel gives PostgreSQL no network of its own; it listens on none, and its "
