@@ -50,10 +50,10 @@ PEAK_FLOPS = {
 }
 
 
-def mfu(flops_per_second: float) -> float | None:
-    """Model FLOP utilisation, 0..1, of all the run's devices; None where no peak is known."""
+def mfu(flops_per_second: float, devices: int) -> float | None:
+    """Model FLOP utilisation, 0..1, of so many devices; None where their peak is not known."""
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return None if peak is None else flops_per_second / (peak * jax.device_count())
+    return None if peak is None else flops_per_second / (peak * devices)
 
 
 def peak_memory_bytes() -> int:

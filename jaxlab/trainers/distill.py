@@ -306,7 +306,8 @@ class _Run:
             mask = np.asarray(to_host(rollout)[1])
             graded = grade() if rewards is None else rewards
             measured = self.text.measures(examples)
-            counts = {"tokens": int(mask.sum()), "model_flops": self._model_flops(rollout)}
+            done = self._model_flops(rollout, author(config.rollout, config.seed, index))
+            counts = {"tokens": int(mask.sum()), "model_flops": done}
             return {"reward": float(graded.mean()), **counts, **measured}
 
         return StepOutput(current, metrics | of_credit, host_metrics)
@@ -324,13 +325,16 @@ class _Run:
             case "data":
                 return self.policy.given(prompts, [self.text.target(row) for row, _ in rows])
 
-    def _model_flops(self, rollout: Rollout) -> float:
+    def _model_flops(self, rollout: Rollout, source: Source) -> float:
         """Of sampling, of the readers' forward passes and of the student's update."""
         rows, width = rollout.tokens.shape
         student = flops.forward(self.student.config, self.abstract.params, width)
-        frozen = [model for model in (self.teacher, self.reference) if model is not None]
-        read = sum(flops.forward(x.decoder.config, x.params, width) for x in frozen)
-        return rows * width * (4 * student + read)
+        teacher, reference = (
+            0.0 if model is None else flops.forward(model.decoder.config, model.params, width)
+            for model in (self.teacher, self.reference)
+        )
+        sampled = {"student": student, "teacher": teacher, "data": 0.0}[source]
+        return rows * width * (sampled + teacher + reference + 3 * student)
 
     def _on_devices(self, rewards: np.ndarray | None) -> jax.Array | None:
         if rewards is None:
@@ -342,9 +346,6 @@ class _Run:
         key = setup.step_key(self.config.seed, setup.EVAL_STEP)
         scores, samples = self.evaluator(current.params, key)
         metrics: dict[str, Any] = {f"eval/{name}": value for name, value in scores.items()}
-        if self.config.rollout.source == "teacher":
-            # The policy at hand is the teacher's.
-            return Evaluation(metrics, samples)
         rows = setup.training_rows(self.text, index, self.config.rollout.prompts, self.config.seed)
         rollout = self.policy(current.params, [prompt for _, prompt in rows], key)
         found, counts = self.diagnose(current.params, self._teacher_params, rollout)

@@ -224,7 +224,7 @@ class _Reader:
         self._config, self._checkpointer, self._writer = config, checkpointer, writer
         self._progress, self._program = progress, program
         self._rates: dict[str, float] = {}
-        self._flops = 0.0
+        self._flops, self._devices = 0.0, _devices(program.abstract)
         self._pending: tuple[int, Scalars, Callable[[], Scalars]] | None = None
         self._clock, self._clock_step, self._tokens = time.monotonic(), start, 0.0
 
@@ -261,7 +261,7 @@ class _Reader:
         rates = {"step_seconds": seconds / steps, "tokens_per_second": tokens / seconds}
         if flops:
             rates["model_flops_per_second"] = flops
-            utilisation = profiling.mfu(flops)
+            utilisation = profiling.mfu(flops, self._devices)
             if utilisation is not None:
                 rates["mfu"] = utilisation
         return rates
@@ -285,6 +285,12 @@ class _Reader:
             f"step {step}: {' and '.join(bad)} not finite; {where} (train.nonfinite='skip' goes on "
             "without such steps)"
         )
+
+
+def _devices(abstract: TrainState) -> int:
+    """How many devices a run's state lies on: a mesh may leave some of a host's out."""
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(abstract)]
+    return max((len(one.device_set) for one in shardings if one is not None), default=1)
 
 
 class StepRows:

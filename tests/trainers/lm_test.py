@@ -102,6 +102,7 @@ def test_the_first_step_has_the_loss_of_a_plain_forward(reference, tmp_path):
     from jaxlab.data.index import example_ids
     from jaxlab.data.tasks.state_tracking import StateTracking
     from jaxlab.data.tasks.tokens import Generated
+    from jaxlab.models import flops
     from jaxlab.models.decoder import Decoder
     from jaxlab.models.sizes import Sizes
 
@@ -114,6 +115,10 @@ def test_the_first_step_has_the_loss_of_a_plain_forward(reference, tmp_path):
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(logp, batch.targets[..., None], -1).mean()
     assert _rows(reference)[1]["loss"] == pytest.approx(nll, rel=1e-5)
+    written = [json.loads(x) for x in (reference / "metrics.jsonl").read_text().splitlines()]
+    rates = written[1]["model_flops_per_second"], written[1]["tokens_per_second"]
+    each = 3 * flops.forward(model, params, 6)
+    assert rates[0] / rates[1] == pytest.approx(each)
 
 
 def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(reference, tmp_path):

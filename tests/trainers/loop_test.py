@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.runtime import profiling
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
 from jaxlab.runtime.preemption import Preemption
 from jaxlab.trainers import loop
@@ -345,10 +346,34 @@ def test_counts_below_one_are_refused(name):
         _train(**{name: 0})
 
 
-def test_only_the_newest_checkpoints_stay(tmp_path):
-    state = loop.run(Fake().program(), _train(checkpoint_every=1, keep_checkpoints=2), tmp_path)
-    assert Checkpointer(tmp_path / "checkpoints").steps() == [7, 8]
+@pytest.mark.parametrize(("keep_every", "kept"), [(None, [7, 8]), (3, [3, 6, 7, 8])])
+def test_only_the_newest_checkpoints_and_every_nth_stay(tmp_path, keep_every, kept):
+    settings = _train(checkpoint_every=1, keep_checkpoints=2, keep_every=keep_every)
+    state = loop.run(Fake().program(), settings, tmp_path)
+    assert Checkpointer(tmp_path / "checkpoints").steps() == kept
     assert isinstance(state, TrainState)
+
+
+def test_model_flops_are_a_rate_and_a_share_of_the_peak(tmp_path, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setitem(profiling.PEAK_FLOPS, jax.devices()[0].device_kind, 1e12)
+    program = Fake().program()
+
+    def step(state, index):
+        clock[0] += 2
+        output = program.step(state, index)
+        counted = {"model_flops": 1e12}
+        return output._replace(host_metrics=lambda: output.host_metrics() | counted)
+
+    loop.run(program._replace(step=step), _train(log_every=4), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # The metrics of a step are read while the next one, of 2 seconds, runs.
+    first, last = [row for row in rows if "loss" in row]
+    assert last["model_flops_per_second"] == 0.5e12
+    assert last["mfu"] == 0.5
+    assert "model_flops" not in first
+    assert "mfu 0.5" in capsys.readouterr().err
 
 
 def test_state_on_the_host_is_part_of_a_checkpoint(tmp_path):

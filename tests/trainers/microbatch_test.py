@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from jaxlab import config as config_lib
+from jaxlab.data.tasks.modsum import ModSum
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import AGGREGATIONS, count, per_token, summarise
+from jaxlab.models import flops
+from jaxlab.models.sizes import Sizes
 from jaxlab.trainers import distill, microbatch, sft
 from jaxlab.trainers.settings import Train
 
@@ -137,7 +140,7 @@ def one_step(build, config, tmp_path, microbatch_rows):
         tmp_path / str(microbatch_rows),
     )
     output = program.step(program.init(), 0)
-    return output.state.params, output.metrics
+    return output.state.params, output.metrics, output.host_metrics()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,9 @@ def test_supervised_steps_in_microbatches(tmp_path):
     config = SHARED | {"model": MODEL, "batch_size": 8, "max_length": 24}
     whole, parts = (one_step(sft, config, tmp_path, rows) for rows in (None, 2))
     assert_same_step(whole, parts)
+    sizes = Sizes(vocab_size=ModSum(modulus=5, addends=2).tokenizer().vocab_size, **MODEL["sizes"])
+    each = 3 * flops.forward(sizes.decoder(), whole[0], 24)
+    assert whole[2]["model_flops"] == parts[2]["model_flops"] == pytest.approx(8 * 24 * each)
 
 
 def assert_same_step(whole, parts):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxlab import config as config_lib
+from jaxlab.models import flops
 from jaxlab.trainers import distill
 from jaxlab.trainers.distill import Rollouts
 
@@ -45,7 +46,15 @@ def test_distillation_on_fixed_data_reads_the_tasks_own_completions(tmp_path):
     program = run.program()
     output = program.step(program.init(), 0)
     # The step learns from rows of its own, whose rewards are those of right answers.
-    assert output.host_metrics()["reward"] == 1.0
+    metrics = output.host_metrics()
+    assert metrics["reward"] == 1.0
+    # Nobody samples: the teacher reads, and the student is updated.
+    params = {"student": run.abstract.params, "teacher": run.teacher.params}
+    models = {"student": run.student, "teacher": run.teacher.decoder}
+    width = rollout.tokens.shape[1]
+    each = {name: flops.forward(models[name].config, params[name], width) for name in models}
+    expected = rollout.tokens.size * (3 * each["student"] + each["teacher"])
+    assert metrics["model_flops"] == pytest.approx(expected)
     assert float(output.metrics["loss"]) > 0
 
 
