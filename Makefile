@@ -57,8 +57,8 @@ test: setup  ## run the tests (CPU, no network)
 	@echo "Running the tests in $(JOBS) processes."
 	@$(PYTEST) -n $(JOBS) --dist worksteal
 
-test-docs: setup  ## run the notebooks and the commands of the docs at tiny size
-	@echo "Running notebooks and the commands of the docs."
+test-docs: setup  ## run the notebooks at tiny size
+	@echo "Running the notebooks."
 	@$(PYTEST) -m docs -n $(JOBS) --dist worksteal $$(grep -rl "mark.docs" tests --include=*_test.py)
 
 test-interop: $(VENV)/.torch  ## run the parity tests against PyTorch's transformers
