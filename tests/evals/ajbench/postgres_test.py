@@ -554,19 +554,19 @@ def test_why_there_is_no_server(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="programs run as who starts them")
-def test_programs_in_a_closed_folder_are_copied_to_where_nobody_can_run_them(tmp_path):
-    closed, folder = tmp_path / "closed", tmp_path / "run"
-    (closed / "pg" / "bin").mkdir(parents=True)
-    (closed / "pg" / "lib").mkdir()
-    (closed / "pg" / "bin" / "initdb").write_text("a program")
-    folder.mkdir()
-    closed.chmod(0o700)
-    found = postgres_programs.reachable(closed / "pg" / "bin", folder)
-    assert found == folder / "postgresql" / "bin"
-    assert (found / "initdb").read_text() == "a program"
-    assert (found.parent / "lib").is_dir()
+def test_programs_in_a_closed_folder_are_copied_to_where_nobody_can_run_them(tmp_path, base):
+    here = postgres_programs.server("wheel")  # .../pgserver/pginstall/bin
+    for name in ("pgserver", "pgserver.libs"):
+        shutil.copytree(here.parents[2] / name, tmp_path / name, symlinks=True)
+    tmp_path.chmod(0o700)
+    with workspace.run_folder(base) as folder:
+        found = postgres_programs.reachable(tmp_path / "pgserver" / "pginstall" / "bin", folder)
+        assert folder in found.parents
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        program = postgres_programs.start(found / "initdb", ["--version"], folder, **pipe)
+        assert program.communicate()[0].startswith(b"initdb (PostgreSQL) ")
     system = pathlib.Path("/usr/bin")
-    assert postgres_programs.reachable(system, folder) == system.resolve()
+    assert postgres_programs.reachable(system, tmp_path) == system.resolve()
 
 
 @pytest.mark.parametrize(

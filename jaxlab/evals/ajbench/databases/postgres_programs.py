@@ -56,9 +56,14 @@ def reachable(place: Path, folder: Path) -> Path:
     passable = all(path.stat().st_mode & stat.S_IXOTH for path in (place, *place.parents))
     if user() is None or passable:
         return place
+    # As in the wheel: its programs look for their libraries in a folder beside the package.
+    package = place.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
     copy = folder / "postgresql"
-    shutil.copytree(place.parent, copy, symlinks=True)
-    return copy / place.name
+    shutil.copytree(place.parent, copy / package.name / place.parent.name, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+    return copy / package.name / place.parent.name / place.name
 
 
 def client(program: str) -> Path:
