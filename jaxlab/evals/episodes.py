@@ -158,7 +158,8 @@ def play(worlds: Mapping[str, World], options: Playing, seed: int, words: skill1
                 history=options.history,
                 words=words,
             )
-            if library is not None and growing:
+            # Of an environment that died there is nothing to learn.
+            if library is not None and growing and played.error is None:
                 library.learn(
                     max([e.used for e in library.entries()], default=0) + 1, [played.episode()]
                 )

@@ -47,8 +47,8 @@ def behaviour(played: Sequence[Played]) -> dict[str, float]:
         could not be read, an episode; `died`, episodes whose environment did. Where a library
         offered anything also `retrieved`, the share of such episodes, and over them
         `selection_precision`, mean utility of the skill that was used; `u_hat`, of the best one
-        offered; `distil_positive`, the share with r > U-hat (of all episodes; with nothing
-        retrieved U-hat is 0); `similarity` of query and used skill.
+        offered; `distil_positive`, the share with r > U-hat (of all episodes; r is 0 or 1;
+        with nothing retrieved U-hat is 0); `similarity` of query and used skill.
     """
     count = max(len(played), 1)
     actions = sum(len(one.actions) for one in played)
@@ -64,8 +64,8 @@ def behaviour(played: Sequence[Played]) -> dict[str, float]:
         return found
     used = [(one, one.candidates[one.selected or 0]) for one in offered]
     best = [max(c.entry.utility for c in one.candidates) for one in offered]
-    beaten = sum(one.reward > u for one, u in zip(offered, best, strict=True))
-    beaten += sum(one.reward > 0 for one in played if not one.candidates)
+    beaten = sum((one.reward == 1) > u for one, u in zip(offered, best, strict=True))
+    beaten += sum(one.reward == 1 for one in played if not one.candidates)
     return found | {
         "retrieved": len(offered) / count,
         "selection_precision": sum(c.entry.utility for _, c in used) / len(used),

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxlab import ranges
 from jaxlab.evals.metrics import Bootstrap, wilson
 from jaxlab.evals.results import Result
 from jaxlab.evals.tables import Cell, Table
 
-_COUNTS = ("steps", "inadmissible", "act", "query", "rank", "distil")
+_COUNTS = ("steps", "inadmissible", "act", "query", "rank", "distil", "died")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Playing:
     similarity_weight: float = 0.6
 
     def __post_init__(self) -> None:
-        """Check the numbers, and that a library has a file."""
+        """Check choices and numbers, and that a library has a file."""
+        ranges.check_choices(self)
         for name, least in (("max_steps", 1), ("history", 0), ("top_k", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -86,10 +88,15 @@ def tables(results: Sequence[Result], groups: Sequence[str], rewards: bool = Fal
         "unread queries": sums["query"],
         "unread rankings": sums["rank"],
         "unread skills": sums["distil"],
+        "died": sums["died"],
         "games with a skill": len(known),
         "its utility": sum(r.meta["utility"] for r in known) / len(known) if known else None,
     }
-    found.append(Table("Play", [row], "Inadmissible is a share of steps; unread are replies."))
+    note = (
+        "Inadmissible is a share of steps; unread are replies; died are games whose environment "
+        "failed, which count as lost."
+    )
+    found.append(Table("Play", [row], note))
     return found
 
 

@@ -225,28 +225,25 @@ class _Run:
         if not isinstance(config.loss, Grpo):
             return experience(turns, shape, pad, self.mesh), {}
         found = agent_credit.worth(played, tasks, turns, config.loss, config.credit)
-        advantage, weight, valid = found.advantage, found.weight, found.valid
         stored = None
         if config.credit.mode == "delayed" and self.library is not None:
             ripe = self.waiting.ripe(self.library)
             stored = [False] * len(turns) + [True] * len(ripe)
-            episodes = sum(one.error is None for one in played)
-            scale = sum(valid) + len(ripe)
-            # Rows are averaged: with more of them each has to weigh more.
-            weight = [w * scale / max(sum(valid), 1) for w in weight]
-            alike = config.credit.reduction == "turns"
-            weight += [1.0 if alike else scale / max(episodes, 1)] * len(ripe)
-            advantage += [one.credit(u, config.credit.distil_weight) for one, u in ripe]
-            valid += [True] * len(ripe)
+            found = agent_credit.joined(
+                found,
+                [one.credit(u, config.credit.distil_weight) for one, u in ripe],
+                sum(one.error is None for one in played),
+                config.credit,
+            )
             turns = [*turns, *(one.turn for one, _ in ripe)]
         batch = experience(
             turns,
             shape,
             pad,
             self.mesh,
-            advantage=advantage,
-            weight=weight,
-            valid=valid,
+            advantage=found.advantage,
+            weight=found.weight,
+            valid=found.valid,
             stored=stored,
         )
         metrics = {"turns": float(len(turns))}
@@ -264,7 +261,7 @@ class _Run:
         alive = [i for i, one in enumerate(played) if one.error is None]
         outcomes: dict[int, list[float]] = {}
         for i in alive:
-            outcomes.setdefault(tasks[i], []).append(played[i].reward)
+            outcomes.setdefault(tasks[i], []).append(played[i].episode().reward)
         means = {task: sum(found) / len(found) for task, found in outcomes.items()}
         learned = self.library.learn(
             index + 1,

@@ -81,6 +81,24 @@ def worth(
     return Worth(advantage, weights(turns, valid, len(alive), credit), valid)
 
 
+def joined(found: Worth, ripe: Sequence[float], episodes: int, credit: Credit) -> Worth:
+    """The turns of a batch with skills of earlier steps behind them.
+
+    Args:
+        found: of the batch's own turns.
+        ripe: advantage of each of the skills.
+        episodes: of the batch that count.
+        credit: options.
+    """
+    own, more = found.weight, [1.0] * len(ripe)
+    if credit.reduction == "trajectory":
+        # Rows are averaged: with more of them each has to weigh more.
+        rows = sum(found.valid)
+        own = [w * (rows + len(ripe)) / max(rows, 1) for w in own]
+        more = [(rows + len(ripe)) / max(episodes, 1)] * len(ripe)
+    return Worth([*found.advantage, *ripe], [*own, *more], [*found.valid, *[True] * len(ripe)])
+
+
 def weights(
     turns: Sequence[Turn], valid: Sequence[bool], episodes: int, credit: Credit
 ) -> list[float]:
@@ -126,7 +144,7 @@ def _steps(
         one = played[i]
         rewards = [-credit.invalid_penalty * bad for bad in one.bad]
         if rewards:
-            rewards[-1] += one.reward
+            rewards[-1] += one.reward == 1
         groups += [tasks[i]] * len(rewards)
         states += one.states
         values += returns(rewards, method.discount)

@@ -109,7 +109,7 @@ class Credit:
         rank_weight: lambda_1.
         distil_weight: lambda_2.
         invalid_penalty: subtracted from the advantage of an action that cannot be read or is not
-            admissible.
+            admissible; under gigpo also from its step's reward.
         uses: outcomes after which a skill's utility counts as known, in mode "delayed".
         pending: skills whose utility is awaited, at most; the oldest go, and are counted.
         reduction: "trajectory": query and action tokens weigh 1 / |tau| of their episode, a
@@ -239,7 +239,7 @@ class Agent:
                     "and data.engine, or source"
                 )
             return
-        if not isinstance(loss, Grpo) or needs.sequence:
+        if not isinstance(loss, Grpo) or needs.sequence or needs.teacher:
             raise ValueError(
                 f"loss.name: episodes are reinforced by grpo or gigpo, not {loss.name}"
             )
@@ -256,3 +256,9 @@ class Agent:
                 f"loss.agg: {loss.agg} would weigh turns anew: set it to seq_mean_token_mean, or "
                 'credit.reduction to "turns"'
             )
+        for name, value in (("advantages", "group"), ("zero_variance", "keep")):
+            if getattr(loss, name) != value:
+                raise ValueError(
+                    f"loss.{name}: outcomes of episodes are normalised within their game, and all "
+                    f"turns count: set it to {value}"
+                )

@@ -256,6 +256,7 @@ class Learner:
         teacher_params: Params | None,
         group: int,
         denominator: jax.Array,
+        balanced: bool = True,
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The loss, or a microbatch's term of it, and statistics per token [B, N]."""
         options = self.options
@@ -279,7 +280,8 @@ class Learner:
             vocab_size=options.vocab_size,
             summary=per_token,
         )
-        return routing.added(loss, stats, found, options.balance_loss, options.parts)
+        weight = options.balance_loss if balanced else 0.0
+        return routing.added(loss, stats, found, weight, options.parts)
 
     def _token_logp(
         self, params: Params, rollout: Rollout, group: int
@@ -304,7 +306,8 @@ class Learner:
     ) -> tuple[jax.Array, jax.Array]:
         """Norms of the gradients that the rows of each kind alone would give.
 
-        The KL to a reference is left out: what is measured is the signal of the credit.
+        The KL to a reference and the balance of experts are left out: what is measured is the
+        signal of the credit.
 
         Args:
             params: of the student.
@@ -325,6 +328,7 @@ class Learner:
             teacher_params=teacher_params,
             group=group,
             denominator=count(scored.mask, method.agg),
+            balanced=False,
         )
 
         def norm(k: jax.Array) -> jax.Array:

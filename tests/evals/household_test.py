@@ -9,6 +9,7 @@ import pytest
 from jaxlab.agents.skill_library import Episode, Skill, SkillLibrary
 from jaxlab.envs import household as games
 from jaxlab.envs.household import generate
+from jaxlab.envs.protocol import Step
 from jaxlab.evals import harness
 from jaxlab.evals.household import metrics
 from jaxlab.evals.metrics import wilson
@@ -112,6 +113,33 @@ def test_a_growing_library_learns_from_every_game(tmp_path):
     # The first game finds an empty library.
     assert sorted(s["meta"]["skill"] is not None for s in samples) == [False, True, True]
     assert "| games with a skill |" in report or "games with a skill" in report
+
+
+def test_an_environment_that_dies_is_counted_and_teaches_nothing(tmp_path, monkeypatch):
+    skills = tmp_path / "skills.sqlite"
+    with SkillLibrary(skills) as library:
+        library.learn(1, [Episode(1.0, skill=Skill("open it first", "for mugs"))])
+        before = library.entries()
+
+    class Broken:
+        def reset(self):
+            return Step("a room", admissible=("look",))
+
+        def step(self, action):
+            raise OSError("the planner is gone")
+
+    monkeypatch.setattr(games, "load", lambda *_: Broken())
+    options = {"library": "growing", "skills": str(skills)}
+    outcome, samples, report = evaluate(tmp_path / "run", limit=2, **options)
+    assert outcome.scores["success"] == 0
+    assert [sample["meta"]["died"] for sample in samples] == [1, 1]
+    lines = report.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("| steps a game"))
+    cells = [[cell.strip() for cell in lines[i].split("|")] for i in (head, head + 2)]
+    assert dict(zip(*cells, strict=True))["died"] == "2"
+    assert "whose environment failed" in report
+    with SkillLibrary(skills, readonly=True) as library:
+        assert library.entries() == before
 
 
 def test_a_folder_of_games_and_what_is_none(tmp_path, real_data):

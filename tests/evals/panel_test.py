@@ -46,4 +46,7 @@ def test_what_the_library_did_by_hand():
         "distil_positive": 0.5,
         "similarity": pytest.approx(0.75),
     }
+    # A purchase that is worth 0.9 is no success.
+    partly = [played(0.9, (0.4,), selected=0), played(0.9)]
+    assert panel.behaviour(partly)["distil_positive"] == 0.0
     assert "u_hat" not in panel.behaviour([played(1.0)])

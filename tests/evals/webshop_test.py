@@ -12,6 +12,7 @@ from jaxlab.envs import webshop
 from jaxlab.envs.webshop import generate, shoppers
 from jaxlab.evals import harness, settings
 from jaxlab.evals.settings import Benchmark, Run, Subject
+from jaxlab.evals.webshop.options import Options
 from tests.evals import scripted
 
 # Instruction -> actions that buy what it asks for.
@@ -134,6 +135,11 @@ def test_a_library_is_searched_by_a_sentence_encoder(tmp_path):
 def test_bad_options_are_named(tmp_path, options, cause):
     with pytest.raises((ValueError, FileNotFoundError), match=cause):
         evaluate(tmp_path / "run", **options)
+
+
+def test_a_misspelt_library_is_no_growing_one():
+    with pytest.raises(ValueError, match="library='frozn' is not one of off, frozen, growing"):
+        Options(library="frozn", skills="x")
 
 
 def test_a_benchmark_without_actions_has_no_use_for_a_library(tmp_path):

@@ -1,5 +1,6 @@
 """Skill1's trainer: credit by hand, runs that go on, and what each phase is taught."""
 
+import dataclasses
 import json
 
 import jax
@@ -17,7 +18,7 @@ from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.rollouts.turns import Asked, Turn
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.trainers import agent
-from jaxlab.trainers.agent_credit import worth
+from jaxlab.trainers.agent_credit import joined, worth
 from jaxlab.trainers.agent_settings import Credit
 from jaxlab.trainers.agent_waiting import Waiting
 
@@ -118,6 +119,31 @@ def test_gigpo_adds_the_comparison_of_steps_from_one_state():
     assert more[1] == pytest.approx([0, 0, -0.5, 0, 0], abs=1e-4)
     assert more[2] == [0] * 3
     assert more[3] == [0] * 4
+
+
+def test_gigpo_credits_success_alone():
+    """A purchase that is worth 0.9 is none: steps from one state are then alike."""
+    pair = [
+        played(0.9, (), None, ("a",), (False,)),
+        played(0.0, (), None, ("a",), (False,)),
+    ]
+    turns = [*turns_of(0, ["act"]), *turns_of(1, ["act"])]
+    assert worth(pair, [0, 0], turns, Gigpo(), Credit()).advantage == [0.0, 0.0]
+    pair[0] = dataclasses.replace(pair[0], reward=1.0)
+    found = worth(pair, [0, 0], turns, Gigpo(), Credit()).advantage
+    assert found == pytest.approx([2.0, -2.0], abs=1e-4)
+
+
+def test_matured_skills_weigh_as_the_others_do():
+    """Behind 13 turns of 3 episodes two skills: by trajectory each is its own mean over 3."""
+    for reduction, own, more in (("turns", 1.0, 1.0), ("trajectory", 15 / 13, 15 / 3)):
+        credit = Credit(mode="delayed", reduction=reduction)
+        before = worth(EPISODES, [0] * 4, TURNS, Grpo(), credit)
+        found = joined(before, [0.25, -0.5], 3, credit)
+        assert found.advantage == [*before.advantage, 0.25, -0.5]
+        assert found.valid == [*before.valid, True, True]
+        assert found.weight[:-2] == pytest.approx([own * w for w in before.weight])
+        assert found.weight[-2:] == pytest.approx([more] * 2)
 
 
 def test_the_released_credit_teaches_no_skill():
@@ -282,6 +308,9 @@ def test_what_waits_for_its_worth_survives_json():
         ({"loss": {"name": "opd"}}, "episodes are reinforced by grpo or gigpo, not opd"),
         ({"source": "script"}, "demonstrations need cross_entropy, not grpo"),
         ({"loss": {"name": "dapo"}}, "token_mean would weigh turns anew"),
+        ({"loss": {"name": "kdrl"}}, "episodes are reinforced by grpo or gigpo, not kdrl"),
+        ({"loss": {"name": "grpo", "advantages": "centred"}}, "loss.advantages: .* set it to group"),
+        ({"loss": {"name": "gigpo", "zero_variance": "drop"}}, "loss.zero_variance: .* to keep"),
         ({"train": {"steps": 1, "microbatch": 2}}, "set rollout.parts"),
         ({"credit": {"mode": "later"}}, "mode"),
         ({"tokenizer": "nowhere"}, "nowhere has no tokenizer.json"),

@@ -19,7 +19,7 @@ from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout, response_hidden
 from jaxlab.runtime.mesh import make_mesh
-from jaxlab.trainers import distill, lm, optim, sft
+from jaxlab.trainers import distill, lm, optim, routing, sft
 from jaxlab.trainers.learn import Learner
 
 WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
@@ -175,6 +175,26 @@ def test_completions_are_weighed_where_the_whole_distribution_is_compared(built)
     assert scored.weight.shape == (8,)
     assert "wrong_weight_perplexity" in metrics
     jax.eval_shape(learner._update, built.abstract, teacher, scored)
+
+
+def test_the_meter_leaves_the_balance_of_experts_out(built, monkeypatch):
+    weights = []
+
+    def added(loss, stats, found, weight, parts):
+        weights.append(weight)
+        return loss, dict(stats)
+
+    monkeypatch.setattr(routing, "added", added)
+    learner = _learner(built, "grpo", balance_loss=0.5)
+    params, experience = built.abstract.params, Experience(ROLLOUT, _shape(jnp.float32, 8))
+    scored, _ = jax.eval_shape(learner._score, params, None, None, experience, _shape(jnp.int32))
+    jax.eval_shape(
+        lambda *arrays: learner._meter(arrays[0], None, arrays[1], 2, arrays[2]),
+        *(params, scored, _shape(jnp.int32, 8)),
+    )
+    assert set(weights) == {0.0}
+    jax.eval_shape(learner._update, built.abstract, None, scored)
+    assert set(weights) == {0.0, 0.5}
 
 
 @pytest.mark.parametrize("updates", [1, 2])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxlab import ranges
-from jaxlab.losses.methods.grpo import Grpo
+from jaxlab.losses.methods.grpo import ADVANTAGES, Grpo
 from jaxlab.losses.types import Credit, Group
 
 
@@ -14,7 +14,7 @@ class Gigpo(Grpo):
 
     A^E compares the episodes of a task, A^S the steps of those episodes that were taken from one
     state, by their discounted returns (`credit.steps`). Of completions of one turn every prompt is
-    a state, so that A^S is A^E.
+    a state, and A^S compares the same rewards.
 
     Attributes:
         step_weight: w.
@@ -36,7 +36,9 @@ class Gigpo(Grpo):
         ranges.check(self, "discount", least=0, most=1)
 
     def credit(self, group: Group) -> Credit:
-        """(1 + w) A^E, for completions of one turn."""
+        """A^E + w A^S, for completions of one turn."""
         credit = super().credit(group)
         assert credit.advantage is not None
-        return credit._replace(advantage=(1.0 + self.step_weight) * credit.advantage)
+        assert group.reward is not None
+        steps = ADVANTAGES["group" if self.step_normalised else "centred"](group.reward)
+        return credit._replace(advantage=credit.advantage + self.step_weight * steps)

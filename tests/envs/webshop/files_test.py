@@ -132,6 +132,11 @@ def test_files_that_are_missing_or_there_twice(folder, tmp_path):
     (folder() / "items_shuffle.json").write_text("[]")
     with pytest.raises(ShopError, match=r"has items_shuffle\.json, items_shuffle_1000\.json"):
         files.read(tmp_path)
+    (tmp_path / "items_shuffle.json").unlink()
+    for name in ("items_human_ins.json", "items_human_ins_2.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ShopError, match=r"has items_human_ins\.json, items_human_ins_2\.json"):
+        files.read(tmp_path)
 
 
 def test_instructions_of_people_give_openings(real_data, tmp_path):

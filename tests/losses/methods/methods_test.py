@@ -17,6 +17,7 @@ import pytest
 from jaxlab import config
 from jaxlab.losses.distillation import distill
 from jaxlab.losses.divergences import log_probs
+from jaxlab.losses.methods.gigpo import Gigpo
 from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.losses.methods.names import METHODS, Loss, table
 from jaxlab.losses.methods.opd import Opd
@@ -174,6 +175,18 @@ def _group(reward, stopped=True, student=-1.0, teacher=-2.0, length=4):
         student_mean_logp=full(student),
         teacher_mean_logp=full(teacher),
     )
+
+
+def test_gigpo_of_one_turn_compares_the_rewards_twice():
+    """Rewards 1, 0, 0, 0: mean 1/4, deviation sqrt(3)/4."""
+    group, normalised = _group([[1, 0, 0, 0]]), np.array([[3, -1, -1, -1]]) / 3**0.5
+    centred = np.array([[0.75, -0.25, -0.25, -0.25]])
+    for method, expected in (
+        (Gigpo(step_weight=0.5), 1.5 * normalised),
+        (Gigpo(step_weight=0.5, step_normalised=False), normalised + 0.5 * centred),
+        (Gigpo(step_weight=2.0, advantages="centred"), centred + 2 * normalised),
+    ):
+        np.testing.assert_allclose(method.credit(group).advantage, expected, rtol=1e-5)
 
 
 def test_scope_routes_weighs_and_sums_to_one_per_branch():
