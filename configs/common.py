@@ -149,3 +149,69 @@ def library() -> ConfigDict:
             "encoder": {"path": placeholder(str), "reembed": False},
         }
     )
+
+
+def skill1(tiny: bool, tasks: int) -> ConfigDict:
+    """A run of Skill1 as the paper trains a model of 7B: all but the world, `config.data`."""
+    steps = 2 if tiny else 150
+    config = ConfigDict({"trainer": "agent", "seed": 0})
+    config.model = tiny_model() if tiny else model()
+    config.tokenizer = placeholder(str)
+    if tiny:
+        config.model.sizes.update({"qk_norm": False, "qkv_bias": True})
+    config.loss = {"name": "grpo", "kl_weight": 0.01, "agg": "seq_mean_token_mean"}
+    config.skills = {"library": {"top_k": 5, "alpha": 0.05, "capacity": 5000}}
+    config.skills.encoder = {"path": placeholder(str)}
+    config.credit = {"mode": "paper", "rank_weight": 0.3, "distil_weight": 0.3}
+    config.credit.update({"invalid_penalty": 0.1})
+    lengths = {"query": 4, "rank": 4, "act": 8, "distil": 8}
+    config.rollout = {
+        "tasks": 2 if tiny else tasks,
+        "samples": 2 if tiny else 16,
+        "words": "paper",
+        "history": 2,
+        "actions": "text",
+        "chat": not tiny,
+        "new_tokens": lengths if tiny else dict.fromkeys(lengths, 2048),
+        "max_prompt": 256 if tiny else 16384,
+        "prompt_multiple": 256 if tiny else 1024,
+        "row_multiple": 4 if tiny else 64,
+        "turn_multiple": 16 if tiny else 2048,
+        "parts": 1 if tiny else 128,
+        "response_multiple": 8 if tiny else 256,
+    }
+    config.eval = {"meter_every": 1 if tiny else 10, "save_episodes": 2 if tiny else 8}
+    config.eval.temperature = None if tiny else 0.4
+    config.train = train(steps, log_every=1, eval_every=max(steps // 15, 1))
+    config.train.checkpoint_every = max(steps // 15, 1)
+    config.optim = optim(1e-4 if tiny else 1e-6, weight_decay=0.0)
+    config.mesh = mesh()
+    if not tiny:
+        config.mesh.rules = SHARDED
+        config.mesh.decode_rules = DECODING
+        config.model.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
+    config.title = placeholder(str)
+    return config
+
+
+def episodes(name: str, tiny: bool, max_steps: int, **options: object) -> ConfigDict:
+    """An evaluation by episodes: the paper's, with the last two steps in the prompt, at T = 0.4."""
+    config = ConfigDict({"seed": 0, "model": subject()})
+    config.benchmark = benchmark(
+        name,
+        samples=1,
+        limit=2 if tiny else None,
+        max_steps=4 if tiny else max_steps,
+        history=2,
+        library="off",
+        skills=placeholder(str),
+        encoder=placeholder(str),
+        reembed=False,
+        top_k=5,
+        similarity_weight=0.6,
+        **options,
+    )
+    config.eval = answers(8 if tiny else 512, batch=2 if tiny else 64, temperature=0.4)
+    config.library = library()
+    config.mesh = {}
+    return config

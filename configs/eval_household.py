@@ -30,7 +30,6 @@ Variants: "made_up" (its rooms), "tiny" (two games of four steps, for tests).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -42,23 +41,6 @@ def get_config(variant: str = "") -> ConfigDict:
             f"configs/eval_household.py has the variants made_up and tiny, not {variant!r}"
         )
     tiny = variant == "tiny"
-    config = ConfigDict({"seed": 0, "model": common.subject()})
-    config.benchmark = common.benchmark(
-        "household",
-        samples=1,
-        limit=2 if tiny else None,
-        engine="fast",
-        max_steps=4 if tiny else 50,
-        history=2,
-        library="off",
-        skills=placeholder(str),
-        encoder=placeholder(str),
-        reembed=False,
-        top_k=5,
-        similarity_weight=0.6,
-    )
+    config = common.episodes("household", tiny, max_steps=50, engine="fast")
     config.benchmark.path = "alfworld" if not variant else "made_up"
-    config.eval = common.answers(8 if tiny else 512, batch=2 if tiny else 64, temperature=0.4)
-    config.library = common.library()
-    config.mesh = {}
     return config

@@ -30,25 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "tiny"):
         raise ValueError(f"configs/eval_webshop.py has the variants tiny, not {variant!r}")
     tiny = variant == "tiny"
-    config = ConfigDict({"seed": 0, "model": common.subject()})
-    config.benchmark = common.benchmark(
-        "webshop",
-        samples=1,
-        limit=2 if tiny else None,
-        max_steps=4 if tiny else 15,
-        history=2,
-        library="off",
-        skills=placeholder(str),
-        encoder=placeholder(str),
-        reembed=False,
-        top_k=5,
-        similarity_weight=0.6,
-        products=placeholder(int),
-    )
+    config = common.episodes("webshop", tiny, max_steps=15, products=placeholder(int))
     if tiny:
         config.benchmark.options.products = 50
     config.benchmark.path = "made_up"
-    config.eval = common.answers(8 if tiny else 512, batch=2 if tiny else 64, temperature=0.4)
-    config.library = common.library()
-    config.mesh = {}
     return config

@@ -6,11 +6,12 @@ Paper (2605.06130, appendix C): learning rate 1e-6, KL 0.01 (k3), lambdas 0.3, K
 
     python -m jaxlab.train --config=configs/skill1_alfworld.py --workdir=runs/skill1_alfworld \\
         --config.model.path=MODEL --config.data.train=GAMES/train \\
-        --config.data.test=GAMES/valid_seen
+        --config.data.test=GAMES/valid_seen --config.skills.encoder.path=all-MiniLM-L6-v2
 
 MODEL is a HuggingFace directory, GAMES what alfworld-download fetches; without folders games are
-generated in AI2-THOR's rooms, and the panel of 240 is played. The fast engine plays all of them;
-data.engine=textworld has ALFWorld itself play. The released trainer's settings are
+generated in AI2-THOR's rooms, and the panel of 240 is played; without an encoder descriptions are
+compared by hashed words. The fast engine plays all games; data.engine=textworld has ALFWorld
+itself play. The released trainer's settings are
 credit.mode=released, rollout.samples=8, loss.agg=token_mean, credit.reduction=turns and a library
 of `skill_options.RELEASED`; a prompt then shows rank 1 alone at evaluation too, where that trainer
 shows all candidates.
@@ -30,48 +31,12 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "tiny"):
         raise ValueError(f"configs/skill1_alfworld.py has the variants tiny, not {variant!r}")
     tiny = variant == "tiny"
-    steps = 2 if tiny else 150
-    config = ConfigDict({"trainer": "agent", "seed": 0})
-    config.model = common.tiny_model() if tiny else common.model()
-    config.tokenizer = placeholder(str)
+    config = common.skill1(tiny, tasks=16)
     config.data = ConfigDict({"name": "household", "engine": "fast"})
     config.data.rooms = "made_up" if tiny else "alfworld"
     config.data.update({"max_steps": 2 if tiny else 50, "panel": 2 if tiny else 240})
     for name in ("train", "test"):
         config.data[name] = placeholder(str)
     if tiny:
-        config.model.sizes.update({"qk_norm": False, "qkv_bias": True})
         config.data.sizes = {"receptacles": 4, "things": 4, "copies": 1}
-    config.loss = {"name": "grpo", "kl_weight": 0.01, "agg": "seq_mean_token_mean"}
-    config.skills = {"library": {"top_k": 5, "alpha": 0.05, "capacity": 5000}}
-    config.credit = {"mode": "paper", "rank_weight": 0.3, "distil_weight": 0.3}
-    config.credit.update({"invalid_penalty": 0.1})
-    lengths = {"query": 4, "rank": 4, "act": 8, "distil": 8} if tiny else 2048
-    phases = ("query", "rank", "act", "distil")
-    config.rollout = {
-        "tasks": 2 if tiny else 16,
-        "samples": 2 if tiny else 16,
-        "words": "paper",
-        "history": 2,
-        "actions": "text",
-        "chat": not tiny,
-        "new_tokens": lengths if tiny else dict.fromkeys(phases, lengths),
-        "max_prompt": 256 if tiny else 16384,
-        "prompt_multiple": 256 if tiny else 1024,
-        "row_multiple": 4 if tiny else 64,
-        "turn_multiple": 16 if tiny else 2048,
-        "parts": 1 if tiny else 128,
-        "response_multiple": 8 if tiny else 256,
-    }
-    config.eval = {"meter_every": 1 if tiny else 10, "save_episodes": 2 if tiny else 8}
-    config.eval.temperature = None if tiny else 0.4
-    config.train = common.train(steps, log_every=1, eval_every=max(steps // 15, 1))
-    config.train.checkpoint_every = max(steps // 15, 1)
-    config.optim = common.optim(1e-4 if tiny else 1e-6, weight_decay=0.0)
-    config.mesh = common.mesh()
-    if not tiny:
-        config.mesh.rules = common.SHARDED
-        config.mesh.decode_rules = common.DECODING
-        config.model.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
-    config.title = placeholder(str)
     return config

@@ -18,26 +18,37 @@ _READ, _QUERY = 20_000, 500
 _SHORTEST = 6
 
 
-def query(task: str, text: str) -> str:
-    """Ask for one sentence to search the library by."""
-    return f"""You are about to begin a task in a household.
+_QUERIED = "Where to look for a kitchen tool, and how to clean it before it is put\naway."
+
+
+def query(task: str, text: str, *, place: str = "a household", example: str = _QUERIED) -> str:
+    """Ask for one sentence to search the library by.
+
+    Args:
+        task: what is to be done.
+        text: what is seen now.
+        place: where; what other worlds word otherwise is a parameter of these functions.
+        example: of a query.
+    """
+    return f"""You are about to begin a task in {place}.
 Task: {task}
 What you see: {text}
 
 Before you act, say what experience would help. Write one sentence that a library of past lessons
 is searched by, within <query> and </query>. Choose no action yet.
 
-Example: <query>Where to look for a kitchen tool, and how to clean it before it is put
-away.</query>"""
+Example: <query>{example}</query>"""
 
 
-def rank(task: str, text: str, candidates: Sequence[Candidate]) -> str:
+def rank(
+    task: str, text: str, candidates: Sequence[Candidate], *, place: str = "a household"
+) -> str:
     """Ask for the candidates' order, most useful first; they are numbered from 1."""
     listed = "\n".join(
         f"[{i}] When: {c.entry.skill.description}\n    Lesson: {c.entry.skill.strategy}"
         for i, c in enumerate(candidates, 1)
     )
-    return f"""You are about to begin a task in a household.
+    return f"""You are about to begin a task in {place}.
 Task: {task}
 What you see: {text}
 
@@ -55,6 +66,9 @@ def act(
     history: Sequence[tuple[str, str]],
     text: str,
     admissible: Sequence[str],
+    *,
+    place: str = "a household",
+    advice: str = "",
 ) -> str:
     """Ask for the next action.
 
@@ -65,6 +79,8 @@ def act(
         history: the last of them, (what was seen, what was done), oldest first.
         text: what is seen now.
         admissible: commands that do something now.
+        place: where.
+        advice: a paragraph about the commands.
     """
     lesson = (
         ""
@@ -76,20 +92,36 @@ They may be out of date: trust what you see before what they say.
     )
     past = "".join(f"\nYou saw: {seen}\nYou did: {done}" for seen, done in history)
     begun = f"\nYou have taken {taken} actions. The last ones:{past}\n" if taken else ""
-    return f"""You act in a household. Your task is to: {task}
+    told = f"\n{advice}\n" if advice else ""
+    return f"""You act in {place}. Your task is to: {task}
 {lesson}{begun}
 You see now: {text}
 You can do: {", ".join(admissible)}
-
+{told}
 Think first, within <think> and </think>. Then choose one of these actions and write it within
 <action> and </action>."""
 
 
-def distil(task: str, won: bool, history: Sequence[tuple[str, str]]) -> str:
-    """Ask for what the episode teaches, as JSON."""
+def distil(
+    task: str,
+    won: bool,
+    history: Sequence[tuple[str, str]],
+    *,
+    place: str = "a household",
+    navigation: str = "where to look or not to",
+) -> str:
+    """Ask for what the episode teaches, as JSON.
+
+    Args:
+        task: what was to be done.
+        won: whether it was.
+        history: all steps, (what was seen, what was done), oldest first.
+        place: where.
+        navigation: what its second lesson is about.
+    """
     steps = "\n".join(f"Saw: {seen}\nDid: {done}" for seen, done in history)
     how = "successfully" if won else "unsuccessfully"
-    return f"""You have ended a task in a household {how}.
+    return f"""You have ended a task in {place} {how}.
 Task: {task}
 
 {steps}
@@ -97,7 +129,7 @@ Task: {task}
 Write what this teaches for other tasks of its kind as one JSON object:
 {{"task_success": {str(won).lower()},
  "action_lesson": what to do or to avoid,
- "navigation_lesson": where to look or not to,
+ "navigation_lesson": {navigation},
  "description_head": in which kind of task this is useful, not for this task alone}}"""
 
 

@@ -309,7 +309,10 @@ def test_what_waits_for_its_worth_survives_json():
         ({"source": "script"}, "demonstrations need cross_entropy, not grpo"),
         ({"loss": {"name": "dapo"}}, "token_mean would weigh turns anew"),
         ({"loss": {"name": "kdrl"}}, "episodes are reinforced by grpo or gigpo, not kdrl"),
-        ({"loss": {"name": "grpo", "advantages": "centred"}}, "loss.advantages: .* set it to group"),
+        (
+            {"loss": {"name": "grpo", "advantages": "centred"}},
+            "loss.advantages: .* to group",
+        ),
         ({"loss": {"name": "gigpo", "zero_variance": "drop"}}, "loss.zero_variance: .* to keep"),
         ({"train": {"steps": 1, "microbatch": 2}}, "set rollout.parts"),
         ({"credit": {"mode": "later"}}, "mode"),
