@@ -18,7 +18,7 @@ from jaxlab.trainers.heads import over_heads
 
 HEADS = 5
 CASES = {
-    "attentive, width 64": (Attentive(width=64, heads=4, depth=2), 27),
+    "attentive, width 64": (Attentive(width=64, heads=2, depth=2), 27),
     "residual MLP, width 512": (ResidualMlp(width=512), 15),
 }
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     steps = parser.parse_args().steps
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(64, 2, 16, 8)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(128, 2, 16, 8)), jnp.float32)
     print("| probe | form | processor, ms | clock, ms | first call, processor, s |")
     print("|---" * 5 + "|")
     for name, (options, outputs) in CASES.items():

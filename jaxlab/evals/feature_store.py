@@ -38,7 +38,9 @@ class EncoderOptions:
             of the trainer "representation" ("@NAME" in a config is stage NAME's), or a file of your
             own, PATH.py, with `encoder()` (see `jaxlab.trainers.encoders`).
         size: images are resized to a square of this side, bicubic and without a crop, as in LARY's
-            release; None: what the directory's image processor says.
+            release; None: what the directory's image processor says. A model that was trained here
+            has a size of its own, which this must be if it is given; a file of your own prepares
+            its images by itself.
         skip: so many of the last layers are left out; 1: penultimate features.
         apart: whether a model of clips sees each frame by itself, repeated, as the controls of one
             frame need; models of images always do.
@@ -164,7 +166,7 @@ def collect(
         part.write_text(json.dumps(state))
         part.rename(note)
 
-    def keep(end: int, good: list[int], features: Any) -> None:
+    def keep(end: int, good: list[int], bad: list[list[str]], features: Any) -> None:
         nonlocal array, noted
         if good:
             values = np.asarray(features)[: len(good)]
@@ -175,16 +177,18 @@ def collect(
             begin = len(state["kept"])
             array[begin : begin + len(good)] = values
             state["kept"] += good
+        # With the rows before `end`, so that a run that goes on from there counts none twice.
+        state["bad"] += bad
         state["next"] = end
         progress.log(end)
         if time.monotonic() - noted > _NOTE_EVERY:
             save()
             noted = time.monotonic()
 
-    waiting: tuple[int, list[int], Any] | None = None
+    waiting: tuple[int, list[int], list[list[str]], Any] | None = None
     shape = None if array is None or encoder is not None else array.shape[1:]
     for end, loaded in _batches(load, state["next"], total, batch):
-        good, values = [], []
+        good, values, bad = [], [], []
         for i, value in loaded:
             shape = shape or getattr(value, "shape", None)
             error = value if isinstance(value, Exception) else None
@@ -200,7 +204,7 @@ def collect(
                     f"{panel_rows[i].id}: {error}; bad_rows=skip leaves it out"
                 ) from error
             else:
-                state["bad"].append([panel_rows[i].id, str(error)])
+                bad.append([panel_rows[i].id, str(error)])
         features: Any = None
         if good:
             # One shape for the compiled program: the last row fills up.
@@ -208,7 +212,7 @@ def collect(
             features = encoder.encode(np.stack(values)) if encoder else np.stack(values)
         if waiting is not None:
             keep(*waiting)
-        waiting = (end, good, features)
+        waiting = (end, good, bad, features)
     if waiting is not None:
         keep(*waiting)
         save()

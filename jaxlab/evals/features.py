@@ -100,8 +100,7 @@ class Opened:
         self.inner: Side | None = None
         if data.inner:
             split = splits.grouped(train.rows, data.inner)
-            held = {row.id for row in split.val}
-            mask = np.array([row.id in held for row in train.rows])
+            mask = _held(train.rows, split.val)
             self.inner, train = train.where(mask), train.where(~mask)
         self.train = train
         self._components: components.Components | None = None
@@ -336,9 +335,14 @@ def _regrouped(sides: Sequence[Side], fraction: float) -> list[Side]:
         np.concatenate([first.index, second.index + sum(map(len, first.files))]),
         np.concatenate([first.targets, second.targets]),
     )
-    held = {row.id for row in splits.grouped(both.rows, fraction).val}
-    mask = np.array([row.id in held for row in both.rows])
+    mask = _held(both.rows, splits.grouped(both.rows, fraction).val)
     return [both.where(~mask), both.where(mask)]
+
+
+def _held(rows_: Sequence[rows.Row], val: Sequence[rows.Row]) -> np.ndarray:
+    """Rows that a grouped split puts into val, bool[N]: by group, since files may share a name."""
+    groups = {row.group for row in val}
+    return np.array([row.group in groups for row in rows_])
 
 
 def _scalars(whole: Mapping[str, Bootstrap], robots: Mapping[str, Bootstrap]) -> dict[str, float]:

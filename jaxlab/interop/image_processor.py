@@ -199,7 +199,8 @@ def _on(data: Mapping[str, Any], key: str, default: bool) -> bool:
 
 
 def _size(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, dict) and set(value) - {None} == {"shortest_edge"}:
+    if isinstance(value, dict) and set(value) == {"shortest_edge"}:
+        json_file.check(value, {"shortest_edge": SIZE}, f"{where}: size")
         return {"edge": value["shortest_edge"], "size": None}
     return {"size": _sides(value, where), "edge": None}
 

@@ -94,7 +94,8 @@ def load(path: str | Path) -> SentenceEncoder:
     """The sentence encoder of a directory, as sentence-transformers or transformers writes it.
 
     `modules.json` and what it names may say mean pooling and a norm, and nothing else; without it
-    the pooling is the mean. `sentence_bert_config.json` may say `max_seq_length`.
+    the pooling is the mean. `sentence_bert_config.json`, beside the transformer's files, may say
+    `max_seq_length`.
 
     Raises:
         CheckpointFormatError: a file is missing, damaged, or asks for what is not computed.
@@ -104,7 +105,7 @@ def load(path: str | Path) -> SentenceEncoder:
         raise CheckpointFormatError(f"{path}: is no directory of a sentence encoder")
     root = _modules(path)
     config, params = bert.load(root)
-    length = min(_length(path), config.max_position)
+    length = min(_length(root), config.max_position)
     tokenizer = wordpiece.load(root, length)
     most = max(tokenizer.get_vocab().values())
     if most >= config.vocab_size:
@@ -125,7 +126,12 @@ def _length(path: Path) -> int:
     if not file.is_file():
         return LENGTH
     data = json_file.read(file)
-    json_file.check(data, {"max_seq_length": SIZE | json_file.NULL}, str(file))
+    kinds = {"max_seq_length": SIZE | json_file.NULL, "do_lower_case": BOOL | json_file.NULL}
+    json_file.check(data, kinds, str(file))
+    if data.get("do_lower_case"):
+        raise CheckpointFormatError(
+            f"{file}: do_lower_case true is not supported; supported: false, the tokenizer's own case"
+        )
     return data.get("max_seq_length") or LENGTH
 
 

@@ -35,7 +35,7 @@ class Pretrained:
         config: of `jaxlab.models.vision.Vision`.
         params: float32.
         processor: from uint8 images to what the model sees.
-        key: digest of config, processor and tensors' headers and sizes.
+        key: digest of config, processor, and names, sizes and times of the tensors' files.
     """
 
     config: VisionConfig

@@ -90,6 +90,7 @@ def sees_clips(options: EncoderOptions) -> bool:
 
 
 def _pretrained(path: Path, options: EncoderOptions) -> Encoder:
+    _refuse_stage(options, path)
     found = vision.load(path)
     processor = found.processor if options.size is None else found.processor.square(options.size)
     config, params = found.config, found.params
@@ -122,9 +123,10 @@ def _trained(path: Path, options: EncoderOptions) -> Encoder:
         if step is None:
             raise config_lib.ConfigError(f"encoder.path: the run {path} has no checkpoint yet")
         params = checkpointer.restore_params()
-    if options.skip or options.apart or options.size:
+    _refuse_layers(options, f"{path} was trained here")
+    if options.size not in (None, about.size):
         raise config_lib.ConfigError(
-            f"encoder: size, skip and apart are of pretrained models; {path} was trained here"
+            f"encoder.size: {options.size}, but {path} was trained on images of {about.size}: give that"
         )
     inner = None if about.encoder is None else load(about.encoder)
     module = about.model.module()
@@ -147,12 +149,26 @@ def _trained(path: Path, options: EncoderOptions) -> Encoder:
 def _own(path: Path, options: EncoderOptions) -> Encoder:
     if not path.is_file():
         raise config_lib.ConfigError(f"encoder.path: {path}: no such file")
+    _refuse_layers(options, f"{path} is a file of your own")
+    _refuse_stage(options, path)
     found = runpy.run_path(str(path)).get("encoder")
     if found is None:
         raise config_lib.ConfigError(f"encoder.path: {path} has no function encoder()")
     key, prepare, encode = found()
     key = hashlib.sha256(json.dumps([str(key), path.read_text()]).encode()).hexdigest()[:16]
     return Encoder(key, options.batch, np.dtype(options.store), prepare, encode)
+
+
+def _refuse_layers(options: EncoderOptions, cause: str) -> None:
+    if options.skip or options.apart:
+        raise config_lib.ConfigError(f"encoder: skip and apart are of pretrained models; {cause}")
+
+
+def _refuse_stage(options: EncoderOptions, path: Path) -> None:
+    if options.stage != EncoderOptions.stage:
+        raise config_lib.ConfigError(
+            f"encoder.stage: {options.stage} is of latent action models, and {path} is none"
+        )
 
 
 def prepare(processor: Processor) -> Callable[[np.ndarray], np.ndarray]:

@@ -129,9 +129,12 @@ def run(config: Panel, workdir: pathlib.Path) -> list[pathlib.Path]:
         place = workdir / name
         runs[name] = place
         settings = config_lib.to_json(one)
-        if (place / "probe.json").exists():
-            if config_lib.load_json(place / "config.json") != settings:
-                raise ValueError(f"{place} holds a probe of other settings: give another --workdir")
+        done = (place / "probe.json").exists()
+        # A probe that was killed goes on from its checkpoint, and with its settings.
+        begun = done or (place / "checkpoints").exists()
+        if begun and config_lib.load_json(place / "config.json") != settings:
+            raise ValueError(f"{place} holds a probe of other settings: give another --workdir")
+        if done:
             continue
         place.mkdir(parents=True, exist_ok=True)
         config_lib.save_json(one, place / "config.json")

@@ -114,7 +114,8 @@ def program(config: Representation, workdir: pathlib.Path) -> Program:
             found |= latent_action.usage(counts)
             if every:
                 restarted = latent_action.restarted(params, counts, changes, key)
-                due = (current.step % every == 0) & (jnp.min(counts) == 0)
+                # A batch that is no number must not become codes.
+                due = (current.step % every == 0) & jnp.isfinite(loss)
                 params = jax.tree.map(lambda a, b: jnp.where(due, a, b), restarted, params)
         new = state.TrainState(current.step + 1, params, new.opt_state)
         return new, {"loss": loss, **found, **metrics}

@@ -172,6 +172,20 @@ def test_a_directory_of_sentence_transformers(tmp_path, folder):
     assert sentence_encoder.load(path).name == sentence_encoder.load(folder).name
 
 
+def test_the_length_stands_beside_the_transformer(tmp_path):
+    """Older directories have the transformer in a folder of its own, and its settings with it."""
+    kinds = {"0_Transformer": "st.Transformer", "1_Pooling": "st.Pooling"}
+    modules = [{"type": kind, "path": name} for name, kind in kinds.items()]
+    path = sentence_transformers(tmp_path / "old", modules)
+    inner = write(path / "0_Transformer")
+    settings = inner / "sentence_bert_config.json"
+    settings.write_text('{"max_seq_length": 8, "do_lower_case": false}')
+    assert sentence_encoder.load(path).length == 8
+    settings.write_text('{"max_seq_length": 8, "do_lower_case": true}')
+    with pytest.raises(CheckpointFormatError, match="do_lower_case true is not supported"):
+        sentence_encoder.load(path)
+
+
 BAD = {
     "family": ({"model_type": "roberta"}, r"config\.json: model_type 'roberta' is no sentence enc"),
     "activation": ({"hidden_act": "relu"}, r"config\.json: hidden_act 'relu' is not supported"),

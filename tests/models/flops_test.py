@@ -7,8 +7,10 @@ import pytest
 from jaxlab.models import flops, presets
 from jaxlab.models.decoder import Decoder
 from jaxlab.nn.layers import Layer
+from jaxlab.nn.mla import MLA
 from jaxlab.nn.moe import MoE
 from jaxlab.nn.routing import Router
+from jaxlab.nn.sparse import BlockSparse
 
 
 def shapes(config):
@@ -53,3 +55,22 @@ def test_a_token_is_multiplied_with_its_own_experts():
     # Only the routers differ: 32 x 4 weights more in each of two layers.
     difference = flops.forward(many, shapes(many), 5) - flops.forward(few, shapes(few), 5)
     assert difference == 2 * 2 * 32 * 4
+
+
+def test_attention_of_latents_and_of_blocks_by_hand():
+    config = presets.decoder("tiny")
+    ((_, (layer,)),) = config.stacks
+
+    def attended(mixer, context):
+        """FLOPs of the scores and values alone: what grows with the context, per layer."""
+        one = dataclasses.replace(config, stacks=((1, (Layer(mixer, layer.mlp),)),))
+        params = shapes(one)
+        return flops.forward(one, params, context) - 2 * flops._multiplied(one, params)
+
+    # Scores of 4 + 2 numbers and values of 3 in each of 5 heads, twice two for each key.
+    mla = MLA(num_heads=5, latent_dim=8, nope_dim=4, rope_dim=2, value_dim=3)
+    assert attended(mla, 10) == 2 * 5 * (4 + 2 + 3) * 10
+    # Two blocks of four keys, of twenty; a context below the budget is seen whole.
+    sparse = BlockSparse(num_heads=4, num_kv_heads=2, head_dim=8, block_size=4, budget=2)
+    assert attended(sparse, 20) == pytest.approx(4 * 4 * 8 * 8)
+    assert attended(sparse, 5) == 4 * 4 * 8 * 5

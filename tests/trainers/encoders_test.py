@@ -179,6 +179,33 @@ def test_a_bad_image_is_named_or_counted(folder, tmp_path):
     assert [one.where for one in left_out] == ["synthetic_pairs_metadata_val.csv:5"]
 
 
+def test_a_bad_row_is_counted_once_by_a_run_that_goes_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "_NOTE_EVERY", 0.0)
+    panel_ = rows.read(folder / "synthetic_pairs_metadata_val.csv", folder)
+    reads = []
+
+    def load(i):
+        if i == 3:
+            raise ValueError("bad")
+        return np.ones((1, 2), np.float32)
+
+    def encode(batch):
+        reads.append(len(batch))
+        # The first batch is noted when the second, which has the bad row, was encoded.
+        if len(reads) == 3:
+            raise KeyboardInterrupt
+        return batch
+
+    made = feature_store.Encoder("k", 2, np.dtype(np.float32), lambda x: x, encode)
+    place, left_out = tmp_path / "a", []
+    with pytest.raises(KeyboardInterrupt):
+        feature_store.collect(place, panel_.rows, load, made, "skip", [])
+    assert json.loads((place / "read.json").read_text())["next"] == 2
+    kept, _ = feature_store.collect(place, panel_.rows, load, made, "skip", left_out)
+    assert kept == [0, 1, 2, 4, 5, 6, 7]
+    assert [one.where for one in left_out] == ["synthetic_pairs_metadata_val.csv:5"]
+
+
 def test_bad_paths(tmp_path):
     for path, cause in (
         (None, "encoder.path is not given"),
@@ -190,6 +217,51 @@ def test_bad_paths(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(config_lib.ConfigError, match=r"has no function encoder\(\)"):
         encoders.load(EncoderOptions(str(tmp_path / "empty.py")))
+
+
+def test_options_that_an_encoder_has_no_use_for_are_refused(directory, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    for options, cause in (
+        (EncoderOptions(str(tmp_path / "mine.py"), skip=1), "skip and apart are of pretrained"),
+        (EncoderOptions(str(tmp_path / "mine.py"), apart=True), "is a file of your own"),
+        (EncoderOptions(str(tmp_path / "mine.py"), stage="before"), "stage: before is of latent"),
+        (EncoderOptions(str(directory), stage="before"), "stage: before is of latent action"),
+    ):
+        with pytest.raises(config_lib.ConfigError, match=cause):
+            encoders.load(options)
+
+
+def test_what_each_control_sees(config, directory, folder, tmp_path):
+    tiny = config("eval_lary", "tiny")
+    tiny["encoder"]["path"] = str(directory)
+    tiny["data"]["root"] = str(folder)
+    for track, stem, sides in (
+        ("labels", "synthetic_pairs_metadata", ("train", "val")),
+        ("chunks", "synthetic_metadata", ("seen_train", "seen_val")),
+    ):
+        names = zip(("train", "val"), sides, strict=True)
+        tiny["tracks"][track] = {key: str(folder / f"{stem}_{side}.csv") for key, side in names}
+    found = dict(panel.probes(evaluate.build(tiny), tmp_path))
+
+    def seen(name):
+        data = found[name].data
+        return data.input, data.pca, data.split, data.mode, data.encoder.apart
+
+    plain = ("both", 0, "official", "absolute", False)
+    changed = {
+        "source": ("source", *plain[1:4], True),
+        "target": ("target", *plain[1:4], True),
+        "difference": ("difference", *plain[1:4], True),
+        "matched": ("both", 8, *plain[2:]),
+        "grouped": ("both", 0, "grouped", *plain[3:]),
+        "relative": ("both", 0, "official", "relative", False),
+    }
+    assert {name: seen(name) for name in found} == {
+        "labels": plain,
+        **{f"labels_{name}": changed[name] for name in changed if name != "relative"},
+        "chunks": plain,
+        **{f"chunks_{name}": changed[name] for name in changed if name != "grouped"},
+    }
 
 
 def test_a_track_s_files_are_its_own():
@@ -227,5 +299,10 @@ def test_a_panel_of_an_encoder_of_one_s_own(config, folder, tmp_path):
     before = (tmp_path / "run/labels/probe.json").stat().st_mtime_ns
     panel.run(built, tmp_path / "run")
     assert (tmp_path / "run/labels/probe.json").stat().st_mtime_ns == before
+    # One that was killed goes on with its settings alone.
+    (tmp_path / "run/labels/probe.json").unlink()
+    other = dataclasses.replace(built, labels=dataclasses.replace(built.labels, seed=7))
+    with pytest.raises(ValueError, match="labels holds a probe of other settings"):
+        panel.run(other, tmp_path / "run")
     with pytest.raises(ValueError, match="tracks: give the files of one at least"):
         panel.run(dataclasses.replace(built, tracks={}), tmp_path / "x")

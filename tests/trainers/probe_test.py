@@ -182,6 +182,23 @@ def test_splits_and_weights(files, tmp_path):
     assert [opened.classes[i] for i in side.targets] == [row.action for row in side.rows]
 
 
+def test_grouped_splits_of_files_of_one_name(files, tmp_path):
+    """Rows are called by the file's name and the line, which two folders may both have."""
+    paths = {}
+    for side in ("train", "val"):
+        paths[side] = tmp_path / side / "rows.csv"
+        paths[side].parent.mkdir()
+        shutil.copy(files["synthetic_pairs"][side], paths[side])
+    named = {**files["synthetic_pairs"], **{side: str(path) for side, path in paths.items()}}
+    opened = features.Opened(
+        features.FeatureData(**named, split="grouped", inner=0.25), tmp_path / "run"
+    )
+    groups = [{row.group for row in side.rows} for side in (opened.train, opened.val, opened.inner)]
+    assert not groups[0] & groups[1]
+    assert not groups[0] & groups[2]
+    assert len(opened.train) + len(opened.val) + len(opened.inner) == 64
+
+
 def test_features_are_read_once_and_a_reading_goes_on(files, tmp_path, monkeypatch):
     data = features.FeatureData(**files["synthetic_pairs"])
     monkeypatch.setattr(feature_store, "_BATCH", 10)

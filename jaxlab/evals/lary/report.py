@@ -90,8 +90,12 @@ def headline(records: Sequence[Record]) -> Table:
     for record in records:
         if record.plain:
             value = record.scores.get("micro", record.scores.get("mse"))
+            track, model = str(record.about["track"]), record.encoder
+            if track in scores.get(model, {}):
+                # Another probe, or other options of the encoder: a row of its own.
+                model = f"{model}, {record.name}"
             if value is not None:
-                scores.setdefault(record.encoder, {})[str(record.about["track"])] = value
+                scores.setdefault(model, {})[track] = value
     others = dict.fromkeys(track for one in scores.values() for track in one)
     names = [*(track for track in others if track not in _TRACKS), *_TRACKS]
     rows = [_row(encoder, "here", one, names) for encoder, one in scores.items()]

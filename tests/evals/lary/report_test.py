@@ -41,6 +41,13 @@ def test_the_headline_has_both_averages_and_the_published_rows():
     assert report.order(RECORDS, "calvin", "absolute") == ["other", "mine"]
 
 
+def test_a_second_probe_of_an_encoder_has_a_row_of_its_own():
+    again = [*RECORDS, record("mine", "libero", name="mine_before", scores={"micro": 0.9})]
+    rows = {row["model"]: row for row in report.headline(again).rows}
+    assert rows["mine"]["libero"] == "50.00"
+    assert rows["mine, mine_before"]["libero"] == "90.00"
+
+
 def test_the_panel_has_every_probe():
     rows = find(report.tables(RECORDS), "Panel").rows
     assert len(rows) == len(RECORDS)
