@@ -32,7 +32,10 @@ from jaxlab.trainers import latencies  # noqa: E402
 
 # Policy of the config -> of the simulator.
 SIMULATED = {"in_turn": "round robin", "packed": "SAB", "tuned": "SAB + DST", "control": "SAB"}
-MEANS = ("straggler", "counted", "imbalance", "coverage", "budget", "work", "padding", "floored")
+MEANS = (
+    "straggler", "counted", "imbalance", "coverage", "base_coverage", "budget", "work", "padding",
+    "floored", "microbatches", "programs",
+)  # fmt: skip
 
 
 def config(policy: str, seed: int, steps: int, text: str | None) -> dict:
@@ -76,7 +79,6 @@ def read(workdir: pathlib.Path) -> dict[str, float]:
     found = {name: float(np.mean([row[f"balance/{name}"] for row in later])) for name in MEANS}
     last = [row for row in rows if "eval/loss" in row][-1]
     found |= {name: value for name, value in last.items() if name.startswith("eval/")}
-    found["programs"] = max(row["balance/programs"] for row in steps)
     # Blocks of all ranks beside those of equal work: what the devices counted.
     found["blocks"] = float(np.mean([row["balance/blocks"] for row in later]))
     return found
@@ -118,8 +120,9 @@ def report(args: argparse.Namespace) -> None:
         return f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}"
 
     print("| policy | seeds | straggler, simulated | straggler, trained | counted | imbalance | "
-          "work | blocks | budget | coverage | at floor | padding |")  # fmt: skip
-    print("|---" * 12 + "|")
+          "work | blocks | budget | coverage | at the base budget | at floor | padding | "
+          "microbatches | programs |")  # fmt: skip
+    print("|---" * 15 + "|")
     base = np.mean([row["work"] for row in found["packed"]])
     blocks = np.mean([row["blocks"] for row in found["packed"]])
     for policy, rows in found.items():
@@ -133,7 +136,9 @@ def report(args: argparse.Namespace) -> None:
         cells = [policy, str(len(rows)), f"{straggler:.3f}", cell(policy, "straggler"),
                  cell(policy, "counted"), cell(policy, "imbalance"), f"{work:.3f}",
                  f"{pairs:.3f}", cell(policy, "budget", 2), cell(policy, "coverage"),
-                 cell(policy, "floored", 2), cell(policy, "padding", 2)]  # fmt: skip
+                 cell(policy, "base_coverage"), cell(policy, "floored", 2),
+                 cell(policy, "padding", 2), cell(policy, "microbatches", 1),
+                 cell(policy, "programs", 0)]  # fmt: skip
         print("| " + " | ".join(cells) + " |")
     names = sorted({name for rows in found.values() for row in rows for name in row
                     if name.startswith(("eval/loss", "eval/accuracy"))})  # fmt: skip

@@ -4,9 +4,9 @@
 
 One key head of 128 with four query heads in float32, blocks of 64, 128 candidates. Keys have a few
 strong channels and follow topics of 64 to 512 tokens; 16 needles, single tokens at random places,
-lie along the query of one head each. Queries are an AR(1) process of correlation rho around what
-they look for. Random keys without structure would be of no use: of those even the best 1024 tokens
-hold next to nothing. It measures the algorithm on made-up keys, not a model.
+lie along the query of one head each. Queries are an AR(1) process of correlation rho that begins at
+what they look for and forgets it. Random keys without structure would be of no use: of those even
+the best 1024 tokens hold next to nothing. It measures the algorithm on made-up keys, not a model.
 """
 
 import argparse

@@ -19,7 +19,7 @@ Attentions = dict[str, dict[str, TwoLevelAttention]]
 
 
 class _Sums(NamedTuple):
-    """Of a batch: right answers, captured mass, recall, bytes of all layers, seconds of a step."""
+    """Sums over rows: right answers, mass, recall, bytes of all layers; and a step's seconds."""
 
     right: float
     mass: float
@@ -47,8 +47,8 @@ def compare(
         params: its parameters.
         source: of the rows.
         attentions: to be compared.
-        rows: of the test split, the first ones; a multiple of `batch`.
-        batch: rows read together.
+        rows: of the test split, the first ones; all, where there are fewer.
+        batch: rows read together; the last batch is filled up with rows that count for nothing.
         decoded: tokens, of which the last one's target counts.
 
     Returns:
@@ -56,11 +56,19 @@ def compare(
         what was attended to, mean over layers, heads and steps; recall of as many best tokens;
         kilobytes that a step of one row reads, all layers; milliseconds of a step of the batch,
         the shortest of the batches, by the wall and without the measures.
+
+    Raises:
+        ValueError: a row's last token does not count, a row packs documents, or the model has no
+            layer whose cache could be read in several ways.
     """
     found: dict[str, list[_Sums]] = {}
+    rows = min(rows, source.num_examples("test"))
     for begin in range(0, rows, batch):
-        got = source.batch(np.arange(begin, begin + batch), "test")
+        got = source.batch(np.minimum(np.arange(begin, begin + batch), rows - 1), "test")
         tokens, targets = jnp.asarray(got.tokens), np.asarray(got.targets[:, -1])
+        targets = targets[: rows - begin]
+        if got.segment_ids is not None:
+            raise ValueError("attentions are compared on rows of one document each")
         if not np.asarray(got.mask)[:, -1].all():
             raise ValueError("attentions are compared on the last token of a row, which must count")
         prompts: dict[Any, Any] = {}
@@ -74,12 +82,11 @@ def compare(
     scores: dict[str, float] = {}
     for setting, parts in found.items():
         total = _Sums(*np.sum(parts, axis=0))
-        batches = rows // batch
         scores |= {
             f"accuracy@{setting}": total.right / rows,
-            f"mass@{setting}": total.mass / batches,
-            f"recall@{setting}": total.recall / batches,
-            f"kilobytes@{setting}": total.bytes / batches / 1024,
+            f"mass@{setting}": total.mass / rows,
+            f"recall@{setting}": total.recall / rows,
+            f"kilobytes@{setting}": total.bytes / rows / 1024,
             f"milliseconds@{setting}": 1e3 * min(part.seconds for part in parts),
         }
     return scores
@@ -113,6 +120,7 @@ def _answers(
     cache: Any,
     targets: np.ndarray,
 ) -> _Sums:
+    """Of the first rows, as many as there are targets."""
     step = functools.partial(_extend, decoder, attention)
     last = tokens[:, -decoded:]
     words, layers = step(True, params, last, cache)
@@ -120,12 +128,16 @@ def _answers(
     begin = time.perf_counter()
     jax.block_until_ready(step(False, params, last, cache))
     seconds = (time.perf_counter() - begin) / decoded
-    measured = [layer for layer in layers if layer is not None]
+    if not layers:
+        raise ValueError("attentions: the model has no attention layer that they could decode")
+    rows = len(targets)
+    # [layers, rows] each; stacked layers hold several.
     mass, recall, size = (
-        [float(np.mean(x)) / decoded for x in kind] for kind in zip(*measured, strict=True)
+        np.concatenate([np.reshape(x, (-1, len(last)))[:, :rows] for x in kind]) / decoded
+        for kind in zip(*layers, strict=True)
     )
-    right = float((np.asarray(words) == targets).sum())
-    return _Sums(right, float(np.mean(mass)), float(np.mean(recall)), sum(size), seconds)
+    right = (np.asarray(words)[:rows] == targets).sum()
+    return _Sums(right, mass.mean(0).sum(), recall.mean(0).sum(), size.sum(), seconds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -137,7 +149,7 @@ def _extend(
     tokens: jax.Array,
     cache: Any,
 ) -> tuple[jax.Array, list[Any]]:
-    """The most probable word behind the last token, and each layer's measures or None."""
+    """The most probable word behind the last token, and the measures of each cache, if wanted."""
 
     def is_cache(x: Any) -> bool:
         return isinstance(x, TwoLevelCache)

@@ -51,6 +51,12 @@ class TokenEval:
         labels = [label(setting) for setting in self.settings]
         if "" in labels or len(set(labels)) < len(labels):
             raise ValueError(f"settings must differ, and change something: {self.settings}")
+        for name, budgets in self.attentions.items():
+            if any(attention.calibration != "prompt" for attention in budgets.values()):
+                raise ValueError(
+                    f"attentions.{name}: calibration is 'checkpoint', and a model in training has "
+                    "no channels: use 'prompt'"
+                )
 
 
 def label(setting: Mapping[str, Any]) -> str:
@@ -119,10 +125,9 @@ class TokenEvaluator:
         if not config.attentions:
             return {}
         source = max(self._sources.values(), key=lambda source: source.length)
-        batch = min(config.batch, config.examples)
         return attentions.compare(
-            self._decoder, params, source, config.attentions,
-            rows=config.examples // batch * batch, batch=batch, decoded=config.decoded,
+            self._decoder, params, source, config.attentions, rows=config.examples,
+            batch=min(config.batch, config.examples), decoded=config.decoded,
         )  # fmt: skip
 
     def _read(

@@ -162,7 +162,7 @@ def program(
         run: its steps.
         load: gives the params to begin with.
         draw: number of a step -> its documents, in every process the same, and metrics of how many
-            were cut or left out.
+            were cut or left out; `tokens` among them replaces the number of targets.
         evaluate: see `Program`.
     """
 

@@ -102,7 +102,9 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
         def draw(index: int) -> balanced.Drawn:
             ids = example_ids(index, config.batch_size, documents.count, config.seed)
             rows = [documents.at(int(i), config.seed) for i in ids]
-            return rows, {"left_out": documents.left_out}
+            # What is read, as without `balance`, where targets may be few.
+            tokens = sum(len(row.tokens) for row in rows)
+            return rows, {"left_out": documents.left_out, "tokens": tokens}
 
         recipe = balanced.Recipe(
             source.config,

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlab.data.packing import pack
+from jaxlab.data.packing import line, pack
+from jaxlab.data.tasks.tokens import NO_TARGET, Row
 
 
 def test_hand_worked():
@@ -61,3 +62,19 @@ def test_nothing_lost_or_doubled(lengths, width):
     again = pack(documents, width, pad_id=0)
     for a, b in zip(packed, again, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_documents_in_a_line():
+    documents = [
+        Row(np.array([5, 6, 7]), np.array([6, 7, 8]), np.array([False, True, True])),
+        Row(np.array([9, 3]), np.array([3, 4]), np.array([True, False])),
+    ]
+    row = line(documents, 6)
+    assert row.tokens.tolist() == [5, 6, 7, 9, 3, 0]
+    assert row.targets.tolist() == [6, 7, 8, 3, 4, NO_TARGET]
+    assert row.mask.tolist() == [False, True, True, True, False, False]
+    assert row.segment_ids.tolist() == [1, 1, 1, 2, 2, 0]
+    assert row.positions.tolist() == [0, 1, 2, 0, 1, 0]
+    assert not line([], 2).segment_ids.any()
+    with pytest.raises(ValueError, match="2 documents of 5 tokens do not fit 4"):
+        line(documents, 4)

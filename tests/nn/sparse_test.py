@@ -11,12 +11,13 @@ import pytest
 from jaxlab import config as config_lib
 from jaxlab.balance import LatencyTable
 from jaxlab.interop import hf, models
-from jaxlab.models.decoder import Decoder
+from jaxlab.models.decoder import Cache, Decoder, empty_caches
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer, dense
 from jaxlab.models.stacking import unscan
 from jaxlab.nn.sparse import BlockSparse
 from jaxlab.sampling.caches import Dense, TwoLevelAttention
+from jaxlab.sampling.caches.reading import reading
 
 SIZES = Sizes(
     vocab_size=19, hidden_size=12, intermediate_size=20, num_layers=3, num_heads=4, num_kv_heads=2,
@@ -209,6 +210,15 @@ def test_a_cache_with_slots_of_its_own_selects_by_itself(params):
     expected = jax.jit(lambda: run(dense(CONFIG), kinds["dense"]))()
     found = jax.jit(lambda: run(wide, kinds["two_level"]))()
     np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+def test_chunks_of_a_prompt_are_not_read_densely_without_a_word(params):
+    kind = TwoLevelAttention(block=4, channels=2).kind(12, None, calibrated=True)
+    start = Cache(
+        reading(empty_caches(CONFIG, 2, kind)), jnp.zeros((), jnp.int32), jnp.zeros(2, int)
+    )
+    with pytest.raises(ValueError, match=r"prefill_chunk: block-sparse layers .* leave it None"):
+        Decoder(CONFIG).apply({"params": params}, TOKENS[:, :4], start, method="extend")
 
 
 def test_a_model_without_attention_cannot_be_sparse():

@@ -215,6 +215,10 @@ def test_generation_off_loaded_is_generation_in_memory(params):
     # A record: a block of two tokens with key and value of 8 numbers each, in float32.
     assert summary["bytes_moved"] == 128 * np.sum(inside.offload.copied) > 0
     assert summary["late"] == summary["deferred"] == 0
+    # Of each row 10 slots; three tables, of 16 blocks and twice 10 slots; bounds of 16 blocks of 8
+    # channels; a byte for the two channels of each of 32 tokens, a scale of two bytes; channels.
+    by_row = 10 * 128 + 4 * (16 + 10 + 10) + 2 * 16 * 8 * 4 + 32 * (1 + 2) + 2 * 4
+    assert summary["resident_bytes"] == 4 * by_row
     # Two prompts of up to 13 blocks that samples share; four rows of up to 4 blocks each.
     assert summary["host_bytes"] == 128 * (2 * 13 + 4 * 4)
 
@@ -273,6 +277,7 @@ def test_what_the_engine_refuses(params):
         ({"engine": "thread"}, "engine is 'thread'"),
         ({"miss_fallback": "wait"}, "miss_fallback is 'wait'"),
         ({"resync_every": -1}, "resync_every is -1"),
+        ({"resync_every": 2, "stale": False}, "resync_every is 2, and without stale every step"),
         ({"calibration": "text"}, "calibration is 'text'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -139,6 +139,21 @@ def test_ranks_count_what_they_compute(params):
     assert run.step(state, 2, short).host_metrics()["balance/coverage"] == pytest.approx(1)
 
 
+def test_coverage_belongs_to_its_microbatch(params):
+    """Each rank has a document of 60 tokens, then one of 3, which any budget covers."""
+    rng = np.random.default_rng(3)
+    long, short = (
+        [Row(*rng.integers(VOCABULARY, size=(2, n)), np.ones(n, bool)) for _ in range(4)]
+        for n in (60, 3)
+    )
+    *_, alone = _gradient(_run(tune=False), params, long)
+    *_, both = _gradient(_run(tune=False, microbatches=2), params, [*short, *long])
+    assert both["balance/microbatches"] == 2
+    assert alone["balance/base_coverage"] < 0.9
+    expected = (60 * alone["balance/base_coverage"] + 3) / 63
+    assert both["balance/base_coverage"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_ranks_without_documents_and_steps_without_targets(params):
     run = _run()
     rows = _documents(2)[:2]

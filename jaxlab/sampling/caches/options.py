@@ -74,6 +74,11 @@ class TwoLevelAttention(IndexConfig):
         super().__post_init__()
         if type(self.resync_every) is not int or self.resync_every < 0:
             raise ValueError(f"resync_every is {self.resync_every!r}: expected a number from 0")
+        if self.resync_every and not self.stale:
+            raise ValueError(
+                f"resync_every is {self.resync_every}, and without stale every step uses its own "
+                "blocks: set stale=True, or leave it 0"
+            )
         if self.calibration not in ("prompt", "checkpoint"):
             raise ValueError(
                 f"calibration is {self.calibration!r}: expected 'prompt' or 'checkpoint'"

@@ -29,6 +29,13 @@ class Reading:
         y, cache = self.cache.read(query, key, value, context)
         return y, Reading(cache)
 
+    def by_slot(self) -> None:
+        """Raises a ValueError: layers that ask for it read prompts by a selection of their own."""
+        raise ValueError(
+            "prefill_chunk: block-sparse layers before a two-level cache read prompts whole, since "
+            "its chunks attend densely: leave it None"
+        )
+
 
 def reading(layers: Any) -> Any:
     """Empty caches as those that read chunks.

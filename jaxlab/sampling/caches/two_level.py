@@ -249,7 +249,8 @@ class TwoLevelCache:
 
     def reading_by(self, config: IndexConfig, refresh: int, measure: bool) -> "TwoLevelCache":
         """The same keys read with other budgets, for studies; the index has to be of that form."""
-        measured = Measured(*[jnp.zeros(self.key.shape[0])] * 3) if measure else None
+        rows = self.key.shape[:-3]  # of stacked layers too
+        measured = Measured(*[jnp.zeros(rows)] * 3) if measure else None
         wanted = None if refresh == 1 else self.wanted
         return dataclasses.replace(
             self, config=config, refresh=refresh, measured=measured, wanted=wanted
