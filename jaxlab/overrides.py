@@ -269,6 +269,7 @@ def _check_known(key: Any, there: Collection[str], name: str) -> None:
 
 
 def _literal(text: str) -> Any:
+    """A value in the words of Python, or of JSON; any other text is itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -29,6 +29,7 @@ class Forks:
         self._server = None
         self._folder = tempfile.TemporaryDirectory()
         self._count = 0
+        self.running = set()
 
     def run(self, target, *arguments, cwd, timeout=300, **environment):
         """As `subprocess.run` of a module's name or a script's path; what it wrote is text."""
@@ -47,13 +48,19 @@ class Forks:
         self._count += 1
         place = pathlib.Path(self._folder.name, str(self._count))
         place.mkdir()
+        # They are there for a program that is killed before it writes.
+        files = [place / name for name in ("stdout", "stderr")]
+        for file in files:
+            file.touch()
         program = {
             "argv": [str(target), *map(str, arguments)],
             "cwd": str(cwd),
             "env": {**os.environ, **self._paths, **environment},
-            "files": [str(place / "stdout"), str(place / "stderr")],
+            "files": list(map(str, files)),
         }
-        return Program(self, program, self.ask(program))
+        pid = self.ask(program)
+        self.running.add(pid)
+        return Program(self, program, pid)
 
     def ask(self, request, timeout=None):
         """A number, the interpreter's reply; None if it takes too long."""
@@ -68,7 +75,10 @@ class Forks:
         return int(self._server.stdout.readline())
 
     def close(self):
-        """Ends the interpreter."""
+        """Ends the interpreter, and the programs that a failed test did not wait for."""
+        # Nobody has asked for their ends, so that the numbers are still theirs.
+        for pid in self.running:
+            os.kill(pid, signal.SIGKILL)
         if self._server is not None:
             self._server.communicate()
         self._folder.cleanup()
@@ -92,6 +102,7 @@ class Program:
         if code is None:
             os.kill(self.pid, signal.SIGKILL)
             self._forks.reply()
+        self._forks.running.discard(self.pid)
         files = map(pathlib.Path, self._program["files"])
         texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
         if code is None:

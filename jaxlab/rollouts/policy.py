@@ -135,8 +135,8 @@ class Policy:
             As of a call; `logprobs` are 0, since nobody sampled, and `stopped` is False where a
             completion was cut off.
         """
-        width, longest = self._sampling.prompt_width(max(map(len, prompts))), self._longest
-        samples = self._sampling.num_samples
+        width = self._sampling.prompt_width(max(map(len, prompts)))
+        longest, samples = self._sampling.max_new_tokens, self._sampling.num_samples
         rows = right_pad(prompts, width, self._pad_id)
         cut = [text[:longest] for text in texts for _ in range(samples)]
         response, lengths = right_pad(cut, longest, self._pad_id)
@@ -152,10 +152,6 @@ class Policy:
             *placed(len(cut), response, lengths, no_logprobs, stopped),
             pad_id=self._pad_id,
         )
-
-    @property
-    def _longest(self) -> int:
-        return self._sampling.max_new_tokens
 
 
 @functools.partial(jax.jit, static_argnames="pad_id")

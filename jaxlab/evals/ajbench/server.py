@@ -102,8 +102,8 @@ def opened(options: argparse.Namespace, limits: Limits) -> Iterator[list[Tool]]:
             yield sql_tools.querying_postgres(server)
 
 
-def main() -> None:
-    """Serve until stdin ends."""
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--files", type=Path, help="a folder")
@@ -112,13 +112,18 @@ def main() -> None:
     parser.add_argument("--name", help="absolute path under which the folder is known")
     parser.add_argument("--write", action="store_true", help="also serve what changes things")
     parser.add_argument("--seconds", type=float, default=Limits.seconds, help="of a statement")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    options = parser().parse_args()
     limits = Limits(seconds=options.seconds)
     try:
         with opened(options, limits) as tools:
             anyio.run(_serve, make(tools, limits))
     except (ValueError, OSError, psycopg.Error) as error:
-        parser.exit(2, f"{error}\n")
+        parser().exit(2, f"{error}\n")
 
 
 async def _serve(server: Server[Any]) -> None:

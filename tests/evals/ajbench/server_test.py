@@ -1,6 +1,5 @@
 """The tools over MCP, as a client of the protocol sees them."""
 
-import argparse
 import sqlite3
 import sys
 
@@ -18,9 +17,9 @@ from jaxlab.evals.ajbench.databases import postgres, sqlite
 from jaxlab.evals.ajbench.sandbox.limits import Limits
 
 
-def _session(talk, **options):
-    """What `talk(session)` gives, over a server with these options in this process."""
-    nothing = {"files": None, "sqlite": None, "postgres": None, "name": None, "write": False}
+def _session(arguments, talk):
+    """What `talk(session)` gives, over a server with these arguments in this process."""
+    options = server.parser().parse_args(list(map(str, arguments)))
 
     async def run(tools):
         made = server.make(tools, Limits())
@@ -35,7 +34,7 @@ def _session(talk, **options):
             group.cancel_scope.cancel()
         return found
 
-    with server.opened(argparse.Namespace(**nothing | options), Limits()) as tools:
+    with server.opened(options, Limits()) as tools:
         return anyio.run(run, tools)
 
 
@@ -92,7 +91,7 @@ def test_files_with_writing(tmp_path):
     async def talk(session):
         return await _call(session, "write_file", path="b.txt", content="x")
 
-    assert _session(talk, files=tmp_path, write=True) == (False, "wrote b.txt")
+    assert _session(["--files", tmp_path, "--write"], talk) == (False, "wrote b.txt")
     assert (tmp_path / "b.txt").read_text() == "x"
 
 
@@ -110,7 +109,7 @@ def test_sqlite(tmp_path):
             for sql in ("SELECT count(*) AS n FROM t", "DELETE FROM t", "ATTACH 'x' AS x")
         ]
 
-    count, *refused = _session(talk, sqlite=path)
+    count, *refused = _session(["--sqlite", path], talk)
     assert count == (False, '[{"n": 0}]')
     assert all(failed for failed, _ in refused)
     assert sqlite.digest(path) == before
@@ -125,7 +124,7 @@ def test_postgres(unchanged):
             for sql in ("SELECT count(*) AS n FROM t", "SELECT writes()", "COPY t TO PROGRAM 'id'")
         ]
 
-    count, *refused = _session(talk, postgres=unchanged.url("reader"))
+    count, *refused = _session(["--postgres", unchanged.url("reader")], talk)
     assert count == (False, '[{"n": 2}]')
     assert all(failed for failed, _ in refused)
     assert postgres.digest(unchanged.conninfo("reader")) == before
