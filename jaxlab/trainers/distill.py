@@ -326,7 +326,7 @@ class _Run:
                 return self.policy.given(prompts, [self.text.target(row) for row, _ in rows])
 
     def _model_flops(self, rollout: Rollout, source: Source) -> float:
-        """Of sampling, of the readers' forward passes and of the student's update."""
+        """Of sampling, of what the loss reads and of the student's update; padding counts."""
         rows, width = rollout.tokens.shape
         student = flops.forward(self.student.config, self.abstract.params, width)
         teacher, reference = (
@@ -334,7 +334,8 @@ class _Run:
             for model in (self.teacher, self.reference)
         )
         sampled = {"student": student, "teacher": teacher, "data": 0.0}[source]
-        return rows * width * (sampled + teacher + reference + 3 * student)
+        is_read = self.method.needs.teacher is not None or self.config.statistics
+        return rows * width * (sampled + is_read * teacher + reference + 3 * student)
 
     def _on_devices(self, rewards: np.ndarray | None) -> jax.Array | None:
         if rewards is None:

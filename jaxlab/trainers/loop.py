@@ -46,7 +46,7 @@ class StepOutput(NamedTuple):
         metrics: device scalars; `loss` and `grad_norm` must be among them.
         host_metrics: called one step later, when waiting costs nothing: scalars that are computed
             on the host, such as the reward of decoded text. `tokens` counts the step's tokens,
-            `model_flops` its model FLOPs.
+            `model_flops` its model FLOPs, those of padding included.
     """
 
     state: TrainState

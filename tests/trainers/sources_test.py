@@ -58,6 +58,20 @@ def test_distillation_on_fixed_data_reads_the_tasks_own_completions(tmp_path):
     assert float(output.metrics["loss"]) > 0
 
 
+def test_a_teacher_that_answers_and_is_not_read(tmp_path):
+    """Sequence-level distillation; evaluations compare the student with it all the same."""
+    rollout = CONFIG["rollout"] | {"source": "teacher"}
+    run = distill._Run(build(loss={"name": "cross_entropy"}, rollout=rollout), tmp_path)
+    answered = run._answers(None, [run.text.prompt(i, "train") for i in range(2)], 0)
+    width = answered.tokens.shape[1]
+    student = flops.forward(run.student.config, run.abstract.params, width)
+    teacher = flops.forward(run.teacher.decoder.config, run.teacher.params, width)
+    assert run._model_flops(answered, "teacher") == 4 * width * (teacher + 3 * student)
+    program = run.program()
+    metrics = program.evaluate(program.init(), 0).metrics
+    assert metrics["eval/kl_reverse"] > 0
+
+
 def test_a_completion_beyond_the_longest_is_cut_off(tmp_path):
     run = distill._Run(build(rollout=CONFIG["rollout"] | {"max_new_tokens": 2}), tmp_path)
     rows = [run.text.prompt(i, "train") for i in range(2)]
