@@ -130,7 +130,8 @@ def _length(path: Path) -> int:
     json_file.check(data, kinds, str(file))
     if data.get("do_lower_case"):
         raise CheckpointFormatError(
-            f"{file}: do_lower_case true is not supported; supported: false, the tokenizer's own case"
+            f"{file}: do_lower_case true is not supported; supported: false,"
+            " the tokenizer's own case"
         )
     return data.get("max_seq_length") or LENGTH
 

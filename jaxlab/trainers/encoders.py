@@ -126,7 +126,8 @@ def _trained(path: Path, options: EncoderOptions) -> Encoder:
     _refuse_layers(options, f"{path} was trained here")
     if options.size not in (None, about.size):
         raise config_lib.ConfigError(
-            f"encoder.size: {options.size}, but {path} was trained on images of {about.size}: give that"
+            f"encoder.size: {options.size}, but {path} was trained on images of {about.size}:"
+            " give that"
         )
     inner = None if about.encoder is None else load(about.encoder)
     module = about.model.module()
