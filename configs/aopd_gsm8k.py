@@ -14,7 +14,6 @@ learning rate 1e-4).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -23,43 +22,10 @@ def get_config(variant: str = "") -> ConfigDict:
     """The run; see the module's docstring for the variants."""
     if variant not in ("", "small", "tiny"):
         raise ValueError(f"configs/aopd_gsm8k.py has the variants small and tiny, not {variant!r}")
-    tiny, small = variant == "tiny", variant != ""
-    steps = 2 if tiny else 300
-    config = ConfigDict({"trainer": "distill", "seed": 0})
-    config.student = common.tiny_model() if tiny else common.model()
-    config.teacher = common.tiny_model() if tiny else common.model()
-    config.data = common.gsm8k(max_prompt=400 if small else 512)
-    config.loss = {
+    loss = {
         "name": "aopd",
         "tau": 0.0,
         "guide": {"top_k": 32, "divide_by_k": True, "divergence": "fkl"},
         "agg": "seq_mean_token_mean",
     }
-    config.rollout = ConfigDict(
-        {
-            "prompts": 2 if tiny else 16 if small else 64,
-            "samples": 2 if tiny else 4,
-            "max_new_tokens": 8 if tiny else 192 if small else 1024,
-            "temperature": 1.0,
-            "prompt_multiple": 64,
-            "source": "student",
-            "updates": 1,
-        }
-    )
-    config.teacher_temperature = 1.0
-    config.train = common.train(
-        steps,
-        eval_every=max(steps // 6, 1),
-        checkpoint_every=max(steps // 6, 1),
-        microbatch=2 if tiny else 8 if small else 32,
-    )
-    config.optim = common.optim(1e-4 if small else 1e-5)
-    config.eval = common.evaluation(tiny, small)
-    config.mesh = common.mesh()
-    if not small:
-        config.mesh.rules = common.SHARDED
-        config.mesh.decode_rules = common.DECODING
-        config.student.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
-        config.teacher.sizes = {"dtype": "bfloat16", "param_dtype": "bfloat16", "scan_layers": True}
-    config.title = placeholder(str)
-    return config
+    return common.gsm8k_distillation(variant == "tiny", variant != "", loss)

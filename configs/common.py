@@ -86,6 +86,42 @@ def gsm8k(max_prompt: int) -> ConfigDict:
     return ConfigDict({"task": "gsm8k", "max_prompt": max_prompt})
 
 
+def gsm8k_distillation(tiny: bool, small: bool, loss: dict[str, object]) -> ConfigDict:
+    """On-policy distillation on GSM8K between two directories, with the sizes of AOPD's run."""
+    steps = 2 if tiny else 300
+    config = ConfigDict({"trainer": "distill", "seed": 0})
+    config.student = tiny_model() if tiny else model()
+    config.teacher = tiny_model() if tiny else model()
+    config.data = gsm8k(max_prompt=400 if small else 512)
+    config.loss = loss
+    config.rollout = {
+        "prompts": 2 if tiny else 16 if small else 64,
+        "samples": 2 if tiny else 4,
+        "max_new_tokens": 8 if tiny else 192 if small else 1024,
+        "temperature": 1.0,
+        "prompt_multiple": 64,
+        "source": "student",
+        "updates": 1,
+    }
+    config.teacher_temperature = 1.0
+    config.train = train(
+        steps,
+        eval_every=max(steps // 6, 1),
+        checkpoint_every=max(steps // 6, 1),
+        microbatch=2 if tiny else 8 if small else 32,
+    )
+    config.optim = optim(1e-4 if small else 1e-5)
+    config.eval = evaluation(tiny, small)
+    config.mesh = mesh()
+    if not small:
+        config.mesh.rules = SHARDED
+        config.mesh.decode_rules = DECODING
+        config.student.sizes = {"dtype": "bfloat16", "remat": True, "scan_layers": True}
+        config.teacher.sizes = {"dtype": "bfloat16", "param_dtype": "bfloat16", "scan_layers": True}
+    config.title = placeholder(str)
+    return config
+
+
 def evaluation(tiny: bool, small: bool) -> ConfigDict:
     """Sampled evaluation on test rows: the papers' sampler settings."""
     return ConfigDict(

@@ -29,6 +29,7 @@ VARIANTS = {
     "moe_modsum": ("", "tiny"),
     "scope_modsum": ("", "weak", "demo", "tiny"),
     "aopd_gsm8k": ("", "small", "tiny"),
+    "scope_gsm8k": ("", "small", "tiny"),
     "sft_gsm8k": ("", "small", "tiny"),
     "eval_gsm8k": ("", "small", "tiny"),
     "eval_math": ("", "small", "tiny"),
