@@ -12,7 +12,6 @@ import numpy as np
 from jaxlab.data.tasks.tokens import TokenSource
 from jaxlab.models.decoder import Decoder, Params
 from jaxlab.sampling.caches import TwoLevelAttention
-from jaxlab.sampling.caches.two_level import TwoLevelCache
 
 # Attention by its name and its budget: {"quest": {"64": ...}}.
 Attentions = dict[str, dict[str, TwoLevelAttention]]
@@ -152,7 +151,7 @@ def _extend(
     """The most probable word behind the last token, and the measures of each cache, if wanted."""
 
     def is_cache(x: Any) -> bool:
-        return isinstance(x, TwoLevelCache)
+        return hasattr(x, "reading_by")
 
     def chosen(x: Any) -> Any:
         return x.reading_by(attention, attention.refresh, measure) if is_cache(x) else x

@@ -194,44 +194,58 @@ def save(
     # Wider dtypes come first: see safetensors_io.write.
     plan.sort(key=lambda group: -dtypes[group.paths].itemsize)
     widest = next(str(dtypes[group.paths]) for group in plan if not group.keeps_float32)
+    ids = {"bos": bos_token_id, "eos": eos_token_id, "pad": pad_token_id}
     data |= {"dtype": widest, "torch_dtype": widest}
-    given = {
-        "bos_token_id": bos_token_id,
-        "eos_token_id": eos_token_id,
-        "pad_token_id": pad_token_id,
-    }
-    data |= {key: value for key, value in given.items() if value is not None}
+    data |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
     # Everything that can be refused is refused by now: process 0 alone must not fail below, while
     # the others wait for it.
-    copies = directory.tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
-    if like is not None and (Path(like) / directory.GENERATION_CONFIG).is_file():
-        copies[directory.GENERATION_CONFIG] = Path(like) / directory.GENERATION_CONFIG
-    if data["model_type"] == delta_json.MODEL_TYPE:
-        copies |= {file.name: file for file in directory.CODE_FILES}
+    copies = _copies(data, like, tokenizer_from)
+    _write(out, data, copies, plan, flat, dtypes, max_shard_bytes)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"hf.save {out}")
+    return out
 
+
+def _write(
+    out: Path,
+    data: dict[str, Any],
+    copies: Mapping[str, Path],
+    plan: list[Group],
+    flat: Mapping[str, Any],
+    dtypes: Mapping[tuple[str, ...], np.dtype],
+    max_shard_bytes: int,
+) -> None:
+    """Gather and write; called by every process, of which process 0 alone writes."""
     arrays = (
         _stored_arrays(group, [flat[path] for path in group.paths], dtypes[group.paths])
         for group in plan
     )
+    specs = {
+        name: (dtypes[group.paths], shape) for group in plan for name, shape in group.stored.items()
+    }
     values = itertools.chain.from_iterable(arrays)
     if jax.process_index() == 0:
         with directory.replacing(out) as staged:
             directory.write_json(staged / directory.CONFIG, data)
             for name, source in copies.items():
                 shutil.copyfile(source, staged / name)
-            specs = {
-                name: (dtypes[group.paths], shape)
-                for group in plan
-                for name, shape in group.stored.items()
-            }
             _write_shards(staged, specs, values, max_shard_bytes)
     else:
         # Gathering is collective: every process takes part in it.
         for _ in values:
             pass
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"hf.save {out}")
-    return out
+
+
+def _copies(
+    data: Mapping[str, Any], like: str | Path | None, tokenizer_from: str | Path | None
+) -> dict[str, Path]:
+    """Files that are written as they are, by name."""
+    copies = directory.tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
+    if like is not None and (Path(like) / directory.GENERATION_CONFIG).is_file():
+        copies[directory.GENERATION_CONFIG] = Path(like) / directory.GENERATION_CONFIG
+    if data["model_type"] == delta_json.MODEL_TYPE:
+        copies |= {file.name: file for file in directory.CODE_FILES}
+    return copies
 
 
 class _Headers(NamedTuple):

@@ -71,6 +71,18 @@ class AttentionCache(Protocol):
     def repeat(self, times: int) -> Any:
         """Returns the cache with each row `times` times in succession."""
 
+    def in_chunks(self) -> Any:
+        """Returns the cache, which has no tokens, as one that reads a prompt in chunks.
+
+        Chunks come by `append_and_attend`; `whole` then gives the cache behind the prompt.
+
+        Raises:
+            ValueError: this kind reads prompts whole, and why.
+        """
+
+    def whole(self) -> Any:
+        """Returns the cache behind a prompt that was read in chunks."""
+
     def by_slot(self) -> tuple[jax.Array, jax.Array] | None:
         """Keys [B, KV, S, D] and values with each token at its context's slot.
 

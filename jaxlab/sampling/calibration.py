@@ -45,6 +45,14 @@ class WeightsCache:
         """See `jaxlab.nn.context.AttentionCache`."""
         return repeat_rows(self, times)
 
+    def in_chunks(self) -> "WeightsCache":
+        """Raises a ValueError: prompts are read whole."""
+        raise ValueError("prefill_chunk: WeightsCache reads prompts whole: leave it None")
+
+    def whole(self) -> "WeightsCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self
+
     def by_slot(self) -> None:
         """See `jaxlab.nn.context.AttentionCache`."""
         return None
@@ -105,7 +113,8 @@ def _of_row(model: Decoder, params: Params, row: jax.Array) -> list[jax.Array | 
     cache = out[1]
 
     def of(layer: object) -> jax.Array | None:
-        return layer.weights[..., 0, :, :] if isinstance(layer, WeightsCache) else None
+        weights = getattr(layer, "weights", None)
+        return None if weights is None else weights[..., 0, :, :]
 
     if not model.config.scan_layers:
         return [of(layer) for layer in cache.layers]

@@ -99,4 +99,4 @@ def _stats(cache: OffloadCache) -> list[jax.Array]:
 
 
 def _is_cache(x: Any) -> bool:
-    return isinstance(x, OffloadCache)
+    return hasattr(x, "planned")

@@ -132,15 +132,8 @@ def run(
         ) as checkpointer,
     ):
         restored = checkpointer.restore(program.abstract)
-        if restored is None:
-            first, state = 0, program.init()
-            kept = -1
-        else:
-            first, state = restored.step, restored.state
-            kept = first
-            logger.info("resuming from the checkpoint of step %d", first)
-            if program.host_state is not None:
-                program.host_state.load(_host_state(restored))
+        first, state = (0, program.init()) if restored is None else _resumed(program, restored)
+        kept = -1 if restored is None else first
         writer.truncate_after(kept)
         evaluated = mesh_lib.broadcast(writer.has(kept, "eval/"))
         samples = StepRows(workdir / "samples.jsonl", kept)
@@ -173,11 +166,8 @@ def run(
                 preemption.leave()
             if step == last:
                 break
-            if trace is None:
+            with contextlib.nullcontext() if trace is None else trace.step(step):
                 output = program.step(state, step)
-            else:
-                with trace.step(step):
-                    output = program.step(state, step)
             state = output.state
             reader.read_previous(step + 1, output)
         reader.flush()
@@ -189,6 +179,14 @@ def run(
             # What comes after this run, such as the next stage, is not begun.
             preemption.leave()
     return state
+
+
+def _resumed(program: Program, restored: Restored) -> tuple[int, TrainState]:
+    """The step and the state that a run goes on from; what it kept on the host is loaded."""
+    logger.info("resuming from the checkpoint of step %d", restored.step)
+    if program.host_state is not None:
+        program.host_state.load(_host_state(restored))
+    return restored.step, restored.state
 
 
 def _extra(program: Program) -> dict[str, Any]:

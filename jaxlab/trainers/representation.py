@@ -144,16 +144,21 @@ def program(config: Representation, workdir: pathlib.Path) -> Program:
             ids = np.arange(begin, begin + size) % len(data.val)
             batch = np.asarray(data.val[ids[rows]], np.float32)
             found.append(jax.device_get(measured(current.params, put_global(batch, mesh))))
-        counts = [one.pop("counts") for one in found if "counts" in one]
-        scores = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-        if counts:
-            used = latent_action.usage(np.sum(counts, 0))
-            scores |= {name: float(value) for name, value in used.items()}
-            scores["explained"] = 1 - scores["frame_mse"] / max(scores["copy_mse"], 1e-12)
-        return Evaluation({f"eval/{name}": value for name, value in scores.items()})
+        return Evaluation({f"eval/{name}": value for name, value in _scores(found).items()})
 
     create = jax.jit(init, out_shardings=shardings)
     return Program(abstract, create, step, evaluate, ("loss",))
+
+
+def _scores(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the batches; of a quantiser, the use of its codes over all of them."""
+    counts = [one.pop("counts") for one in found if "counts" in one]
+    scores = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    if counts:
+        used = latent_action.usage(np.sum(counts, 0))
+        scores |= {name: float(value) for name, value in used.items()}
+        scores["explained"] = 1 - scores["frame_mse"] / max(scores["copy_mse"], 1e-12)
+    return scores
 
 
 def _describe(config: Representation, workdir: pathlib.Path) -> None:

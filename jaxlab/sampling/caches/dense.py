@@ -46,6 +46,14 @@ class DenseCache(NamedTuple):
         """See `jaxlab.nn.context.AttentionCache`."""
         return repeat_rows(self, times)
 
+    def in_chunks(self) -> "DenseCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self
+
+    def whole(self) -> "DenseCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self
+
     def by_slot(self) -> tuple[jax.Array, jax.Array]:
         """See `jaxlab.nn.context.AttentionCache`."""
         return self.key, self.value

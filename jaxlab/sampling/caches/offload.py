@@ -148,6 +148,14 @@ class OffloadCache:
         device = repeat_rows(dataclasses.replace(self, pool=None), times)
         return dataclasses.replace(device, pool=self.pool)
 
+    def in_chunks(self) -> "OffloadCache":
+        """Raises a ValueError: prompts are read whole."""
+        raise ValueError("prefill_chunk: OffloadCache reads prompts whole: leave it None")
+
+    def whole(self) -> "OffloadCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self
+
     def by_slot(self) -> None:
         """See `jaxlab.nn.context.AttentionCache`: blocks lie in any order."""
         return None

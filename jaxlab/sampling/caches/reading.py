@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jaxlab.nn.context import Context
-from jaxlab.sampling.caches.dense import DenseCache
-from jaxlab.sampling.caches.two_level import TwoLevelCache
+
+if TYPE_CHECKING:
+    from jaxlab.sampling.caches.two_level import TwoLevelCache
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("cache",), meta_fields=())
@@ -20,7 +21,7 @@ class Reading:
         cache: with the tokens so far and their index.
     """
 
-    cache: TwoLevelCache
+    cache: "TwoLevelCache"
 
     def append_and_attend(
         self, query: jax.Array, key: jax.Array, value: jax.Array, context: Context
@@ -28,6 +29,10 @@ class Reading:
         """See `jaxlab.nn.context.AttentionCache`."""
         y, cache = self.cache.read(query, key, value, context)
         return y, Reading(cache)
+
+    def whole(self) -> "TwoLevelCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self.cache
 
     def by_slot(self) -> None:
         """Raises a ValueError: layers that ask for it read prompts by a selection of their own."""
@@ -45,29 +50,18 @@ def reading(layers: Any) -> Any:
     """
 
     def one(cache: Any) -> Any:
-        if isinstance(cache, DenseCache):
-            return cache
-        if not isinstance(cache, TwoLevelCache):
+        if not is_cache(cache):
             raise ValueError(
                 f"prefill_chunk: {type(cache).__name__} reads prompts whole: leave it None"
             )
-        if not cache.calibrated:
-            raise ValueError(
-                "prefill_chunk builds the index while it reads, before a prompt's own channels are "
-                "known: use calibration='checkpoint'"
-            )
-        return Reading(cache)
+        return cache.in_chunks()
 
     def is_cache(x: Any) -> bool:
-        return hasattr(x, "repeat")
+        return hasattr(x, "in_chunks")
 
     return jax.tree.map(one, layers, is_leaf=is_cache)
 
 
 def done(layers: Any) -> Any:
     """The caches behind the prompt."""
-
-    def is_reading(x: Any) -> bool:
-        return isinstance(x, Reading)
-
-    return jax.tree.map(lambda x: x.cache if is_reading(x) else x, layers, is_leaf=is_reading)
+    return jax.tree.map(lambda x: x.whole(), layers, is_leaf=lambda x: hasattr(x, "whole"))

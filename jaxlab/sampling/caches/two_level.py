@@ -21,6 +21,7 @@ from jaxlab_kernels.two_level import (
 
 from jaxlab.nn.attention import attend
 from jaxlab.nn.context import Context, repeat_rows
+from jaxlab.sampling.caches.reading import Reading
 
 
 def calibrate(query: jax.Array, key: jax.Array, counts: jax.Array, channels: int) -> jax.Array:
@@ -242,6 +243,19 @@ class TwoLevelCache:
         if wanted is not None:
             wanted = select_blocks(query[:, -1], index, jnp.maximum(length, 0), self.config)
         return y, dataclasses.replace(self, key=keys, value=values, index=index, wanted=wanted)
+
+    def in_chunks(self) -> Reading:
+        """See `jaxlab.nn.context.AttentionCache`; the channels have to be there before."""
+        if not self.calibrated:
+            raise ValueError(
+                "prefill_chunk builds the index while it reads, before a prompt's own channels are "
+                "known: use calibration='checkpoint'"
+            )
+        return Reading(self)
+
+    def whole(self) -> "TwoLevelCache":
+        """See `jaxlab.nn.context.AttentionCache`."""
+        return self
 
     def by_slot(self) -> None:
         """See `jaxlab.nn.context.AttentionCache`: rows begin at slot 0, whatever their padding."""
