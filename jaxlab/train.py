@@ -31,6 +31,7 @@ from jaxlab.runtime.preemption import exit_on_sigterm
 from jaxlab.runtime.workdir import expand, local_paths
 from jaxlab.trainers import agent, distill, lm, loop, probe, representation, resuming, sft, think
 from jaxlab.trainers.loop import Program
+from jaxlab.trainers.teacher_file import TeacherFileError
 
 flags.declare_key_flag("config")
 flags.declare_key_flag("workdir")
@@ -60,6 +61,12 @@ TRAINERS: dict[str, tuple[type[Any], Callable[[Any, pathlib.Path], Program]]] = 
 
 # What stands in the work directory of a single run, for which one with such a stage would be taken.
 _OF_A_RUN = ("checkpoints", "model", "tokens", "profile", "tensorboard", "wandb")
+
+# Failures on the way whose message says it all.
+_ON_THE_WAY = (
+    *(loop.NonFiniteError, LongPromptError, WandbError, agent.DeadError),
+    TeacherFileError,
+)
 
 # By name: run with -m, this module is __main__.
 logger = logging.getLogger("jaxlab.train")
@@ -204,7 +211,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
             program = TRAINERS[run.trainer][1](run, workdir)
             resuming.check_fit(workdir, program.abstract, changes)
             resuming.note(workdir, new, [*warnings, *resuming.told(changes)], config)
-        with doors.working(loop.NonFiniteError, LongPromptError, WandbError, agent.DeadError):
+        with doors.working(*_ON_THE_WAY):
             loop.run(program, run.train, workdir, new)
 
 

@@ -19,6 +19,7 @@ ARROWS = {
     "train": "doors exporting trainers evals",
     "evaluate": "doors evals trainers",
     **dict.fromkeys(("calibrate", "heavy"), "doors evals"),
+    "teacher_logprobs": "doors trainers",
     "export": "doors exporting",
     "exporting": "interop",
     "doors": "overrides runtime",

@@ -128,19 +128,22 @@ class Policy:
 
         Args:
             prompts: token ids; the same list in every process.
-            texts: token ids of a completion for each prompt, each taken `sampling.num_samples`
-                times; one of more than `sampling.max_new_tokens` is cut off there.
+            texts: token ids of completions: one for each prompt, taken `sampling.num_samples`
+                times, or as many for each. One of more than `sampling.max_new_tokens` is cut off
+                there.
 
         Returns:
             As of a call; `logprobs` are 0, since nobody sampled, and `stopped` is False where a
-            completion was cut off.
+            completion is cut off, here or before: it has no stop token at its end.
         """
         width = self._sampling.prompt_width(max(map(len, prompts)))
-        longest, samples = self._sampling.max_new_tokens, self._sampling.num_samples
+        longest, stops = self._sampling.max_new_tokens, self._sampling.stop_ids
         rows = right_pad(prompts, width, self._pad_id)
-        cut = [text[:longest] for text in texts for _ in range(samples)]
+        if len(texts) == len(prompts):
+            texts = [text for text in texts for _ in range(self._sampling.num_samples)]
+        cut = [text[:longest] for text in texts]
         response, lengths = right_pad(cut, longest, self._pad_id)
-        stopped = np.repeat([len(text) <= longest for text in texts], samples)
+        stopped = np.array([len(text) <= longest and text[-1] in stops for text in texts])
         no_logprobs = np.zeros(response.shape, np.float32)
 
         def placed(count: int, *arrays: np.ndarray) -> tuple[jax.Array, ...]:

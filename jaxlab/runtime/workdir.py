@@ -12,7 +12,7 @@ from typing import IO, Any
 
 LOCK = ".lock"
 # Keys of configs that name files and directories on this machine.
-PATHS = frozenset({"path", "train", "test", "valid", "tokenizer", "cache", "export"})
+PATHS = frozenset({"path", "train", "test", "valid", "tokenizer", "cache", "export", "logprobs"})
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _HOME = re.compile(r"~[\w.-]*(/|$)")

@@ -4,171 +4,55 @@ One step: the student answers prompts, the teacher reads the answers, the studen
 its own tokens. `loss.name` chooses what it learns from them.
 """
 
-import dataclasses
 import functools
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab import config as config_lib
-from jaxlab import ranges
 from jaxlab.data import settings
-from jaxlab.data.settings import Data
-from jaxlab.evals.loop import Eval, Evaluator
+from jaxlab.evals.loop import Evaluator
 from jaxlab.interop import models
 from jaxlab.interop.models import Model
-from jaxlab.losses.methods.names import Loss
 from jaxlab.models import flops
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params
-from jaxlab.rollouts.cached import Thinkers
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Policy, Rollout, cropped, to_host
 from jaxlab.rollouts.text import text_task
 from jaxlab.runtime.mesh import host_batch_slice, make_mesh, put_global
-from jaxlab.runtime.settings import Mesh, Rules
+from jaxlab.runtime.settings import Rules
 from jaxlab.runtime.sharding import ambient
-from jaxlab.sampling import SamplingConfig
 from jaxlab.text.tokenizer import Tokenizer
+from jaxlab.text.tokenizer import load as load_tokenizer
 from jaxlab.trainers import diagnosis, optim, routing, setup, state, teachers
+from jaxlab.trainers.distill_settings import Distill, Rollouts, Source
+from jaxlab.trainers.fixed import Fixed
 from jaxlab.trainers.learn import Learner, Learning
 from jaxlab.trainers.loop import Evaluation, Program, StepOutput
-from jaxlab.trainers.settings import Train
 
 logger = logging.getLogger(__name__)
 
-Source = Literal["student", "teacher", "data"]
 
+def tokenizer_of(config: Distill) -> Tokenizer:
+    """The tokenizer of a run: the config's, else the student's, the teacher's or the task's.
 
-@dataclasses.dataclass(frozen=True)
-class Rollouts:
-    """What is sampled at each step.
-
-    Attributes:
-        prompts: prompts per step.
-        samples: completions per prompt.
-        max_new_tokens: longest completion.
-        temperature: of the sampler and of the loss; without truncation, so that the sampler's
-            distribution is the one that the loss differentiates.
-        prompt_multiple: prompts are padded to a multiple of this many tokens, so that few widths
-            are compiled.
-        response_multiple: columns behind the longest completion are cut off before teacher and
-            student read the batch, down to a multiple of this many tokens.
-        source: who answers: "student" (on policy), "teacher" (sequence-level distillation), or
-            "data": the task's own completions (distillation on fixed data).
-        student_share: with this probability the student answers all of a step's prompts, and
-            `source` otherwise: lambda of GKD (Agarwal et al. 2024, algorithm 1). None: `source`
-            always answers.
-        updates: optimiser steps per batch of rollouts; with more than one, each takes every
-            `updates`-th prompt, and the ratio refers to the policy before the first.
+    Raises:
+        ConfigError: there is none, or the teacher has other words.
     """
-
-    prompts: int = 16
-    samples: int = 8
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    prompt_multiple: int = 16
-    response_multiple: int = 32
-    source: Source = "student"
-    student_share: float | None = None
-    updates: int = 1
-
-    def __post_init__(self) -> None:
-        """Check that sizes and temperature are positive and that `updates` divides the batch."""
-        ranges.check_counts(
-            self,
-            "prompts",
-            "samples",
-            "max_new_tokens",
-            "prompt_multiple",
-            "response_multiple",
-            "updates",
-        )
-        ranges.check_temperature(self, "temperature")
-        if self.student_share is not None:
-            if not 0 <= self.student_share <= 1:
-                raise ValueError(f"student_share must be in [0, 1], not {self.student_share}")
-            if self.source == "student":
-                raise ValueError(
-                    'student_share: source is "student", who answers always: set source to "data" '
-                    'or "teacher"'
-                )
-        if (self.prompts * self.samples) % self.updates:
-            raise ValueError(
-                f"updates: {self.updates} does not divide the batch of {self.prompts} x "
-                f"{self.samples} completions"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Distill:
-    """A distillation run.
-
-    Attributes:
-        student: what is trained.
-        data: prompts.
-        train: length and logging.
-        optim: optimiser.
-        loss: {"name": one of `METHODS`, **options of that method}; "agg" chooses the aggregation
-            over tokens.
-        teacher: frozen; only some methods need one.
-        thinkers: cached texts that the prompts hold (HeavySkill's second stage); None: none.
-        reference: the frozen model of a method's KL; None: the student as it is at the start.
-        rollout: what is sampled.
-        eval: sampled evaluation.
-        mesh: devices.
-        seed: of data order and sampling.
-        teacher_temperature: divides the logits of teacher and reference.
-        statistics: measure KL(T||S), KL(S||T) and the teacher's entropy over the whole vocabulary
-            at each step. Evaluations always do.
-        title: heading of the report.
-        trainer: names this trainer in a config.
-    """
-
-    student: Model
-    data: Data
-    train: Train
-    optim: optim.Optim
-    loss: Loss
-    teacher: Model | None = None
-    thinkers: Thinkers | None = None
-    reference: Model | None = None
-    rollout: Rollouts = dataclasses.field(default_factory=Rollouts)
-    eval: Eval = dataclasses.field(default_factory=Eval)
-    mesh: Mesh = dataclasses.field(default_factory=Mesh)
-    seed: int = 0
-    teacher_temperature: float = 1.0
-    statistics: bool = False
-    title: str | None = None
-    trainer: Literal["distill"] = "distill"
-
-    def __post_init__(self) -> None:
-        """Check the loss and its options, and that teacher, rollouts and optimiser fit it."""
-        ranges.check_temperature(self, "teacher_temperature")
-        ranges.check_seed(self)
-        name, needs, rollout = self.loss.name, self.loss.needs, self.rollout
-        if self.teacher is None and (needs.teacher or rollout.source == "teacher"):
-            raise ValueError(f"teacher: the loss {name} needs a teacher")
-        if self.teacher is None and self.statistics:
-            raise ValueError("statistics: there is no teacher whose distribution could be compared")
-        if self.reference is not None and not needs.reference:
-            raise ValueError(f"reference: the loss {name} with these options reads none")
-        if needs.own_samples and rollout.source != "student":
-            raise ValueError(
-                f"rollout.source: the policy gradient of {name} needs the student's own "
-                'completions: set it to "student"'
-            )
-        if rollout.samples < needs.group:
-            raise ValueError(
-                f"rollout.samples: {rollout.samples} completion per prompt, but the advantages of "
-                f"{name} compare the completions of one prompt: set it to at least {needs.group}"
-            )
-        self.train.parts(rollout.prompts * rollout.samples // rollout.updates)
-        self.optim.check_warmup(self.train.steps * rollout.updates)
+    of_student = models.tokenizer_at(config.student, "student")
+    of_teacher = models.tokenizer_at(config.teacher_model, "teacher")
+    of_file = None
+    if config.teacher is not None and config.teacher.logprobs is not None:
+        of_file = load_tokenizer(pathlib.Path(config.teacher.logprobs).expanduser())
+    tokenizer = settings.tokenizer(config.data, of_student, of_teacher, of_file)
+    # The file's words are compared by digest.
+    setup.check_same_words(tokenizer, "teacher", of_teacher)
+    return tokenizer
 
 
 def program(config: Distill, workdir: pathlib.Path) -> Program:
@@ -190,12 +74,8 @@ class _Run:
     def __init__(self, config: Distill, workdir: pathlib.Path):
         self.config, self.method = config, config.loss
         self.mesh = make_mesh(config.mesh.shape)
-        known = (
-            models.tokenizer_at(config.student, "student"),
-            models.tokenizer_at(config.teacher, "teacher"),
-        )
-        tokenizer = settings.tokenizer(config.data, *known)
-        setup.check_same_words(tokenizer, "teacher", known[1])
+        file = teachers.open_file(config.teacher, seed=config.seed)
+        tokenizer = tokenizer_of(config)
         # Tables may be padded beyond the tokenizer's words, each model's differently: sampling,
         # log-probabilities and losses are over the words.
         size = tokenizer.vocab_size
@@ -204,7 +84,7 @@ class _Run:
         self.student = Decoder(self.source.config)
         routing.check(config.train.balance_loss, self.source.config)
         self.text = text_task(config.data, tokenizer, thinkers=config.thinkers)
-        self.teacher = self._frozen(config.teacher, "teacher", size)
+        self.teacher = self._frozen(config.teacher_model, "teacher", size)
         self.reference = self._frozen(config.reference, "reference", size)
         if self.method.needs.reference and self.reference is None:
             start = self.source.load(self.mesh, config.mesh.rules)
@@ -215,11 +95,17 @@ class _Run:
         if config.rollout.source == "data":
             # A task without completions is an error of the config, not of the first step.
             self.text.target(self.text.prompt(0, "train")[0])
+        self.fixed = None
+        if file is not None:
+            self.fixed = Fixed(
+                *(file, self.text, tokenizer, self.method.needs, config.rollout, self.mesh),
+                temperature=config.teacher_temperature,
+            )
         host_batch_slice(config.rollout.prompts, self.mesh)
         compiled = _compiled(self._recipe(size), self.mesh, config.mesh.rules)
         self.abstract, self.create, self.learner, self.diagnose = compiled
         self.policy = self._policy(tokenizer, self.student)
-        if config.rollout.source == "teacher":
+        if config.rollout.source == "teacher" and self.fixed is None:
             assert self.teacher is not None
             self.teacher_policy = self._policy(tokenizer, self.teacher.decoder)
         self.evaluator = Evaluator(
@@ -237,17 +123,8 @@ class _Run:
         )
 
     def _policy(self, tokenizer: Tokenizer, author: Decoder) -> Policy:
-        rollout = self.config.rollout
-        sampling = SamplingConfig(
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=rollout.temperature,
-            stop_ids=tuple(tokenizer.eos_ids),
-            pad_id=tokenizer.pad_id,
-            vocab_size=tokenizer.vocab_size,
-            num_samples=rollout.samples,
-            prompt_multiple=rollout.prompt_multiple,
-        )
-        return Policy(author, sampling, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
+        drawn = self.config.rollout.sampling(tokenizer)
+        return Policy(author, drawn, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
 
     def _recipe(self, vocab_size: int) -> "_Recipe":
         config, rollout = self.config, self.config.rollout
@@ -297,8 +174,11 @@ class _Run:
         rewards = grade() if self.method.needs.reward else None
         experience = Experience(rollout, self._on_devices(rewards))
         reference = self.reference and self.reference.params
+        said = None
+        if self.fixed is not None and self._author(index) != "student":
+            said = self.fixed.view(rows, rollout.response.shape[1])
         scored, of_credit = self.learner.score(
-            current.params, self._teacher_params, reference, experience, index
+            current.params, self._teacher_params, reference, experience, index, said
         )
         current, metrics = self.learner.update(current, self._teacher_params, scored)
 
@@ -306,7 +186,7 @@ class _Run:
             mask = np.asarray(to_host(rollout)[1])
             graded = grade() if rewards is None else rewards
             measured = self.text.measures(examples)
-            done = self._model_flops(rollout, author(config.rollout, config.seed, index))
+            done = self._model_flops(rollout, self._author(index))
             counts = {"tokens": int(mask.sum()), "model_flops": done}
             return {"reward": float(graded.mean()), **counts, **measured}
 
@@ -314,16 +194,20 @@ class _Run:
 
     def _answers(self, params: Params, rows: setup.Rows, index: int) -> Rollout:
         """The completions of one step, by the author whose turn it is."""
-        config, prompts = self.config, [prompt for _, prompt in rows]
-        key = setup.step_key(config.seed, index)
-        match author(config.rollout, config.seed, index):
+        prompts, key = [prompt for _, prompt in rows], setup.step_key(self.config.seed, index)
+        match self._author(index):
             case "student":
                 return self.policy(params, prompts, key)
             case "teacher":
+                if self.fixed is not None:
+                    return self.policy.given(prompts, self.fixed.texts(rows))
                 assert self.teacher is not None
                 return self.teacher_policy(self.teacher.params, prompts, key)
             case "data":
                 return self.policy.given(prompts, [self.text.target(row) for row, _ in rows])
+
+    def _author(self, index: int) -> Source:
+        return author(self.config.rollout, self.config.seed, index)
 
     def _model_flops(self, rollout: Rollout, source: Source) -> float:
         """Of sampling, of what the loss reads and of the student's update; padding counts."""
@@ -333,6 +217,9 @@ class _Run:
             0.0 if model is None else flops.forward(model.decoder.config, model.params, width)
             for model in (self.teacher, self.reference)
         )
+        if self.fixed is not None and source != "student":
+            # A file tells what was sampled and read once.
+            source, teacher = "data", self.config.statistics * teacher
         sampled = {"student": student, "teacher": teacher, "data": 0.0}[source]
         is_read = self.method.needs.teacher is not None or self.config.statistics
         return rows * width * (sampled + is_read * teacher + reference + 3 * student)

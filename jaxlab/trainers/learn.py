@@ -129,8 +129,12 @@ class Learner:
         reference_params: Params | None,
         experience: Experience,
         step: jax.Array,
+        said: Teacher | None = None,
     ) -> tuple[Scored, Metrics]:
-        """Returns what stays fixed during the updates on a batch, and metrics of the credit."""
+        """Returns what stays fixed during the updates on a batch, and metrics of the credit.
+
+        said: the teacher's view, where it is known beforehand; None: the teacher reads the batch.
+        """
         options, needs, rollout = self.options, self.method.needs, experience.rollout
         rows = rollout.tokens.shape[0]
         group, parts = self.options.group(rows), options.parts * options.updates
@@ -138,11 +142,11 @@ class Learner:
         def read(function: Callable[[Rollout], Any]) -> Any:
             return microbatch.over_parts(function, rollout, parts, group)
 
-        view, hidden = None, None
-        if needs.teacher is not None or options.statistics:
+        view, hidden = said, None
+        if (needs.teacher is not None and said is None) or options.statistics:
             assert self._teacher is not None
             assert teacher_params is not None
-            if needs.teacher in ("token", "topk"):
+            if needs.teacher in ("token", "topk") and said is None:
                 view = read(self._reader(self._teacher, teacher_params, needs, group))
             if needs.teacher == "full" or options.statistics:
                 hidden = read(
@@ -160,15 +164,15 @@ class Learner:
         if experience.stored is not None:
             assert old is not None
             old = jnp.where(experience.stored[:, None], rollout.logprobs, old)
-        said = None if view is None else view.token
+        of_tokens = None if view is None else view.token
         if needs.teacher == "full" and needs.reward:
             # A method that weighs completions asks what the teacher thinks of them.
             assert self._teacher is not None
             assert teacher_params is not None
             token = Needs(teacher="token")
-            said = read(self._reader(self._teacher, teacher_params, token, group)).token
+            of_tokens = read(self._reader(self._teacher, teacher_params, token, group)).token
         if experience.advantage is None:
-            credit = self.method.credit(grouped(experience, options.samples, needs, old, said))
+            credit = self.method.credit(grouped(experience, options.samples, needs, old, of_tokens))
         else:
             credit = Credit(advantage=experience.advantage)
         mask = rollout.mask

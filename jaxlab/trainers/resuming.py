@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
 from jaxlab.rollouts import trajectories
+from jaxlab.runtime import manifest, provenance
 from jaxlab.runtime import mesh as mesh_lib
-from jaxlab.runtime import provenance
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
 
 CONFIG, INPUTS, METRICS = "config.json", "inputs.json", "metrics.jsonl"
@@ -201,13 +201,17 @@ def note(
 
 
 def inputs(config: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of each file that `data` and `thinkers` name, and of tokenizers there, by key."""
+    """SHA-256 of each file that `data` and `thinkers` name, and of tokenizers there, by key.
+
+    Of a directory of a teacher's log-probabilities it is that of its manifest.
+    """
     found = {}
     named = [pair for part in _INPUTS for pair in _flat(config.get(part) or {}, part).items()]
+    named.append(("teacher.logprobs", (config.get("teacher") or {}).get("logprobs")))
     for key, value in named:
         if not isinstance(value, str) or not value:
             continue
-        inside = (pathlib.Path(value) / name for name in ("tokenizer.json", trajectories.NAME))
+        inside = (pathlib.Path(value) / name for name in _INSIDE)
         for path in (pathlib.Path(value), *inside):
             if path.is_file():
                 stat = path.stat()
@@ -215,6 +219,9 @@ def inputs(config: Mapping[str, Any]) -> dict[str, str]:
                 break
     return found
 
+
+# What stands for a directory, the first that it has.
+_INSIDE = (manifest.NAME, "tokenizer.json", trajectories.NAME)
 
 # Sections of a config that name files of data.
 _INPUTS = ("data", "thinkers")
