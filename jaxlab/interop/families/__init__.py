@@ -24,8 +24,6 @@ from jaxlab.interop.families.types import Tensors as Tensors
 from jaxlab.json_file import NULL, OBJECT, TEXT, CheckpointFormatError
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.models.sizes import Sizes
-from jaxlab.nn.mla import MLA
-from jaxlab.nn.moe import MoE
 
 FAMILIES: dict[str, Family] = {
     "llama": LLAMA,
@@ -105,15 +103,20 @@ def of_config(config: Any, name: str | None = None) -> Family:
         if not kin:
             raise CheckpointFormatError(f"no HuggingFace family has a {type(config).__name__}")
         return kin[0]
-    if any(isinstance(layer.mixer, MLA) or isinstance(layer.mlp, MoE) for layer in config.layers):
-        return FAMILIES[config.family] if config.family in FAMILIES else _first_that_has(config)
+    if config.family in FAMILIES and config.family not in flat.ARCHITECTURES:
+        return FAMILIES[config.family]
+    parts = {type(part) for layer in config.layers for part in (layer.mixer, layer.mlp)}
+    if not parts <= flat.PARTS:
+        return _first_that_has(config)
     return FAMILIES[flat.family_of(flat.flat(config))]
 
 
 def _first_that_has(config: DecoderConfig) -> Family:
-    """The first family with experts that a decoder which was never read can be written as."""
+    """The first family by which a decoder that was never read can be written."""
     reasons = []
-    for family in (QWEN3_MOE, DEEPSEEK_V3, GLM4_MOE_LITE):
+    for name, family in FAMILIES.items():
+        if family.config is not DecoderConfig or name in flat.ARCHITECTURES:
+            continue
         try:
             family.to_json(config)
         except CheckpointFormatError as error:

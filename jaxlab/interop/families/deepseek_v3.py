@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxlab import json_file
 from jaxlab.interop import rope_json
-from jaxlab.interop.families import routed
+from jaxlab.interop.families import decoders, routed
 from jaxlab.interop.families.types import Family, Tensors
 from jaxlab.json_file import BOOL, COUNT, NULL, POSITIVE, SIZE, Kind
 from jaxlab.models.decoder import DecoderConfig
@@ -18,7 +18,7 @@ from jaxlab.nn.routing import Router
 
 _ARCHITECTURE = "DeepseekV3ForCausalLM"
 # Of the mixer and the experts; glm4_moe_lite has the same.
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = routed.KINDS | {
     **dict.fromkeys(("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), SIZE),
     "q_lora_rank": SIZE | NULL,
     "rope_interleave": BOOL,
@@ -72,7 +72,7 @@ def without_repetitions(data: Mapping[str, Any]) -> dict[str, Any]:
     }
     for key, values in expected.items():
         if key in data and data[key] not in values:
-            raise routed.unsupported(key, data[key], json_file.show(values[0]))
+            raise decoders.unsupported(key, data[key], json_file.show(values[0]))
     rest = {key: value for key, value in data.items() if key not in AGAIN}
     if "num_attention_heads" in rest:
         rest["num_key_value_heads"] = rest["num_attention_heads"]
@@ -85,7 +85,7 @@ def mixer(values: Mapping[str, Any]) -> MLA:
     for spelling in ("rope_parameters", "rope_scaling"):
         factor = (values.get(spelling) or {}).get("mscale_all_dim")
         if factor and rope.rule not in ("yarn", "default"):
-            raise routed.unsupported(
+            raise decoders.unsupported(
                 f"{spelling}.mscale_all_dim", factor, f"none for rope_type {rope.rule}"
             )
     return MLA(
@@ -122,7 +122,7 @@ def written(config: DecoderConfig, name: str, architecture: str) -> dict[str, An
     attention, moe, width = routed.parts(config, name, MLA)
     router = moe.router
     return (
-        routed.written(config)
+        decoders.written(config)
         | rope_json.write(attention.rope)
         | {
             "architectures": [architecture],
@@ -155,7 +155,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     """See `Family.from_json`."""
     kinds = KINDS | _DENSE
     defaults = DEFAULTS | {"rms_norm_eps": 1e-6}
-    values = routed.checked(without_repetitions(data), kinds, defaults, FIXED)
+    values = decoders.checked(without_repetitions(data), kinds, defaults, FIXED)
     first, count = values["first_k_dense_replace"], values["num_hidden_layers"]
 
     def layers() -> tuple[Layer, ...]:
@@ -163,7 +163,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         dense = SwiGLU(values["intermediate_size"])
         return tuple(Layer(attention, dense if i < first else moe) for i in range(count))
 
-    return routed.decoder(values, layers, NAMES)
+    return decoders.decoder(values, layers, NAMES)
 
 
 def to_json(config: DecoderConfig) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     data = written(config, "deepseek_v3", _ARCHITECTURE)
     routes = [isinstance(layer.mlp, MoE) for layer in config.layers]
     data["first_k_dense_replace"] = routes.index(True)
-    routed.check_round_trip(config, from_json(data), "deepseek_v3")
+    decoders.check_round_trip(config, from_json(data), "deepseek_v3")
     return data
 
 
@@ -210,7 +210,7 @@ DEEPSEEK_V3 = Family(
     to_json=to_json,
     tensors=tensors,
     owned=OWNED,
-    tied=routed.tied,
+    tied=decoders.tied,
     # A file that does not say has one, as transformers reads it.
     left_out=lambda data: next_token_layers(data, 1),
 )

@@ -26,7 +26,11 @@ from jaxlab.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatErr
 from jaxlab.models import sparse
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.models.sizes import Sizes
+from jaxlab.nn.attention import Attention
+from jaxlab.nn.delta_config import DeltaConfig
+from jaxlab.nn.mlp import SwiGLU
 from jaxlab.nn.rope import Rope
+from jaxlab.nn.sparse import BlockSparse
 
 Flat = Literal["llama", "qwen2", "qwen3", "fg2_gdn", "kda", "gated_deltanet"]
 DeltaFamily = Literal["fg2_gdn", "kda", "gated_deltanet"]
@@ -39,6 +43,8 @@ ARCHITECTURES: dict[Flat, str] = {
     "kda": fla_json.ARCHITECTURES["kda"],
     "gated_deltanet": fla_json.ARCHITECTURES["gated_deltanet"],
 }
+# What the layers of these families are made of.
+PARTS = {Attention, BlockSparse, DeltaConfig, SwiGLU, type(None)}
 
 _CODECS: dict[str, Codec] = {"kernel": codecs.LINEAR, "taps": codecs.CONV}
 

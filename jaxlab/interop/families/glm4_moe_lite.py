@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxlab import json_file
-from jaxlab.interop.families import deepseek_v3, routed
+from jaxlab.interop.families import decoders, deepseek_v3
 from jaxlab.interop.families.types import Family
 from jaxlab.json_file import COUNT, NULL, TEXT, Kind
 from jaxlab.models.decoder import DecoderConfig
@@ -29,7 +29,7 @@ _DEFAULTS = deepseek_v3.DEFAULTS | {
 def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     """See `Family.from_json`."""
     data = deepseek_v3.without_repetitions(data)
-    values = routed.checked(data, _KINDS, _DEFAULTS, deepseek_v3.FIXED)
+    values = decoders.checked(data, _KINDS, _DEFAULTS, deepseek_v3.FIXED)
     kinds = _layer_types(values)
 
     def layers() -> tuple[Layer, ...]:
@@ -37,7 +37,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
         mlps: dict[str, Mlp] = {"dense": SwiGLU(values["intermediate_size"]), "sparse": moe}
         return tuple(Layer(attention, mlps[kind]) for kind in kinds)
 
-    return routed.decoder(values, layers, deepseek_v3.NAMES)
+    return decoders.decoder(values, layers, deepseek_v3.NAMES)
 
 
 def _layer_types(values: Mapping[str, Any]) -> list[str]:
@@ -47,10 +47,10 @@ def _layer_types(values: Mapping[str, Any]) -> list[str]:
     if kinds is None:
         kinds = ["dense"] + ["sparse"] * (count - 1)
     if set(kinds) - {"dense", "sparse"} or len(kinds) != count:
-        raise routed.unsupported("mlp_layer_types", kinds, f"dense or sparse for {count} layers")
+        raise decoders.unsupported("mlp_layer_types", kinds, f"dense or sparse for {count} layers")
     # transformers does not look at the older key, which released files still have.
     if first is not None and kinds != ["dense"] * first + ["sparse"] * (count - first):
-        raise routed.unsupported(
+        raise decoders.unsupported(
             "first_k_dense_replace", first, f"what mlp_layer_types says, {json_file.show(kinds)}"
         )
     return kinds
@@ -62,7 +62,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     data["mlp_layer_types"] = [
         "sparse" if isinstance(layer.mlp, MoE) else "dense" for layer in config.layers
     ]
-    routed.check_round_trip(config, from_json(data), "glm4_moe_lite")
+    decoders.check_round_trip(config, from_json(data), "glm4_moe_lite")
     return data
 
 
@@ -73,6 +73,6 @@ GLM4_MOE_LITE = Family(
     to_json=to_json,
     tensors=deepseek_v3.tensors,
     owned=deepseek_v3.OWNED | _KINDS.keys(),
-    tied=routed.tied,
+    tied=decoders.tied,
     left_out=lambda data: deepseek_v3.next_token_layers(data, 0),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxlab import json_file
 from jaxlab.interop import rope_json
-from jaxlab.interop.families import qwen3, routed
+from jaxlab.interop.families import decoders, qwen3, routed
 from jaxlab.interop.families.types import Family, Tensors
 from jaxlab.json_file import COUNT, NULL, SIZE, TEXT, Kind
 from jaxlab.models.decoder import DecoderConfig
@@ -16,7 +16,7 @@ from jaxlab.nn.moe import MoE
 from jaxlab.nn.routing import Router
 
 _ARCHITECTURE = "Qwen3MoeForCausalLM"
-_KINDS: dict[str, Kind] = {
+_KINDS: dict[str, Kind] = routed.KINDS | {
     "head_dim": SIZE | NULL,
     "num_experts": SIZE,
     "num_local_experts": SIZE,
@@ -48,14 +48,14 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
     data = {key: value for key, value in data.items() if key not in _UNUSED}
     both = [data[key] for key in ("num_experts", "num_local_experts") if key in data]
     if len(both) == 2 and both[0] != both[1]:
-        raise routed.unsupported("num_local_experts", both[1], f"num_experts, {both[0]}")
+        raise decoders.unsupported("num_local_experts", both[1], f"num_experts, {both[0]}")
     if both:
         data |= {"num_experts": both[0], "num_local_experts": both[0]}
     json_file.check(data, {"layer_types": json_file.list_of(TEXT) | NULL}, "config.json")
     layer_types = data.pop("layer_types", None)
     if layer_types is not None and set(layer_types) != {"full_attention"}:
-        raise routed.unsupported("layer_types", layer_types, "full_attention in every layer")
-    values = routed.checked(data, _KINDS, _DEFAULTS, _FIXED)
+        raise decoders.unsupported("layer_types", layer_types, "full_attention in every layer")
+    values = decoders.checked(data, _KINDS, _DEFAULTS, _FIXED)
     count, dense = values["num_hidden_layers"], values["mlp_only_layers"] or []
 
     def layers() -> tuple[Layer, ...]:
@@ -82,7 +82,7 @@ def from_json(data: Mapping[str, Any]) -> DecoderConfig:
             for i in range(count)
         )
 
-    return routed.decoder(values, layers, _NAMES)
+    return decoders.decoder(values, layers, _NAMES)
 
 
 def to_json(config: DecoderConfig) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
     if mixer.rope is None:
         raise json_file.CheckpointFormatError("qwen3_moe has no such model: none with rope=None")
     router = experts.router
-    data = routed.written(config) | rope_json.write(mixer.rope)
+    data = decoders.written(config) | rope_json.write(mixer.rope)
     data |= {
         "architectures": [_ARCHITECTURE],
         "model_type": "qwen3_moe",
@@ -112,7 +112,7 @@ def to_json(config: DecoderConfig) -> dict[str, Any]:
         ],
         "use_sliding_window": False,
     }
-    routed.check_round_trip(config, from_json(data), "qwen3_moe")
+    decoders.check_round_trip(config, from_json(data), "qwen3_moe")
     return data
 
 
@@ -128,5 +128,5 @@ QWEN3_MOE = Family(
     to_json=to_json,
     tensors=_tensors,
     owned=routed.OWNED | _KINDS.keys() | _FIXED.keys() | {*_UNUSED, "layer_types"},
-    tied=routed.tied,
+    tied=decoders.tied,
 )
