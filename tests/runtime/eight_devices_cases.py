@@ -10,7 +10,16 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from configs import common
+from jaxlab.losses.methods.scope import Scope
+from jaxlab.models.sizes import Sizes
+from jaxlab.rollouts.experience import Experience
+from jaxlab.rollouts.policy import Rollout
 from jaxlab.runtime import checkpoint, mesh, sharding
+from jaxlab.trainers import distill
+from jaxlab.trainers.learn import Learning
+from jaxlab.trainers.optim import Optim
+from tests.interop.directories import random_params
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -166,3 +175,69 @@ def test_shard_call_returns_several_results(out_specs):
         rows, local = jax.jit(run)((jnp.zeros((4, 3)), jnp.zeros((4, 3))))
     np.testing.assert_array_equal(rows, np.ones((4, 3)))
     assert local == 2  # each of the two data shards sees two of the four rows
+
+
+def _answers():
+    """Four prompts of four answers each: all, some and none of them right; two are cut off."""
+    rng = np.random.default_rng(0)
+    prompts, response = rng.integers(12, size=(4, 3)), rng.integers(12, size=(16, 5))
+    lengths = np.array([1, 5, 3, 2, 5, 4, 4, 1, 5, 5, 2, 3, 2, 1, 3, 5])
+    stopped = (lengths < 5) | (np.arange(16) % 3 > 0)
+    right = [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1]]
+    rollout = Rollout(
+        tokens=np.concatenate([prompts.repeat(4, axis=0), response], axis=1).astype(np.int32),
+        lengths=np.full(16, 3, np.int32),
+        response=response.astype(np.int32),
+        mask=np.arange(5) < lengths[:, None],
+        logprobs=-rng.uniform(0.1, 4.0, (16, 5)).astype(np.float32),
+        stopped=stopped,
+    )
+    return Experience(rollout, np.ravel(right).astype(np.float32) * stopped)
+
+
+SIZES = {"vocab_size": 12, "intermediate_size": 16, "num_layers": 1, "num_heads": 2}
+SIZES |= {"num_kv_heads": 2, "max_position": 16}
+
+
+def _learnt(shape, parts, rules):
+    """Metrics and params of a step of SCOPE on a mesh."""
+    decoders = [Sizes(**SIZES, hidden_size=n).decoder() for n in (8, 16)]
+    here = mesh.make_mesh(shape, devices=jax.devices()[: int(np.prod(list(shape.values())))])
+    # AdamW turns a gradient near zero into its sign. With a large eps rounding stays rounding.
+    recipe = distill._Recipe(
+        *(*decoders, None, Scope(), Optim(1e-2, eps=1e-2)),
+        Learning(samples=4, steps=1, vocab_size=12, parts=parts),
+    )
+    compiled = distill._compiled(recipe, here, rules)
+    student, teacher = (
+        jax.device_put(params, sharding.infer(params, rules, here))
+        for params in map(random_params, decoders)
+    )
+    batch = mesh.put_global(_answers(), here)
+    scored, credit = compiled.learner.score(student, teacher, None, batch, 0)
+    state, metrics = compiled.learner.update(compiled.create(student), teacher, scored)
+    return jax.device_get((dict(metrics) | credit, state.params))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return _learnt({"data": 1}, 1, common.REPLICATED)
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts", "rules"),
+    [
+        pytest.param({"data": 2}, 8, common.REPLICATED, marks=pytest.mark.slow),
+        pytest.param({"data": 4}, 4, common.SHARDED, marks=pytest.mark.slow),
+        ({"data": 4, "model": 2}, 2, common.SHARDED),
+    ],
+)
+def test_scope_is_the_same_on_any_devices_and_in_any_parts(on_one_device, shape, parts, rules):
+    """Credit, loss, gradient and parameters, up to the order of sums."""
+    metrics, params = on_one_device
+    assert metrics["correct_share"] == pytest.approx(8 / 16)
+    assert metrics["correct_weight_perplexity"] > 0 > metrics["wrong_weight_perplexity"]
+    found, moved = _learnt(shape, parts, rules)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, params)
