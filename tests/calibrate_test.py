@@ -15,6 +15,7 @@ from jaxlab.models.decoder import Decoder, DecoderConfig, empty_caches
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.layers import Layer
 from jaxlab.nn.mla import MLA
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import calibration
 from jaxlab.sampling.caches import TwoLevelAttention
 from jaxlab.sampling.caches.channels import check_channels, with_channels
@@ -29,9 +30,8 @@ TOKENS = np.random.default_rng(0).integers(0, 11, (2, 7))
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(Decoder(SIZES.decoder()).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
-        "params"
-    ]
+    init = by_operations(Decoder(SIZES.decoder()).init)
+    return init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def test_channels_of_the_first_layer_by_plain_arithmetic(params):
@@ -66,7 +66,7 @@ def test_a_latent_layer_has_one_head_of_channels():
     mixer = MLA(num_heads=2, latent_dim=6, nope_dim=4, rope_dim=2, value_dim=3)
     config = DecoderConfig(vocab_size=11, hidden_size=8, stacks=((1, (Layer(mixer),)),))
     model = Decoder(config)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = by_operations(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     (found,) = calibration.measure(model, params, TOKENS)
     assert np.sort(found).tolist() == [list(range(8))]
     check_channels(config, (found,), 3)

@@ -19,6 +19,7 @@ from jaxlab.interop import hf, sentence_encoder
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.text import tokenizer
 from tests.interop import sentence_encoder_test as sentences
 
@@ -216,7 +217,7 @@ def test_gsm8k_is_deliberated_two_steps(config, gsm8k, tmp_path):
     tiny = config("heavy_gsm8k", "tiny")
     words = tokenizer.load(gsm8k["tokenizer"]).vocab_size
     sizes = Sizes(vocab_size=words, **tiny["stages"]["gspo"]["student"]["sizes"]).decoder()
-    drawn = jax.jit(Decoder(sizes).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    drawn = by_operations(Decoder(sizes).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     hf.save(tmp_path / "hf", sizes, drawn["params"])
     for stage in tiny["stages"].values():
         stage["data"] |= gsm8k

@@ -21,6 +21,7 @@ from jaxlab.models.decoder import Decoder, DecoderConfig, Params, abstract_param
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer
 from jaxlab.models.stacking import rescan, unscan
+from jaxlab.runtime import drawing
 from jaxlab.runtime import mesh as mesh_lib
 from jaxlab.runtime import sharding as sharding_lib
 from jaxlab.runtime.checkpoint import Checkpointer
@@ -305,7 +306,7 @@ def _initialiser(config: DecoderConfig, mesh: Mesh, rules: Rules) -> Callable[[j
     def init(key: jax.Array) -> Params:
         return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
-    return jax.jit(init, out_shardings=sharding_lib.infer(abstract_params(config), rules, mesh))
+    return drawing.drawn(init, mesh, sharding_lib.infer(abstract_params(config), rules, mesh))
 
 
 def _from_run(path: pathlib.Path, spec: Model) -> Source:

@@ -21,6 +21,7 @@ from jaxlab.data.index import example_ids
 from jaxlab.evals import features
 from jaxlab.evals.features import FeatureData, Opened, Side
 from jaxlab.nn.probe import Attentive, Linear, ResidualMlp, Ridge
+from jaxlab.runtime.drawing import drawn
 from jaxlab.runtime.mesh import barrier, host_batch_slice, is_main, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
@@ -166,14 +167,17 @@ def _compile(
     platform = mesh.devices.flat[0].platform
     optimizer = adamw_of_heads(config.optim, config.train.steps)
 
-    def init() -> state.TrainState:
-        keys = jax.random.split(jax.random.key(config.seed), heads)
+    def init(key: jax.Array) -> Any:
         example = jnp.zeros((1, *shape[1:]), jnp.float32)
-        params = jax.vmap(lambda key: module.init(key, example)["params"])(keys)
-        return state.create(params, optimizer)
+        return jax.vmap(lambda key: module.init(key, example)["params"])(
+            jax.random.split(key, heads)
+        )
 
-    abstract = state.abstract(jax.eval_shape(init).params, optimizer, mesh, config.mesh.rules)
+    seed = jax.random.key(config.seed)
+    abstract = state.abstract(jax.eval_shape(init, seed), optimizer, mesh, config.mesh.rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    draw = drawn(init, mesh, shardings.params)
+    begin = jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings)
 
     def update(current: state.TrainState, batch: Any):
         inputs, targets = batch
@@ -212,7 +216,7 @@ def _compile(
     everywhere = NamedSharding(mesh, PartitionSpec())
     return _Compiled(
         abstract,
-        jax.jit(init, out_shardings=shardings),
+        lambda: begin(draw(seed)),
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
         jax.jit(ambient(mesh)(predict), out_shardings=everywhere),
     )

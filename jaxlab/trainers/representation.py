@@ -22,6 +22,7 @@ from jaxlab.interop.image_processor import Processor
 from jaxlab.models import latent_action
 from jaxlab.models.image_pairs import Autoencoder, Invariant
 from jaxlab.models.latent_action import LatentAction
+from jaxlab.runtime.drawing import drawn
 from jaxlab.runtime.mesh import barrier, host_batch_slice, is_main, make_mesh, put_global
 from jaxlab.runtime.settings import Mesh
 from jaxlab.runtime.sharding import ambient
@@ -90,11 +91,11 @@ def program(config: Representation, workdir: pathlib.Path) -> Program:
     optimizer = optim.make(config.optim, config.train.steps)
     example = jnp.zeros((1, *data.train.shape[1:]), jnp.float32)
 
-    def init() -> state.TrainState:
-        params = module.init(jax.random.key(config.seed), example)["params"]
-        return state.create(params, optimizer)
+    def init(key: jax.Array) -> Any:
+        return module.init(key, example)["params"]
 
-    abstract = state.abstract(jax.eval_shape(init).params, optimizer, mesh, config.mesh.rules)
+    key = jax.random.key(config.seed)
+    abstract = state.abstract(jax.eval_shape(init, key), optimizer, mesh, config.mesh.rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     everywhere = NamedSharding(mesh, PartitionSpec())
     every = config.model.restart_every if isinstance(config.model, LatentAction) else None
@@ -146,8 +147,9 @@ def program(config: Representation, workdir: pathlib.Path) -> Program:
             found.append(jax.device_get(measured(current.params, put_global(batch, mesh))))
         return Evaluation({f"eval/{name}": value for name, value in _scores(found).items()})
 
-    create = jax.jit(init, out_shardings=shardings)
-    return Program(abstract, create, step, evaluate, ("loss",))
+    draw = drawn(init, mesh, shardings.params)
+    begin = jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings)
+    return Program(abstract, lambda: begin(draw(key)), step, evaluate, ("loss",))
 
 
 def _scores(found: list[dict[str, Any]]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from jaxlab.evals.tokens import TokenEval
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.stacking import unscan
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling.caches import TwoLevelAttention
 
 SOURCE = Generated(Needle(length=20, num_keys=4, num_values=4, num_noise=4), num_train=1)
@@ -32,7 +33,7 @@ def model():
         num_kv_heads=1, max_position=32,
     ).decoder()  # fmt: skip
     decoder = Decoder(config)
-    params = jax.jit(decoder.init)(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = by_operations(decoder.init)(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
     return decoder, params | {"embed": jax.tree.map(lambda x: 4 * x, params["embed"])}
 
 
@@ -91,7 +92,7 @@ def test_stacked_layers_are_measured_as_those_apart():
         num_kv_heads=1, max_position=32,
     )  # fmt: skip
     stacked = dataclasses.replace(sizes, scan_layers=True).decoder()
-    init = jax.jit(Decoder(stacked).init)
+    init = by_operations(Decoder(stacked).init)
     params = init(jax.random.key(3), jnp.zeros((1, 1), jnp.int32))["params"]
     chosen = {"stale": ATTENTIONS["stale"]}
     found = [

@@ -22,6 +22,7 @@ from jaxlab.evals.lm_eval_adapter import JaxlabLM
 from jaxlab.interop import hf
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.text.tokenizer import train_bpe
 
@@ -41,7 +42,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(Decoder(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+    params = by_operations(Decoder(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
         "params"
     ]
     return jax.tree.map(lambda x: 2.0 * x, params)

@@ -8,6 +8,7 @@ from jaxlab.evals import loop
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.text import TextTask
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling.caches import TwoLevelAttention
 
@@ -59,7 +60,7 @@ MESH = make_mesh({"data": 1}, devices=jax.devices()[:1])
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = by_operations(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
     # Sharper, so that samples differ from prompt to prompt.
     return jax.tree.map(lambda x: 2.0 * x, params)
 

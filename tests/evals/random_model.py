@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlab.interop import hf
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.text.tokenizer import train_bpe
 
 
@@ -23,7 +24,7 @@ def save(folder: Path, max_position: int = 256, gain: float = 1.0) -> Path:
         max_position=max_position,
     ).decoder()
     tokenizer = train_bpe(["a b c 1 2 3"], 257)
-    params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
+    params = by_operations(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))[
         "params"
     ]
     params = jax.tree.map(lambda x: gain * x, params)

@@ -9,6 +9,7 @@ from jaxlab.data.tasks.tokens import Generated, TokenBatch
 from jaxlab.evals.tokens import TokenEval, TokenEvaluator, label
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 
 VOCAB = 8
@@ -44,7 +45,8 @@ def model():
         max_position=64,
     ).decoder()
     decoder = Decoder(config)
-    return decoder, jax.jit(decoder.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    init = by_operations(decoder.init)
+    return decoder, init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def _uniform(params):

@@ -15,6 +15,7 @@ from jaxlab.nn.context import Context
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.moe import MoE
 from jaxlab.nn.routing import Router, balance
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.sharding import ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
 
@@ -41,7 +42,7 @@ def main():
     assert jax.device_count() == 8
     model = Decoder(CONFIG)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, CONFIG.vocab_size, (4, 6)))
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    params = by_operations(model.init)(jax.random.key(0), tokens)["params"]
     expected = np.asarray(jax.jit(model.apply)({"params": params}, tokens))
 
     def check(name, kind, apply):
@@ -68,7 +69,7 @@ def check_experts():
     layer = MoE(12, router, shared_size=8).module(model_dim=16)
     x = jax.random.normal(jax.random.key(0), (4, 12, 16))
     context = Context(x[..., 0], jnp.asarray(np.repeat([[1, 2, 0]], 4, 0).repeat([5, 4, 3], 1)))
-    params = {"mlp": jax.jit(layer.init)(jax.random.key(0), x)["params"]}
+    params = {"mlp": by_operations(layer.init)(jax.random.key(0), x)["params"]}
 
     def loss(params, x):
         y, sown = layer.apply({"params": params["mlp"]}, x, context, mutable=["aux"])
@@ -108,7 +109,7 @@ def check_hybrid():
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, config.vocab_size, (4, 20)))
     segment_ids = jnp.asarray(np.repeat([[1, 2, 0]], 4, 0).repeat([7, 10, 3], 1))
-    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    params = by_operations(model.init)(jax.random.key(0), tokens)["params"]
     sampling = SamplingConfig(max_new_tokens=5, num_samples=2, temperature=0.0)
 
     def loss(params, tokens, segment_ids):

@@ -1,6 +1,7 @@
 """Mixtures of experts against loops over tokens in float64."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxlab.nn.context import Context
 from jaxlab.nn.experts import capacity, experts
 from jaxlab.nn.moe import MoE
 from jaxlab.nn.routing import Load, Router, balance, load, route
+from jaxlab.runtime.drawing import by_operations
 
 # Sums of at most 600 float32 products of numbers near 1.
 TOLERANCE = 3e-5
@@ -240,12 +242,13 @@ class TestLayer:
     def test_padding_reads_the_shared_experts_alone_and_counts_nothing(self):
         layer = self._layer()
         x = jax.random.normal(jax.random.key(1), (2, 5, 6))
-        variables = layer.init(jax.random.key(0), x)
+        variables = by_operations(layer.init)(jax.random.key(0), x)
         segments = jnp.array([[0, 0, 1, 1, 2], [1, 1, 1, 1, 1]])
         context = Context(jnp.zeros((2, 5), jnp.int32), segments)
         params = {"params": variables["params"]}
-        y, sown = layer.apply(params, x, context, mutable=["aux"])
-        whole, _ = layer.apply(params, x, mutable=["aux"])
+        apply = jax.jit(functools.partial(layer.apply, mutable=["aux"]))
+        y, sown = apply(params, x, context)
+        whole, _ = apply(params, x)
         kept = np.asarray(segments > 0)
         np.testing.assert_allclose(y[kept], whole[kept], atol=1e-6)
         assert np.abs(y - whole)[~kept].min(axis=-1).max() > 1e-3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlab.nn import probe
+from jaxlab.runtime.drawing import by_operations
 
 SMALL = probe.Attentive(width=8, heads=2, depth=3, max_frames=4)
 
@@ -13,7 +14,7 @@ SMALL = probe.Attentive(width=8, heads=2, depth=3, max_frames=4)
 def test_time_is_embedded_and_interpolated():
     module = SMALL.module(5)
     x = jax.random.normal(jax.random.key(0), (2, 8, 3, 6))
-    params = jax.jit(module.init)(jax.random.key(1), x)["params"]
+    params = by_operations(module.init)(jax.random.key(1), x)["params"]
     assert params["time"].shape == (4, 8)
 
     @jax.jit

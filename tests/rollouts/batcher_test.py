@@ -9,6 +9,7 @@ import pytest
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.batcher import Batcher
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import SamplingConfig, generate
 
@@ -31,7 +32,7 @@ PROMPTS = [list(range(1, 2 + i % 13)) for i in range(20)]
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = by_operations(DECODER.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))["params"]
     return jax.tree.map(lambda x: 2.0 * x, params)
 
 

@@ -17,6 +17,7 @@ from jaxlab.rollouts import episodes
 from jaxlab.rollouts.episodes import Lengths, Speaker, Speech, together
 from jaxlab.rollouts.policy import response_hidden
 from jaxlab.rollouts.turns import Asked, Shape, Turn, experience
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 
 TOKENIZER = skill1_terse.tokenizer()
@@ -106,7 +107,7 @@ def test_an_environment_that_dies_costs_its_episode():
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(DECODER.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return by_operations(DECODER.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from jaxlab.models.stacking import rescan
 from jaxlab.rollouts import policy
 from jaxlab.rollouts import text as text_lib
 from jaxlab.rollouts.text import TextTask
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.sampling import SamplingConfig
 
@@ -40,7 +41,7 @@ DECODER = Decoder(
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(DECODER.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return by_operations(DECODER.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.stacking import rescan
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import SamplingConfig, decode, generate
 
 CONFIG = Sizes(
@@ -36,7 +37,7 @@ SAMPLED = SamplingConfig(max_new_tokens=6)
 @pytest.fixture(scope="module")
 def params():
     # Large embeddings, so that the next token's distribution is far from uniform.
-    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = by_operations(MODEL.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     return jax.tree.map(lambda x: x * 4 if x.shape[0] == CONFIG.vocab_size else x, params)
 
 
@@ -258,6 +259,7 @@ def test_a_batch_sharded_over_data_gives_the_same_tokens():
         from jaxlab.models.sizes import Sizes
         from jaxlab.rollouts.policy import Policy
         from jaxlab.runtime import decode_devices
+        from jaxlab.runtime.drawing import by_operations
         from jaxlab.runtime.mesh import make_mesh
         from jaxlab.sampling import SamplingConfig, generate
 
@@ -265,7 +267,8 @@ def test_a_batch_sharded_over_data_gives_the_same_tokens():
         sizes = Sizes(vocab_size=61, hidden_size=16, intermediate_size=24, num_layers=1,
                       num_heads=4, num_kv_heads=2, max_position=64)
         model = Decoder(sizes.decoder())
-        params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        init = by_operations(model.init)
+        params = init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
         prompts = np.random.default_rng(0).integers(0, 61, (8, 7))
         lengths = np.arange(8) % 7 + 1
         sampling = SamplingConfig(max_new_tokens=5, num_samples=2, top_p=0.9, stop_ids=(3,))

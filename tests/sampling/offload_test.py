@@ -14,6 +14,7 @@ from jaxlab.nn.attention import Attention
 from jaxlab.nn.context import Context
 from jaxlab.nn.layers import Layer
 from jaxlab.nn.mla import MLA
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import SamplingConfig, exchange, generate, offload, steps
 from jaxlab.sampling.caches import OffloadAttention, TwoLevelAttention
 from jaxlab.sampling.offload import Tables, place
@@ -196,7 +197,7 @@ def generated(params, off=True, **fields):
 
 @pytest.fixture(scope="module")
 def params():
-    init = jax.jit(Decoder(SIZES.decoder()).init)
+    init = by_operations(Decoder(SIZES.decoder()).init)
     params = init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     # Logits that differ, so that a wrong key shows.
     return params | {"embed": jax.tree.map(lambda x: 6 * x, params["embed"])}
@@ -247,7 +248,7 @@ def test_a_dense_layer_before_latent_ones_off_loads_as_it_decodes_in_memory():
     dense = Attention(num_heads=2, num_kv_heads=1, head_dim=4)
     stacks = ((1, (Layer(dense),)), (2, (Layer(latent),)))
     config = DecoderConfig(61, 16, stacks, max_position=64, scan_layers=True)
-    params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    params = by_operations(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     params = jax.tree.map(lambda x: 3 * x, params["params"])
 
     def run(off):

@@ -15,6 +15,7 @@ from jaxlab.evals.loop import Eval
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.context import Context
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling.caches import OffloadAttention, TwoLevel, TwoLevelAttention
 from jaxlab.sampling.caches.reading import done, reading
@@ -33,7 +34,7 @@ DENSE = SamplingConfig(max_new_tokens=6, temperature=0.0, num_samples=2)
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(Decoder(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    params = by_operations(Decoder(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
     return jax.tree.map(lambda x: x * 4 if x.shape[0] == 61 else x, params["params"])
 
 

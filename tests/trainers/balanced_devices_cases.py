@@ -17,6 +17,7 @@ from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.sparse import SparseMixer
 from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.trainers import balanced, loop
 from jaxlab.trainers.loop import Evaluation
@@ -43,7 +44,8 @@ def _run(**changes):
 
 @pytest.fixture(scope="module")
 def params():
-    drawn = jax.jit(Decoder(DECODER).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    init = by_operations(Decoder(DECODER).init)
+    drawn = init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     # Large enough that routing is not a matter of rounding.
     return jax.tree.map(lambda x: 2 * x, drawn["params"])
 

@@ -80,17 +80,17 @@ def folder(tmp_path_factory):
 def test_clips_and_single_frames(directory, pairs):
     frames = np.stack([media.pair(pairs, row) for row in pairs.rows[:2]])
     found = vision.load(directory)
-    module = Vision(found.config)
+    apply = jax.jit(Vision(found.config).apply)
     whole, apart = (
         encoders.load(EncoderOptions(str(directory), size=32, batch=2, apart=apart))
         for apart in (False, True)
     )
     assert whole.key != apart.key
     seen = np.stack([whole.prepare(one) for one in frames])
-    expected = module.apply({"params": found.params}, seen)
+    expected = apply({"params": found.params}, seen)
     np.testing.assert_allclose(whole.encode(seen)[:, 0], expected, atol=1e-5)
     still = np.repeat(seen[:, 1:], 2, axis=1)
-    expected = module.apply({"params": found.params}, still)
+    expected = apply({"params": found.params}, still)
     np.testing.assert_allclose(apart.encode(seen)[:, 1], expected, atol=1e-5)
     assert apart.encode(seen).shape == (2, 2, 4, 12)
     # The processor: [-1, 1] after the mean and deviation of ImageNet.

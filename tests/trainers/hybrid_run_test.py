@@ -16,6 +16,7 @@ from jaxlab.interop.models import Model
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.runtime.mesh import make_mesh
 
 SIZES = {
@@ -62,7 +63,7 @@ def test_a_linear_model_of_fla_is_tuned_teaches_a_hybrid_and_goes_back(config, t
     changes = {"delta": {"rule": "gdn", "head_dim": 8, "num_heads": 2}, "intermediate_size": 24}
     sizes = SIZES | LINEAR | changes | {"vocab_size": tokenizer.vocab_size, "num_layers": 1}
     decoder = config_lib.build(Sizes, sizes).decoder()
-    init = jax.jit(Decoder(decoder).init)
+    init = by_operations(Decoder(decoder).init)
     params = init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     given = {"family": "gated_deltanet", "eos_token_id": tokenizer.eos_id}
     source = hf.save(tmp_path / "source", decoder, params, **given)

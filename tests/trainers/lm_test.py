@@ -14,6 +14,7 @@ from jaxlab import train
 from jaxlab.config import ConfigError
 from jaxlab.exporting import export
 from jaxlab.runtime.checkpoint import Checkpointer
+from jaxlab.runtime.drawing import by_operations
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -108,10 +109,12 @@ def test_the_first_step_has_the_loss_of_a_plain_forward(reference, tmp_path):
 
     config = _config()
     model = Sizes(vocab_size=3, **config["model"]["sizes"]).decoder()
-    params = jax.jit(Decoder(model).init)(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
+    init = by_operations(Decoder(model).init)
+    params = init(jax.random.key(3), np.zeros((1, 1), np.int32))["params"]
     source = Generated(StateTracking("z3", length=6))
     batch = source.batch(example_ids(0, 8, 2**40, 3), "train")
-    logits = np.asarray(Decoder(model).apply({"params": params}, batch.tokens), np.float64)
+    apply = jax.jit(Decoder(model).apply)
+    logits = np.asarray(apply({"params": params}, batch.tokens), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = -np.take_along_axis(logp, batch.targets[..., None], -1).mean()
     assert _rows(reference)[1]["loss"] == pytest.approx(nll, rel=1e-5)
