@@ -158,7 +158,8 @@ def test_sizes_choose_the_implementation(monkeypatch, on_a_cpu):
         monkeypatch.setitem(api.IMPLEMENTATIONS, name, record)
     sizes = {(64, 80): "chunked", (64, 64): "recurrent", (64, 513): "chunked",
              (64, 511): "recurrent", (128, 48): "chunked", (128, 32): "recurrent",
-             (128, 41): "chunked", (128, 40): "recurrent", (32, 400): "recurrent"}  # fmt: skip
+             (128, 41): "chunked", (128, 40): "recurrent", (32, 400): "recurrent",
+             (32, 32): "reference", (32, 33): "recurrent", (64, 32): "recurrent"}  # fmt: skip
     for dim, length in sizes:
         x = jnp.zeros((1, length, 1, dim))
         gated_delta(x, x, x, x, x)

@@ -70,16 +70,20 @@ def cast(arguments, dtype):
     return {name: jnp.asarray(x, dtype) if name in FLOATS else x for name, x in arguments.items()}
 
 
-@functools.cache
 def with_gradients(
     implementation, form, chunk_size=None, function=gated_delta, dtype=np.float64, optimised=None
 ):
     """Jitted: arguments, weights -> ((out, state), gradients of their weighted sum).
 
     `optimised` is the default of all but float64. What is compiled for users is 4 times as long in
-    coming, and is so once for each test about rounding.
+    coming, and is so once for all tests about rounding.
     """
     optimised = dtype != np.float64 if optimised is None else optimised
+    return _with_gradients(implementation, form, chunk_size, function, optimised)
+
+
+@functools.cache
+def _with_gradients(implementation, form, chunk_size, function, optimised):
 
     def loss(floats, rest, weights):
         result = function(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxlab_kernels.delta_rule import api
 from ml_collections import ConfigDict
 
 from jaxlab import config as config_lib
@@ -21,6 +22,7 @@ from jaxlab.nn.context import Context
 from jaxlab.nn.delta import DeltaCache, GatedDelta
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.norm import rms_norm
+from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling.caches import Dense
 from jaxlab.trainers import optim
@@ -233,7 +235,11 @@ class TestLayers:
         return jax.jit(jax.value_and_grad(loss), compiler_options=UNOPTIMISED)(params)
 
     @both
-    def test_scan_and_remat_change_neither_loss_nor_gradient(self, config):
+    def test_scan_and_remat_change_neither_loss_nor_gradient(self, config, monkeypatch):
+        if config is HYBRID:
+            # Gradients by chunks, as of rows of more tokens: they are rounded less than those of
+            # the recurrence, which a layer that is computed again rounds otherwise.
+            monkeypatch.setattr(api, "FEW", 0)
         params, tokens = random_params(config), random_tokens(config, 2, 6)
         loss, gradient = self.loss_and_gradient(config, params, tokens)
         # Layers apart with remat alone are a test of decoder_test.py.
@@ -368,7 +374,7 @@ def test_a_decoder_learns_to_recall():
         return losses, loss_and_hits(params, jax.random.key(2), 512)[1]
 
     losses, hits = train(
-        jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 7), jnp.int32))["params"]
+        by_operations(model.init)(jax.random.key(0), jnp.zeros((1, 7), jnp.int32))["params"]
     )
     assert losses[0] > 2.5
     # Who knows the three values in sight, but not which is the key's: 1/3 right, a loss of ln 3.
