@@ -173,6 +173,11 @@ class Distill:
             )
         if self.loss.needs.teacher == "full":
             raise ValueError(teachers.WHOLE_VOCABULARY)
+        if self.loss.needs.teacher is None and self.rollout.source == "data":
+            raise ValueError(
+                f"teacher.logprobs: the loss {self.loss.name} reads no teacher, and the "
+                "completions are the data's: leave it out"
+            )
         if self.rollout.student_share and self.loss.needs.teacher and teacher.model is None:
             raise ValueError(
                 "teacher.path: with rollout.student_share somebody has to read the student's own "

@@ -320,6 +320,10 @@ REFUSED = {
         {"rollout": {"student_share": 0.5}},
         "teacher.path: with rollout.student_share somebody has to read",
     ),
+    "nothing to read": (
+        {"loss": {"name": "cross_entropy"}},
+        "teacher.logprobs: the loss cross_entropy reads no teacher, and the completions are the",
+    ),
     "other rows": (
         {"data": {"options": MODULUS | {"seed": 1}}},
         "has no row of the prompt of",
@@ -338,7 +342,8 @@ REFUSED = {
 def test_what_a_file_cannot_do_is_one_line_and_code_2(capsys, written, tmp_path, changes, message):
     config = _with(teacher={"sizes": {}, "logprobs": written})
     for name, value in changes.items():
-        config[name] = config[name] | value if isinstance(value, dict) else value
+        merged = isinstance(value, dict) and "name" not in value
+        config[name] = config[name] | value if merged else value
     with pytest.raises(SystemExit) as leaving:
         train.train(config, tmp_path / "run")
     (line,) = capsys.readouterr().err.splitlines()
