@@ -7,30 +7,27 @@ import signal
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlab import exporting, train
 from jaxlab.interop import hf
-from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.text import tokenizer
-from tests.interop.directories import assert_same
+from tests.interop.directories import assert_same, random_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMES = ("step_seconds", "tokens_per_second", "model_flops_per_second")
 
 
-def _qwen3(folder, config, words, seed, likely=()):
+def _qwen3(folder, config, words, likely=()):
     """A random Qwen3 directory; with `likely` tokens, one that says little else."""
-    drawn = jax.jit(Decoder(config).init)(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
-    params = drawn["params"]
+    params = random_params(config)
     # One direction of the hidden states that all inputs share, and these outputs follow.
     inputs, outputs = params["embed"], params["unembed"]
     inputs["embedding"] = inputs["embedding"].at[:, 0].add(8.0)
-    outputs["embedding"] = outputs["embedding"].at[np.array(likely, int), 0].add(2.0)
+    outputs["embedding"] = (0.1 * outputs["embedding"]).at[np.array(likely, int), 0].add(2.0)
     hf.save(folder, config, params)
     words.save(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen3"
@@ -54,8 +51,8 @@ def settings(gsm8k, tmp_path_factory):
     sizes = tiny["student"]["sizes"] | {"vocab_size": words.vocab_size, "tie_embeddings": False}
     student, teacher = (Sizes(**sizes | {"hidden_size": n}).decoder() for n in (16, 24))
     digits = [words.encode(digit)[0] for digit in "02"]
-    tiny["student"] = _qwen3(folder / "student", student, words, 0, [*digits, words.eos_id])
-    tiny["teacher"] = _qwen3(folder / "teacher", teacher, words, 1)
+    tiny["student"] = _qwen3(folder / "student", student, words, [*digits, words.eos_id])
+    tiny["teacher"] = _qwen3(folder / "teacher", teacher, words)
     tiny["data"] |= dict.fromkeys(("train", "test"), str(folder / "rows.jsonl"))
     # As many as in a batch of the evaluation: one program samples for both.
     shared = {"prompts": 4, "samples": 4, "max_new_tokens": 4}
