@@ -49,6 +49,7 @@ class Sizes:
         param_dtype: see `DecoderConfig`.
         scan_layers: see `DecoderConfig`.
         remat: see `DecoderConfig`.
+        embedding_std: see `DecoderConfig`.
     """
 
     vocab_size: int
@@ -75,6 +76,7 @@ class Sizes:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     scan_layers: bool = False
     remat: bool = False
+    embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
         """Check sizes, and that they fit together; fill in head_dim."""

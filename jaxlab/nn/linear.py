@@ -42,18 +42,27 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table [vocab, features] that embeds token ids and, when tied, unembeds hidden states."""
+    """A table [vocab, features] that embeds token ids and, when tied, unembeds hidden states.
+
+    Attributes:
+        vocab_size: rows.
+        features: columns.
+        dtype: compute dtype; the table is cast to it.
+        param_dtype: storage dtype.
+        std: standard deviation of a new table.
+    """
 
     vocab_size: int
     features: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    std: float = 0.02
 
     def setup(self) -> None:
         """Create the table."""
         self.embedding = self.param(
             "embedding",
-            nn.initializers.normal(0.02),
+            nn.initializers.normal(self.std),
             (self.vocab_size, self.features),
             self.param_dtype,
         )
