@@ -11,15 +11,14 @@ import re
 from collections.abc import Sequence
 
 from jaxlab.agents.skill1 import Phase, Wording
+from jaxlab.agents.skill1_terse import short
 from jaxlab.agents.skill_options import Candidate, Entry, Skill
 from jaxlab.envs.household import catalogue
 from jaxlab.envs.household.engine import Household
 from jaxlab.envs.household.planner import plan
 from jaxlab.envs.household.play import State
 
-# Places to look for things in, and things, as games call them: "cabinet 2", "mug 1".
-_NAMED = re.compile(r"\b([a-z]+) (\d+)\b")
-_AT = re.compile(r"([a-z]+) at ([a-z]+ \d+)")
+_AT = re.compile(r" skill ([a-z]+) at ([a-z]+(?: \d+)?) ")
 
 
 @dataclasses.dataclass
@@ -65,7 +64,7 @@ class Script:
         places = [c.split(" from ")[1] for c in self._taken if c.startswith("take")]
         if not places or not right:
             places = [c[6:] for c in self._taken if c.startswith("go to ")] or ["shelf 1"]
-        return f"{self.thing} at {self.rng.choice(places)} when {self.thing}"
+        return f"{self.thing} at {short(self.rng.choice(places))} when {self.thing}"
 
     def _rank(self, prompt: str, right: bool) -> list[int]:
         lessons = re.findall(r"(\d+) : ([^;]*) ;", prompt)
@@ -79,8 +78,8 @@ class Script:
         state = self.env.state
         assert state is not None, "the episode is over"
         self._look(state)
-        found = _AT.search(prompt.split(" skill ", 1)[-1].split(" did ", 1)[0])
-        lesson = found[2] if " skill " in prompt and found and found[1] == self.thing else None
+        found = _AT.search(prompt)
+        lesson = found[2] if found and found[1] == self.thing else None
         commands = plan(state)
         hidden = self._hidden(state, commands)
         if hidden is None:
@@ -124,8 +123,9 @@ class Script:
             if place in world.openable and place not in state.opened:
                 return f"open {world.names[place]}"
         left = sorted({world.names[p] for p in world.where} - self._looked)
-        if lesson in left and not self._holds(state):
-            return f"go to {lesson}"
+        told = next((name for name in left if short(name) == lesson), None)
+        if told is not None and not self._holds(state):
+            return f"go to {told}"
         return f"go to {self.rng.choice(left)}" if left else "look"
 
     def _holds(self, state: State) -> bool:
@@ -172,6 +172,6 @@ class Rehearsal:
         told = true if self._rng.random() < self._right else self._rng.choice(places)
         lessons[self._rng.randrange(self._top_k)] = (thing, told)
         return [
-            Candidate(Entry(i, Skill(f"{t} at {p}", t), 0.5, 0, 0, 0, 0, True), 1.0, 1.0)
+            Candidate(Entry(i, Skill(f"{t} at {short(p)}", t), 0.5, 0, 0, 0, 0, True), 1.0, 1.0)
             for i, (t, p) in enumerate(lessons)
         ]

@@ -3,6 +3,10 @@
 The content is that of skill1_prompts without its sentences: observations keep the words that tell
 something, a skill is "THING at PLACE when WORDS", and all past commands take the place of the last
 observations. Which commands are admissible is not listed: the choice is made among them.
+
+Two habits make prompts short and easy to copy from. The first of its kind goes without its number
+("drawer", "drawer 2"), commands without prepositions ("take cup fridge"). The task comes last, and
+in one order, so that the thing it is about stands at the same distance from every reply.
 """
 
 import re
@@ -16,17 +20,16 @@ from jaxlab.envs.household import catalogue
 from jaxlab.text.tokenizer import Tokenizer
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-# Words of observations and tasks that tell nothing.
+# Words of observations, tasks and commands that tell nothing.
 _IDLE = re.findall(
     "[a-z]+",
-    "a an and are around arrive at carrying find in is it looking middle next of on put quickly "
-    "room s see some special the there this to under up using you your with",
+    "a an and are around arrive at carrying find from in is it looking middle next of on put "
+    "quickly room s see some special the them there this to under up using you your with",
 )
 _SPOKEN = (
-    "task see skill did now won lost query rank act distil when at , ; : "
-    "go to open close take from move clean cool heat slice with use examine inventory look help "
-    "put in on under some find two hot cool clean light nothing happens closed open turn pick "
-    "normal about facing not cold sliced"
+    "task see skill did now won lost query rank act distil when at : ; "
+    "go open close take move clean cool heat slice use examine inventory look help "
+    "two hot light nothing happens closed turn pick normal about facing not cold sliced"
 )
 _QUERY = 200
 _NUMBERS = 40
@@ -44,32 +47,31 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(backend, {"pad_token": PAD, "eos_token": EOS})
 
 
-def brief(text: str) -> str:
-    """What a text tells: its words without the idle ones; of a game's beginning what is seen."""
-    text = text.split("Your task is to")[0].split("you see", 1)[-1]
+def short(text: str) -> str:
+    """The words of a text that tell something; the first of its kind goes without its number."""
     found = re.findall(r"[a-z]+|\d+", text.lower())
-    return " ".join(word for word in found if word not in _IDLE)
+    return " ".join(word for word in found if word not in _IDLE and word != "1")
 
 
-def _task(task: str) -> str:
-    words = re.findall(r"[a-z]+|\d+", task.lower())
-    return " ".join(word for word in words if word not in ("a", "the", "it", "and", "them"))
+def brief(text: str) -> str:
+    """What an observation tells; of a game's beginning what is seen."""
+    return short(text.split("Your task is to")[0].split("you see", 1)[-1])
 
 
 def _did(history: Sequence[tuple[str, str]]) -> str:
     """Commands, of a walk the place alone."""
-    return "".join(f" {command.removeprefix('go to ')} ," for _, command in history if command)
+    return " ".join(short(command).removeprefix("go ") for _, command in history if command)
 
 
 def query(task: str, text: str) -> str:
     """Ask for words to search the library by."""
-    return f"task {_task(task)} see {brief(text)} query"
+    return f"see {brief(text)} task {short(task)} query"
 
 
 def rank(task: str, text: str, candidates: Sequence[Candidate]) -> str:
     """Ask for the candidates' order, most useful first; they are numbered from 1."""
     listed = " ".join(f"{i} : {c.entry.skill.strategy} ;" for i, c in enumerate(candidates, 1))
-    return f"task {_task(task)} see {brief(text)} {listed} rank"
+    return f"see {brief(text)} {listed} task {short(task)} rank"
 
 
 def act(
@@ -82,14 +84,14 @@ def act(
 ) -> str:
     """Ask for the next action; arguments as in `skill1_prompts.act`."""
     del admissible
-    lesson = "" if skill is None else f" skill {skill}"
-    begun = f" did{_did(history)}" if taken else ""
-    return f"task {_task(task)}{lesson}{begun} now {brief(text)} act"
+    lesson = "" if skill is None else f"skill {skill} "
+    begun = f"did {_did(history)} " if taken else ""
+    return f"{begun}now {brief(text)} {lesson}task {short(task)} act"
 
 
 def distil(task: str, won: bool, history: Sequence[tuple[str, str]]) -> str:
     """Ask for what the episode teaches."""
-    return f"task {_task(task)} did{_did(history)} {'won' if won else 'lost'} distil"
+    return f"did {_did(history)} {'won' if won else 'lost'} task {short(task)} distil"
 
 
 def read_query(text: str) -> tuple[str, bool]:
@@ -106,9 +108,12 @@ def read_rank(text: str, count: int) -> tuple[list[int], bool]:
 
 
 def read_action(text: str, admissible: Sequence[str]) -> tuple[str, bool]:
-    """The action, and whether it is admissible."""
+    """The action, and whether it is admissible; written as `acting` writes it, or in full."""
     action = " ".join(text.split())
-    return action, action in admissible
+    if action in admissible:
+        return action, True
+    meant = [command for command in admissible if acting(command) == action]
+    return (meant[0], True) if len(meant) == 1 else (action, False)
 
 
 def read_skill(text: str, task: str) -> Skill | None:
@@ -119,7 +124,7 @@ def read_skill(text: str, task: str) -> Skill | None:
 
 def acting(command: str) -> str:
     """The reply that `read_action` reads as this command."""
-    return command
+    return short(command)
 
 
 def ranking(order: Sequence[int]) -> str:

@@ -135,7 +135,7 @@ class _Run:
 
     def _library(self) -> SkillLibrary | None:
         skills = self.config.skills
-        if skills is None or self.config.source == "script":
+        if skills is None or skills.told or self.config.source == "script":
             return None
         self.workdir.mkdir(parents=True, exist_ok=True)
         encoder: Encoder = HashedProjection(skills.dimensions)

@@ -34,15 +34,20 @@ class Players:
         """A game with the library, where there is one; nothing is distilled in evaluation."""
         skills = self._config.skills
         distil: bool | Literal["raw"] = False
-        if training and skills is not None:
+        if training and skills is not None and not skills.told:
             distil = "raw" if skills.distil == "raw" else True
 
         def begin(generate: Generate) -> Coroutine[Any, Any, Played]:
+            env = self._games.load(game)
+            library = self._library
+            if skills is not None and skills.told:
+                assert isinstance(env, Household)
+                library = Rehearsal(env, random.Random(0), top_k=1, right=1.0)
             return skill1.play(
-                self._games.load(game),
+                env,
                 game.task,
                 generate,
-                self._library,
+                library,
                 greedy=not training,
                 distil=distil,
                 select=skills is None or skills.select,

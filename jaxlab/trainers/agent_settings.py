@@ -86,6 +86,9 @@ class Skills:
             candidate is used ("without selection").
         distil: "write": the policy writes skills; "raw": trajectories are kept as they are
             ("without distillation").
+        told: in place of a library each episode is offered one lesson, and a true one, of which
+            nothing is learnt: what lessons are worth at most to this policy. A control, for
+            household games by the fast engine.
     """
 
     library: Library = dataclasses.field(default_factory=Library)
@@ -93,6 +96,7 @@ class Skills:
     dimensions: int = 128
     select: bool = True
     distil: Literal["write", "raw"] = "write"
+    told: bool = False
 
     def __post_init__(self) -> None:
         """Check choices and the number."""
@@ -229,11 +233,17 @@ class Agent:
         if self.train.microbatch is not None:
             raise ValueError("train.microbatch: turns vary in number: set rollout.parts")
         self.optim.check_warmup(self.train.steps * rollout.updates)
+        games = isinstance(self.data, Games) and self.data.engine == "fast"
+        terse = games and rollout.words == "terse"
+        if self.skills is not None and self.skills.told and not terse:
+            raise ValueError(
+                "skills.told: the truth is told in terse words, in games of the fast engine: set "
+                "rollout.words and data.engine, or skills.told"
+            )
         if self.source == "script":
             if loss.name != "cross_entropy":
                 raise ValueError(f"loss.name: demonstrations need cross_entropy, not {loss.name}")
-            games = isinstance(self.data, Games) and self.data.engine == "fast"
-            if rollout.words != "terse" or not games:
+            if not terse:
                 raise ValueError(
                     "source: the script plays the fast engine in terse words: set rollout.words "
                     "and data.engine, or source"

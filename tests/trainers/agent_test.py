@@ -173,7 +173,7 @@ def cell(config, warm):
         stage["model"]["path"] = str(warm)
         stage["train"] |= {"steps": steps, "eval_every": 2, "checkpoint_every": 2}
         stage["optim"]["learning_rate"] = 1e-2
-        if stage["skills"] is not None:
+        if stage["skills"] is not None and "library" in stage["skills"]:
             stage["skills"]["library"] |= {"admit": "always", "floor": None}
         stage["credit"] |= {"uses": 1} if name == "delayed" else {}
         return stage
@@ -207,10 +207,12 @@ def test_a_run_learns_from_every_phase_and_compiles_nothing_late(whole):
     found = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in found if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
-    # The first step has no library; with one, rankings are taught though no game was won, which
-    # teaches no action; a skill is taught once its worth is known.
+    # Of two skills or more rankings are taught though no game was won, which teaches no action; a
+    # skill is taught once its worth is known.
     assert steps[0]["gradient_rank"] == 0
-    assert all(row["gradient_rank"] > 0 for row in steps if row.get("u_hat"))
+    ranked = [before["library"] > 1 for before in steps[:-1]]
+    assert [row["gradient_rank"] > 0 for row in steps[1:]] == ranked
+    assert any(ranked)
     assert all((row["gradient_act"] > 0) == (row["reward"] not in (0, 1)) for row in steps)
     assert all((row["gradient_distil"] > 0) == (row["matured"] > 0) for row in steps)
     assert steps[-1]["matured"] > 0
@@ -225,7 +227,7 @@ def test_a_run_learns_from_every_phase_and_compiles_nothing_late(whole):
     assert {"eval/success_seen_low", "eval/success_unseen", "eval/u_hat"} <= evaluations[1].keys()
     notes = (whole / "notes.md").read_text()
     assert "Three skills of the library" in notes
-    assert "[act] task " in notes
+    assert "[act] " in notes
 
 
 def test_the_report_shows_scores_curves_skills_and_an_episode(whole, tmp_path):
@@ -258,14 +260,20 @@ def test_a_run_that_goes_on_has_the_library_of_its_step(cell, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["library", "no_library", "no_selection", "no_distillation", "lambdas_0", "released"]
+    "name",
+    ["library", "no_library", "told", "no_selection", "no_distillation", "lambdas_0", "released"],
 )
 def test_every_cell_of_the_study_trains(cell, name, tmp_path):
     """All share the compiled programs of the first."""
     train.train(cell(name, steps=2), tmp_path)
     last = [row for row in rows(tmp_path) if "loss" in row][-1]
     assert last["step"] == 2
-    assert ("library" in last) == (name != "no_library")
+    assert ("library" in last) == (name not in ("no_library", "told"))
+    if name == "told":
+        # One lesson in every episode, and no skill is asked for.
+        assert last["retrieved"] == last["similarity"] == 1
+        assert last["unread_distil"] == 0
+        assert not (tmp_path / "skills.sqlite").exists()
     assert last["unread_query"] <= 1
     if name in ("lambdas_0", "released"):
         assert last["gradient_distil"] == 0
@@ -316,6 +324,10 @@ def test_what_waits_for_its_worth_survives_json():
         ({"loss": {"name": "gigpo", "zero_variance": "drop"}}, "loss.zero_variance: .* to keep"),
         ({"train": {"steps": 1, "microbatch": 2}}, "set rollout.parts"),
         ({"credit": {"mode": "later"}}, "mode"),
+        (
+            {"skills": {"told": True}, "data": {"name": "household", "engine": "textworld"}},
+            "skills.told: the truth is told in terse words",
+        ),
         ({"tokenizer": "nowhere"}, "nowhere has no tokenizer.json"),
         ({"data": {"name": "household", "train": "nowhere"}}, "nowhere: is no folder of games"),
     ],
