@@ -7,6 +7,7 @@ those of `experts`.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jaxlab_kernels import dispatch
 
 # Rows of a tile, by which pairs beyond an expert's capacity are computed one tile after the other.
-_TILE = 128
+_TILE = 64
 _ALIGNED = 8
 
 
@@ -96,7 +97,7 @@ def _plan(ids: jax.Array, num_experts: int, room: int) -> _Plan:
     flat = ids.reshape(-1)
     pairs = flat.shape[0]
     flat = jnp.where((flat >= 0) & (flat < num_experts), flat, num_experts)
-    order = jnp.argsort(flat, stable=True).astype(jnp.int32)
+    order = _order(flat, num_experts)
     place = jnp.zeros_like(order).at[order].set(jnp.arange(pairs, dtype=jnp.int32))
     ends = jnp.searchsorted(flat[order], jnp.arange(num_experts), side="right").astype(jnp.int32)
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:-1]])
@@ -111,17 +112,29 @@ def _plan(ids: jax.Array, num_experts: int, room: int) -> _Plan:
     return _Plan(order, place, counts, starts, slot, pair)
 
 
-def capacity(pairs: int, num_experts: int) -> int:
-    """Rows of the padded product that each expert has: four deviations above an even choice.
+def _order(experts: jax.Array, num_experts: int) -> jax.Array:
+    """Numbers of the pairs by expert, then as they come; experts are at most `num_experts`."""
+    pairs = experts.shape[0]
+    if (num_experts + 1) * pairs > jnp.iinfo(jnp.int32).max:
+        return jnp.argsort(experts, stable=True).astype(jnp.int32)
+    # One key each, which XLA's CPU backend sorts several times as fast as keys with values.
+    keys = experts * pairs + jnp.arange(pairs, dtype=jnp.int32)
+    return jnp.sort(keys, stable=False) % pairs
 
-    A router without preferences loads experts by a Poisson law around pairs / E. Where pairs are
-    fewer than experts there is none: tiles read the matrices of the chosen ones alone.
+
+def capacity(tokens: int, top_k: int, num_experts: int) -> int:
+    """Rows of the padded product that each expert has: two deviations above an even choice.
+
+    A token of a router without preferences chooses an expert with probability k / E, so that loads
+    are binomial; the few experts with more cost a tile each. Where pairs are fewer than experts
+    there is no buffer: tiles read the matrices of the chosen ones alone.
     """
-    mean = pairs / num_experts
+    share = top_k / num_experts
+    mean = tokens * share
     if mean < 1:
         return 0
-    rows = math.ceil((mean + 4 * math.sqrt(mean)) / _ALIGNED) * _ALIGNED
-    return min(rows, pairs)
+    rows = mean + 2 * math.sqrt(mean * max(1 - share, 0))
+    return min(math.ceil(rows / _ALIGNED) * _ALIGNED, tokens * top_k)
 
 
 def padded(
@@ -130,7 +143,7 @@ def padded(
 ) -> jax.Array:  # fmt: skip
     """By one batched product over experts padded to `capacity`, and tiles for what is beyond it."""
     gate, up, down = (matrix.astype(x.dtype) for matrix in (gate, up, down))
-    plan = _plan(ids, gate.shape[0], capacity(ids.size, among))
+    plan = _plan(ids, gate.shape[0], capacity(*ids.shape, among))
     return _padded(x, plan, weights.astype(x.dtype), gate, up, down)
 
 
@@ -141,16 +154,18 @@ def _padded(x, plan, weights, gate, up, down):
 
 def _padded_forward(x, plan, weights, gate, up, down):
     (count, width, _), top_k = gate.shape, weights.shape[1]
-    rows, room = _with_zero(x), plan.pair.size // count
-    packed = rows[plan.pair // top_k].reshape(count, room, width)  # N stands for an empty row
-    gated, risen = _product(packed, gate), _product(packed, up)
-    out = _product(_glu(gated, risen), down).reshape(count * room, width)
-    picked = _with_zero(out)[plan.slot].reshape(*weights.shape, width)
-    y = jnp.einsum("nk,nkd->nd", weights, picked)
+    room = plan.pair.size // count
+    packed = _taken(x, plan.pair // top_k).reshape(count, room, width)
+    packed, equation = _laid(packed, gate)
+    gated, risen = jnp.einsum(equation, packed, gate), jnp.einsum(equation, packed, up)
+    hidden, equation = _laid(_glu(gated, risen), down)
+    out = jnp.einsum(equation, hidden, down).reshape(count * room, width)
+    slots = plan.slot.reshape(weights.shape)
+    y = _total(weights[:, j, None] * _taken(out, slots[:, j]) for j in range(top_k))
 
     def tile(number, y):
         expert, pair = _tile(plan, number, room)
-        part = rows[pair // top_k]
+        part = _taken(x, pair // top_k)
         hidden = _glu(part @ gate[expert], part @ up[expert])
         scaled = _weights_of(weights, pair)[:, None] * (hidden @ down[expert])
         return y.at[pair // top_k].add(scaled, mode="drop")
@@ -162,19 +177,18 @@ def _padded_forward(x, plan, weights, gate, up, down):
 def _padded_backward(saved, dy):
     x, plan, weights, gate, up, down, gated, risen = saved
     (count, width, _), top_k = gate.shape, weights.shape[1]
-    rows, drows, room = _with_zero(x), _with_zero(dy), plan.pair.size // count
-    token = plan.pair // top_k
-    packed, outer = (both[token].reshape(count, room, width) for both in (rows, drows))
+    room, token = plan.pair.size // count, plan.pair // top_k
+    packed, outer = (_taken(both, token).reshape(count, room, width) for both in (x, dy))
     weight = _weights_of(weights, plan.pair).reshape(count, room, 1)
     hidden, back = jax.vjp(_glu, gated, risen)
-    inner = _product(outer, down, transposed=True)
+    inner = _transposed(outer, down)
     said = jnp.sum(hidden * inner, axis=-1).reshape(count * room, 1)
     dgated, drisen = back(weight * inner)
-    dpacked = _product(dgated, gate, transposed=True) + _product(drisen, up, transposed=True)
-    picked = _with_zero(dpacked.reshape(count * room, width))[plan.slot]
+    dpacked = _transposed(dgated, gate) + _transposed(drisen, up)
+    dpacked, slots = dpacked.reshape(count * room, width), plan.slot.reshape(weights.shape)
     sums = (
-        jnp.sum(picked.reshape(*weights.shape, width), axis=1),
-        _with_zero(said)[plan.slot],
+        _total(_taken(dpacked, slots[:, j]) for j in range(top_k)),
+        _taken(said, plan.slot),
         jnp.einsum("ecd,ecf->edf", packed, dgated),
         jnp.einsum("ecd,ecf->edf", packed, drisen),
         jnp.einsum("ecf,ecd->efd", hidden, weight * outer),
@@ -183,7 +197,7 @@ def _padded_backward(saved, dy):
     def tile(number, sums):
         dx, dweight, dgate, dup, ddown = sums
         expert, pair = _tile(plan, number, room)
-        part, outer = rows[pair // top_k], drows[pair // top_k]
+        part, outer = _taken(x, pair // top_k), _taken(dy, pair // top_k)
         weight = _weights_of(weights, pair)[:, None]
         hidden, back = jax.vjp(_glu, part @ gate[expert], part @ up[expert])
         inner = outer @ down[expert].T
@@ -209,19 +223,41 @@ def _glu(gated: jax.Array, risen: jax.Array) -> jax.Array:
     return jax.nn.silu(gated) * risen
 
 
-def _product(rows: jax.Array, matrices: jax.Array, transposed: bool = False) -> jax.Array:
-    """[E, C, in] by [E, in, out], or by [E, out, in] transposed."""
-    return jnp.einsum("eco,eio->eci" if transposed else "eci,eio->eco", rows, matrices)
+def _laid(rows: jax.Array, matrices: jax.Array) -> tuple[jax.Array, str]:
+    """Rows [E, C, in] as XLA's CPU backend multiplies them fastest by [E, in, out]; the equation.
+
+    Rows in the order of memory go to YNNPACK, which first copies all matrices into blocks: of no
+    account for many rows, half the time for a hundred. Columns go to Eigen, which does not.
+    """
+    inner, outer = matrices.shape[1:]
+    if rows.shape[1] > inner * outer / (inner + outer):
+        return rows, "eci,eio->eco"
+    # Without the barrier XLA takes the transpose back.
+    return jax.lax.optimization_barrier(jnp.swapaxes(rows, 1, 2)), "eic,eio->eco"
 
 
-def _with_zero(rows: jax.Array) -> jax.Array:
-    """The rows and one of zeros behind them: what empty places read."""
-    return jnp.concatenate([rows, jnp.zeros_like(rows, shape=(1, *rows.shape[1:]))])
+def _transposed(rows: jax.Array, matrices: jax.Array) -> jax.Array:
+    """[E, C, out] by [E, in, out]: [E, C, in]."""
+    return jnp.einsum("eco,eio->eci", rows, matrices)
+
+
+def _taken(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows by number; zeros for a number behind the last."""
+    if not len(rows):
+        return jnp.zeros((*index.shape, *rows.shape[1:]), rows.dtype)
+    return rows.at[index].get(mode="fill", fill_value=0)
+
+
+def _total(terms: Iterator[jax.Array]) -> jax.Array:
+    """The sum of a few arrays, in float32; written out, XLA gathers and adds in one loop."""
+    first, *rest = terms
+    wide = jnp.promote_types(first.dtype, jnp.float32)
+    return sum((term.astype(wide) for term in rest), first.astype(wide)).astype(first.dtype)
 
 
 def _weights_of(weights: jax.Array, pair: jax.Array) -> jax.Array:
     """Weights of these pairs; 0 for the number behind the last pair."""
-    return jnp.append(weights.reshape(-1), jnp.zeros((), weights.dtype))[pair]
+    return _taken(weights.reshape(-1), pair)
 
 
 def _tiles(plan: _Plan, room: int) -> jax.Array:

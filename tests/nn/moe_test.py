@@ -106,7 +106,7 @@ def test_equals_a_loop_over_tokens_with_gradients(compiled, name, implementation
 
 def test_the_cases_fill_and_exceed_the_capacity():
     """Otherwise nothing above would have seen the tiles."""
-    room = capacity(TOKENS * TOP_K, EXPERTS)
+    room = capacity(TOKENS, TOP_K, EXPERTS)
     assert 75 < room < 150
     largest = {name: np.bincount(ids[ids >= 0].ravel(), minlength=1).max(initial=0)
                for name, ids in CHOICES.items()}  # fmt: skip
@@ -117,7 +117,7 @@ def test_the_cases_fill_and_exceed_the_capacity():
 
 @pytest.mark.parametrize(("tokens", "top_k"), [(1, 1), (1, 3)])
 def test_one_token_reads_no_buffer(compiled, tokens, top_k):
-    assert capacity(tokens * top_k, EXPERTS) == 0
+    assert capacity(tokens, top_k, EXPERTS) == 0
     x, weights, gate, up, down, dy = _arrays(tokens, top_k)
     ids = np.arange(3)[:top_k].reshape(1, -1)
     expected, grads = loop(x, ids, weights, gate, up, down, dy)
@@ -128,10 +128,11 @@ def test_one_token_reads_no_buffer(compiled, tokens, top_k):
 
 
 def test_capacity_by_hand():
-    assert capacity(4096, 64) == 96  # 64 + 4 * 8
-    assert capacity(4096, 8) == 608  # 512 + 4 * 22.6, in eights
-    assert capacity(6, 4) == 6  # never more than there are
-    assert capacity(3, 4) == 0
+    assert capacity(1024, 4, 64) == 80  # 64 + 2 * sqrt(60)
+    assert capacity(1024, 4, 8) == 544  # 512 + 2 * 16
+    assert capacity(3, 2, 4) == 6  # never more than there are
+    assert capacity(3, 1, 4) == 0
+    assert capacity(8, 3, 2) == 16  # an expert may be chosen twice: 12 and no deviation, in eights
 
 
 class TestRouting:
