@@ -11,7 +11,10 @@ from typing import Any
 from jaxlab.models.decoder import DecoderConfig
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.delta_config import DeltaConfig
+from jaxlab.nn.mla import MLA
+from jaxlab.nn.moe import MoE
 from jaxlab.nn.rope import Rope
+from jaxlab.nn.routing import Router
 
 _QWEN3: dict[str, Any] = {
     "vocab_size": 151_936,
@@ -86,6 +89,76 @@ DECODERS: dict[str, Sizes] = {
         num_layers=36,
         num_heads=32,
         **_QWEN3,
+    ),
+    "qwen3-30b-a3b": Sizes(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_layers=48,
+        num_heads=32,
+        moe=MoE(768, Router(num_experts=128, top_k=8)),
+        **_QWEN3 | {"num_kv_heads": 4},
+    ),
+    # DeepSeek-V3 Technical Report (2024), section 4.2, and the released config.json.
+    "deepseek-v3": Sizes(
+        vocab_size=129_280,
+        hidden_size=7168,
+        intermediate_size=18_432,
+        num_layers=61,
+        mla=MLA(
+            num_heads=128,
+            latent_dim=512,
+            nope_dim=128,
+            rope_dim=64,
+            value_dim=128,
+            query_rank=1536,
+            rope=Rope(
+                theta=1e4,
+                rule="yarn",
+                factor=40.0,
+                original_max_position=4096,
+                mscale=1.0,
+                mscale_all_dim=1.0,
+            ),
+        ),
+        moe=MoE(
+            2048,
+            Router(
+                num_experts=256,
+                top_k=8,
+                score="sigmoid",
+                correction=True,
+                groups=8,
+                top_groups=4,
+                scale=2.5,
+            ),
+            shared_size=2048,
+        ),
+        first_dense=3,
+        max_position=163_840,
+    ),
+    # The released config.json (2026).
+    "glm-4.7-flash": Sizes(
+        vocab_size=154_880,
+        hidden_size=2048,
+        intermediate_size=10_240,
+        num_layers=47,
+        mla=MLA(
+            num_heads=20,
+            latent_dim=512,
+            nope_dim=192,
+            rope_dim=64,
+            value_dim=256,
+            query_rank=768,
+            rope=Rope(theta=1e6),
+        ),
+        moe=MoE(
+            1536,
+            Router(num_experts=64, top_k=4, score="sigmoid", correction=True, scale=1.8),
+            shared_size=1536,
+        ),
+        first_dense=1,
+        norm_eps=1e-5,
+        max_position=202_752,
     ),
     # Qwen2.5 Technical Report (2024), table 1.
     "qwen2.5-0.5b": Sizes(

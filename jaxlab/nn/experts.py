@@ -143,7 +143,8 @@ def padded(
 ) -> jax.Array:  # fmt: skip
     """By one batched product over experts padded to `capacity`, and tiles for what is beyond it."""
     gate, up, down = (matrix.astype(x.dtype) for matrix in (gate, up, down))
-    plan = _plan(ids, gate.shape[0], capacity(*ids.shape, among))
+    tokens, top_k = ids.shape
+    plan = _plan(ids, gate.shape[0], capacity(tokens, top_k, among))
     return _padded(x, plan, weights.astype(x.dtype), gate, up, down)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import json
 import logging
+import tracemalloc
 
 import jax
 import ml_dtypes
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxlab.interop import families, hf
 from jaxlab.interop.names import flatten
+from jaxlab.models import presets
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.mla import MLA
@@ -118,6 +120,18 @@ class TestConfigs:
         assert layer.mixer.latent_eps == 1e-6
         assert [one.family for one in (qwen, deepseek, glm)] == list(RELEASED)
 
+    @pytest.mark.parametrize(
+        ("name", "family"),
+        [
+            ("qwen3-30b-a3b", "qwen3_moe"),
+            ("deepseek-v3", "deepseek_v3"),
+            ("glm-4.7-flash", "glm4_moe_lite"),
+        ],
+    )
+    def test_presets_are_the_released_models(self, name, family):
+        released = families.read(RELEASED[family])
+        assert dataclasses.replace(presets.decoder(name), family=family) == released
+
     @pytest.mark.parametrize("family", RELEASED)
     def test_what_is_written_is_read_as_the_same(self, family):
         config = families.read(RELEASED[family])
@@ -219,6 +233,26 @@ def test_saved_loaded_and_saved_again_to_the_same_bits(family, tmp_path):
     assert kernel.shape == (3 - SMALL[family].first_dense, 4, 8, 6)
     hf.save(tmp_path / "c", scanned, stacked, like=tmp_path / "a")
     assert filecmp.cmp(tmp_path / "a/model.safetensors", tmp_path / "c/model.safetensors", False)
+
+
+def test_loading_holds_the_params_and_one_layers_experts(tmp_path):
+    sizes = dataclasses.replace(
+        SMALL["qwen3_moe"], hidden_size=128, num_layers=6, first_dense=0, moe=MoE(64, Router(16, 2))
+    )
+    config = sizes.decoder()
+    params = random_params(config)
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    layer = sum(leaf.nbytes for leaf in jax.tree.leaves(params["layer_0"]["mlp"]["experts"]))
+    assert total > 6 * layer
+    hf.save(tmp_path, config, params)
+    hf.load(tmp_path)
+    tracemalloc.start()
+    loaded = hf.load(tmp_path)
+    # Parameters count where the device took the host's memory over, and not where it copied.
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - kept < layer
+    jax.tree.map(np.testing.assert_array_equal, loaded[1], params)
 
 
 def test_names_and_orientation(tmp_path):

@@ -27,6 +27,26 @@ def parameter_count(config):
         ("qwen3-8b", 8_190_735_360),
         ("qwen2.5-0.5b", 494_032_768),
         ("llama-3.2-1b", 1_235_814_400),
+        # The released weights: 30.5 and 671 billion, without layers that predict further tokens.
+        ("qwen3-30b-a3b", 30_532_122_624),
+        ("deepseek-v3", 671_026_419_200),
+        # By hand: two tables and the last norm; attention (queries through 768, latents and their
+        # expansion, output) with four norms; the dense layer; experts, router and correction.
+        (
+            "glm-4.7-flash",
+            2 * 154_880 * 2048
+            + 2048
+            + 47
+            * (
+                (2048 + 20 * 256) * 768
+                + 2048 * (512 + 64)
+                + 512 * 20 * (192 + 256)
+                + 20 * 256 * 2048
+                + (768 + 512 + 2 * 2048)
+            )
+            + 3 * 2048 * 10_240
+            + 46 * (65 * 3 * 2048 * 1536 + 64 * 2048 + 64),
+        ),
         # By hand: table 256 * 32, two layers of attention 32 * (32 + 2 * 16 + 32), MLP 3 * 32 * 64,
         # norms 2 * 32 + 2 * 8, and the last norm.
         ("tiny", 8192 + 2 * (3072 + 6144 + 80) + 32),
