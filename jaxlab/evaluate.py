@@ -7,9 +7,10 @@
 MODEL is a HuggingFace directory or a work directory of training. A config with `benchmark` is run
 by inspect_ai (extra "evals"): the same command again goes on where a run was killed, and --regrade
 grades its answers again, by another grader, without generating. A config with `tracks` trains
-LARY's probes on an encoder's features. Any other evaluates a training task's test rows in one
-process group, as training does. Writes metrics.jsonl,
-samples.jsonl, report.json and report.md.
+LARY's probes on an encoder's features. With --compile_only --topology=NAME nothing is decoded: it
+says what a batch would take of these devices. Any other evaluates a training task's test rows in
+one process group, as training does. Writes metrics.jsonl, samples.jsonl, report.json and
+report.md.
 """
 
 import contextlib
@@ -17,14 +18,15 @@ import dataclasses
 import json
 import logging
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import flags
 
+from jaxlab import compiling, doors, ranges
 from jaxlab import config as config_lib
-from jaxlab import doors, ranges
 from jaxlab.data import settings
 from jaxlab.data.settings import Data
 from jaxlab.evals import compare, options, report
@@ -80,7 +82,12 @@ class Evaluate:
 
 
 def main(argv: list[str]) -> None:
-    """Run the config of the command line, or compare runs."""
+    """Run the config of the command line, compile it ahead, or compare runs."""
+    with doors.reading_input():
+        ahead = build(doors.config()) if compiling.wanted() else None
+    if ahead is not None:
+        compiling.decoded(ahead)
+        return
     with doors.reading_input():
         workdir = doors.workdir()
     if COMPARE.value is not None:
@@ -248,9 +255,11 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
 
 def start() -> None:
     """Run the program of the command line: `python -m jaxlab.evaluate`."""
+    # Compiling ahead writes nothing that it is not asked for.
+    ahead = any(word.startswith("--compile_only") for word in sys.argv)
     doors.run(
         main,
-        required=["workdir"],
+        required=["config" if ahead else "workdir"],
         positional=True,
         configs="eval_",
         schema=schema,

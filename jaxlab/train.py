@@ -4,6 +4,7 @@
 
 The same command again goes on from the last checkpoint. A config with `stages` runs them in order,
 each in a directory of its own under --workdir: --list names them, --stages=A,B runs some of them.
+--compile_only --topology=v5p:4x4x4 says what the run would take of these devices, without them.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from typing import Annotated, Any, Union
 
 from absl import flags
 
+from jaxlab import compiling, doors, exporting
 from jaxlab import config as config_lib
-from jaxlab import doors, exporting
 from jaxlab.evals import report
 from jaxlab.exporting import export
 from jaxlab.losses.methods import names
@@ -119,6 +120,11 @@ def main(argv: list[str]) -> None:
         if LIST.value or LIST_SWEEP.value:
             print("\n".join(listed(config) if LIST.value else sweep()))
             return
+        ahead = compiled_ahead(config, STAGES.value) if compiling.wanted() else None
+    if ahead is not None:
+        compiling.trained(ahead)
+        return
+    with doors.reading_input():
         workdir = doors.workdir()
     run(config, workdir, STAGES.value)
 
@@ -132,6 +138,20 @@ def listed(config: dict[str, Any]) -> list[str]:
     if "stages" not in config:
         raise config_lib.ConfigError("--list: the config is a single run, without stages")
     return list(check(config, ""))
+
+
+def compiled_ahead(config: dict[str, Any], only: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of the stages to be compiled; a single run is called "".
+
+    Raises:
+        ConfigError: they do not fit, or a stage is named that there is not.
+    """
+    stages = check(config, "")
+    chosen = stages if only is None else _named(config, stages, only)
+    return {
+        name: settings(compiling.described(stage, stages), f"stages.{name}" if name else "config")
+        for name, stage in chosen.items()
+    }
 
 
 def sweep() -> list[str]:
@@ -291,16 +311,13 @@ def _check_apart(exports: dict[str, pathlib.Path]) -> None:
                 )
 
 
-def _chosen(
-    config: dict[str, Any],
-    stages: dict[str, dict[str, Any]],
-    only: Sequence[str],
-    workdir: pathlib.Path,
+def _named(
+    config: dict[str, Any], stages: dict[str, dict[str, Any]], only: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The stages of these names, in order.
 
     Raises:
-        ConfigError: there is no such stage, or one starts from a stage that has not run.
+        ConfigError: there is no such stage.
     """
     if "stages" not in config:
         raise config_lib.ConfigError("--stages: the config is a single run, without stages")
@@ -312,6 +329,21 @@ def _chosen(
     chosen = {name: stage for name, stage in stages.items() if name in only}
     if not chosen:
         raise config_lib.ConfigError(f"--stages is empty; there are {', '.join(stages)}")
+    return chosen
+
+
+def _chosen(
+    config: dict[str, Any],
+    stages: dict[str, dict[str, Any]],
+    only: Sequence[str],
+    workdir: pathlib.Path,
+) -> dict[str, dict[str, Any]]:
+    """As `_named`; what a stage starts from must have run, or be one of them.
+
+    Raises:
+        ConfigError: there is no such stage, or one starts from a stage that has not run.
+    """
+    chosen = _named(config, stages, only)
     for name, stage in chosen.items():
         for needed in _stages_named(stage):
             if needed not in chosen and not any((workdir / needed).glob("checkpoints/*")):

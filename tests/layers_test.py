@@ -16,8 +16,9 @@ BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "bal
 # Part -> the parts below it. Arrows are transitive. A name with a dot is a module, or a package,
 # inside a room; one that has no line of its own follows its package's.
 ARROWS = {
-    "train": "doors exporting trainers evals",
-    "evaluate": "doors evals trainers",
+    "train": "doors exporting compiling trainers evals",
+    "evaluate": "doors compiling evals trainers",
+    "compiling": "doors evals trainers",
     **dict.fromkeys(("calibrate", "heavy"), "doors evals"),
     "teacher_logprobs": "doors trainers",
     "export": "doors exporting",

@@ -25,6 +25,8 @@ _QWEN3: dict[str, Any] = {
     "max_position": 40_960,
 }
 
+_QWEN25: dict[str, Any] = {"rope": Rope(theta=1e6), "qkv_bias": True, "max_position": 32_768}
+
 # Three gated-delta layers, then one of full attention, as the FG2-GDN paper's models alternate; in
 # one place it has them the other way round, and this is the way of Kimi Linear and Qwen3-Next. From
 # the paper are also the names, the context length and SlimPajama (whose usual tokenizer is Llama
@@ -160,7 +162,14 @@ DECODERS: dict[str, Sizes] = {
         norm_eps=1e-5,
         max_position=202_752,
     ),
-    # Qwen2.5 Technical Report (2024), table 1.
+    "qwen3-32b": Sizes(
+        hidden_size=5120,
+        intermediate_size=25_600,
+        num_layers=64,
+        num_heads=64,
+        **_QWEN3,
+    ),
+    # Qwen2.5 Technical Report (2024), table 1, and the released config.json files.
     "qwen2.5-0.5b": Sizes(
         vocab_size=151_936,
         hidden_size=896,
@@ -172,6 +181,35 @@ DECODERS: dict[str, Sizes] = {
         qkv_bias=True,
         tie_embeddings=True,
         max_position=32_768,
+    ),
+    "qwen2.5-1.5b": Sizes(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_layers=28,
+        num_heads=12,
+        num_kv_heads=2,
+        tie_embeddings=True,
+        **_QWEN25,
+    ),
+    "qwen2.5-3b": Sizes(
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=11_008,
+        num_layers=36,
+        num_heads=16,
+        num_kv_heads=2,
+        tie_embeddings=True,
+        **_QWEN25,
+    ),
+    "qwen2.5-7b": Sizes(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_layers=28,
+        num_heads=28,
+        num_kv_heads=4,
+        **_QWEN25,
     ),
     # Llama 3.2 model card (2024).
     "llama-3.2-1b": Sizes(

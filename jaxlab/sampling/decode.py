@@ -140,6 +140,10 @@ def _generate(
     return steps.decoded(model, sampling, task)
 
 
+# For those who compile it ahead of time: (model, sampling, params, prompts, lengths, keys, ...).
+program = _generate
+
+
 def _check_offload(
     model: Decoder, sampling: SamplingConfig, mesh: Mesh | None, prompts: Any
 ) -> bool:

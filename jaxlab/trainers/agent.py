@@ -85,7 +85,9 @@ class _Run:
             self.reference = teachers.Frozen(self.student, start)
         self.library = self._library()
         self.waiting = Waiting(config.credit)
-        self.learner, self.abstract, self.create = self._compiled(size)
+        reference = self.reference and self.reference.decoder.config
+        compiled = steps_of(config, self.source.config, reference, size, self.mesh)
+        self.learner, self.abstract, self.create = compiled
         rules = config.mesh.decode_rules
         self.speaker = Speaker(self.student, self.tokenizer, config.rollout, self.mesh, rules)
         self.examinee = self.speaker
@@ -142,23 +144,6 @@ class _Run:
         if skills.encoder.path is not None:
             encoder = sentence_encoder.load(skills.encoder.path)
         return SkillLibrary(self.workdir, encoder, skills.library)
-
-    def _compiled(self, vocab_size: int) -> "tuple[Learner, state.TrainState, Callable]":
-        config, rollout = self.config, self.config.rollout
-        learning = Learning(
-            samples=1,
-            steps=config.train.steps,
-            vocab_size=vocab_size,
-            temperature=rollout.temperature or 1.0,
-            updates=rollout.updates,
-            parts=rollout.parts,
-            balance_loss=config.train.balance_loss,
-            skip_nonfinite=config.train.nonfinite == "skip",
-        )
-        reference = self.reference and self.reference.decoder.config
-        assert isinstance(config.loss, (Grpo, CrossEntropy))
-        recipe = _Recipe(self.student.config, reference, config.loss, config.optim, learning)
-        return _compiled(recipe, self.mesh, config.mesh.rules)
 
     def _init(self) -> state.TrainState:
         if self.library is not None:
@@ -325,6 +310,30 @@ class _Run:
             (self.workdir / NOTES).write_text(notes, encoding="utf-8")
         metrics = {f"eval/{name}": value for name, value in scores.items()}
         return Evaluation(metrics, saved[: config.eval.save_episodes])
+
+
+def steps_of(
+    config: Agent,
+    model: DecoderConfig,
+    reference: DecoderConfig | None,
+    vocab_size: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[Learner, state.TrainState, Callable[[Params], state.TrainState]]:
+    """The learner of a run of these decoders, the state's shapes, and params -> state."""
+    rollout = config.rollout
+    learning = Learning(
+        samples=1,
+        steps=config.train.steps,
+        vocab_size=vocab_size,
+        temperature=rollout.temperature or 1.0,
+        updates=rollout.updates,
+        parts=rollout.parts,
+        balance_loss=config.train.balance_loss,
+        skip_nonfinite=config.train.nonfinite == "skip",
+    )
+    assert isinstance(config.loss, (Grpo, CrossEntropy))
+    recipe = _Recipe(model, reference, config.loss, config.optim, learning)
+    return _compiled(recipe, mesh, config.mesh.rules)
 
 
 class _Recipe(NamedTuple):

@@ -102,7 +102,10 @@ class _Run:
                 temperature=config.teacher_temperature,
             )
         host_batch_slice(config.rollout.prompts, self.mesh)
-        compiled = _compiled(self._recipe(size), self.mesh, config.mesh.rules)
+        teacher, reference = (
+            frozen and frozen.decoder.config for frozen in (self.teacher, self.reference)
+        )
+        compiled = steps_of(config, self.source.config, teacher, reference, size, self.mesh)
         self.abstract, self.create, self.learner, self.diagnose = compiled
         self.policy = self._policy(tokenizer, self.student)
         if config.rollout.source == "teacher" and self.fixed is None:
@@ -125,29 +128,6 @@ class _Run:
     def _policy(self, tokenizer: Tokenizer, author: Decoder) -> Policy:
         drawn = self.config.rollout.sampling(tokenizer)
         return Policy(author, drawn, self.mesh, tokenizer.pad_id, self.config.mesh.decode_rules)
-
-    def _recipe(self, vocab_size: int) -> "_Recipe":
-        config, rollout = self.config, self.config.rollout
-        learning = Learning(
-            samples=rollout.samples,
-            steps=config.train.steps,
-            vocab_size=vocab_size,
-            temperature=rollout.temperature,
-            teacher_temperature=config.teacher_temperature,
-            updates=rollout.updates,
-            parts=config.train.parts(rollout.prompts * rollout.samples // rollout.updates),
-            statistics=config.statistics and self.teacher is not None,
-            skip_nonfinite=config.train.nonfinite == "skip",
-            balance_loss=config.train.balance_loss,
-        )
-        return _Recipe(
-            self.student.config,
-            self.teacher and self.teacher.decoder.config,
-            self.reference and self.reference.decoder.config,
-            self.method,
-            config.optim,
-            learning,
-        )
 
     def _init(self) -> state.TrainState:
         params = self.source.load(self.mesh, self.config.mesh.rules)
@@ -248,6 +228,32 @@ class _Run:
         return Evaluation(metrics, samples, [histogram])
 
 
+def steps_of(
+    config: Distill,
+    student: DecoderConfig,
+    teacher: DecoderConfig | None,
+    reference: DecoderConfig | None,
+    vocab_size: int,
+    mesh: jax.sharding.Mesh,
+) -> "Compiled":
+    """The functions of a run of these decoders, jitted and not yet compiled."""
+    rollout = config.rollout
+    learning = Learning(
+        samples=rollout.samples,
+        steps=config.train.steps,
+        vocab_size=vocab_size,
+        temperature=rollout.temperature,
+        teacher_temperature=config.teacher_temperature,
+        updates=rollout.updates,
+        parts=config.train.parts(rollout.prompts * rollout.samples // rollout.updates),
+        statistics=config.statistics and teacher is not None,
+        skip_nonfinite=config.train.nonfinite == "skip",
+        balance_loss=config.train.balance_loss,
+    )
+    recipe = _Recipe(student, teacher, reference, config.loss, config.optim, learning)
+    return _compiled(recipe, mesh, config.mesh.rules)
+
+
 class _Recipe(NamedTuple):
     """What decides about the compiled functions: runs that differ in seed or data share them."""
 
@@ -259,7 +265,7 @@ class _Recipe(NamedTuple):
     learning: Learning
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """The state's shapes, params -> state, and the learner with the diagnosis of its batches."""
 
     abstract: state.TrainState
@@ -270,7 +276,7 @@ class _Compiled(NamedTuple):
 
 # As many as a study has methods: the next seed finds its method's programs compiled.
 @functools.lru_cache(maxsize=16)
-def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> Compiled:
     updates = recipe.learning.steps * recipe.learning.updates
     optimizer = optim.make(recipe.optim, updates)
     abstract = state.abstract(models.abstract_params(recipe.student), optimizer, mesh, rules)
@@ -291,7 +297,7 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         teacher=teacher,
         reference=reference,
     )
-    return _Compiled(
+    return Compiled(
         abstract,
         jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
         learner,

@@ -106,35 +106,14 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
             tokens = sum(len(row.tokens) for row in rows)
             return rows, {"left_out": documents.left_out, "tokens": tokens}
 
-        recipe = balanced.Recipe(
-            source.config,
-            config.optim,
-            config.train.steps,
-            config.train.nonfinite == "skip",
-            vocab_size,
-            config.z_loss,
-        )
         return balanced.program(
-            balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules),
+            balanced_of(config, source.config, vocab_size, mesh),
             lambda: source.load(mesh, config.mesh.rules),
             draw,
             evaluate,
         )
     host_batch_slice(config.batch_size, mesh)
-    compiled = _compiled(
-        _Recipe(
-            source.config,
-            config.optim,
-            config.train.steps,
-            config.train.nonfinite == "skip",
-            config.train.parts(config.batch_size),
-            config.z_loss,
-            vocab_size,
-            config.train.balance_loss,
-        ),
-        mesh,
-        config.mesh.rules,
-    )
+    compiled = step_of(config, source.config, vocab_size, mesh)
 
     def init() -> state.TrainState:
         return compiled.create(source.load(mesh, config.mesh.rules))
@@ -151,6 +130,39 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
     return Program(compiled.abstract, init, step, evaluate, ("loss", "accuracy"))
 
 
+def step_of(
+    config: Lm, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
+) -> "Compiled":
+    """The step of a run of this decoder, jitted and not yet compiled."""
+    recipe = _Recipe(
+        decoder,
+        config.optim,
+        config.train.steps,
+        config.train.nonfinite == "skip",
+        config.train.parts(config.batch_size),
+        config.z_loss,
+        vocab_size,
+        config.train.balance_loss,
+    )
+    return _compiled(recipe, mesh, config.mesh.rules)
+
+
+def balanced_of(
+    config: Lm, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
+) -> balanced.Balanced:
+    """The steps of a run with `balance`."""
+    assert config.balance is not None
+    recipe = balanced.Recipe(
+        decoder,
+        config.optim,
+        config.train.steps,
+        config.train.nonfinite == "skip",
+        vocab_size,
+        config.z_loss,
+    )
+    return balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules)
+
+
 class _Recipe(NamedTuple):
     """What decides about the compiled step: runs that differ in seed or data share it."""
 
@@ -164,7 +176,7 @@ class _Recipe(NamedTuple):
     balance_loss: float
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """The state's shapes, params -> state, and (state, batch) -> (state, metrics)."""
 
     abstract: state.TrainState
@@ -174,7 +186,7 @@ class _Compiled(NamedTuple):
 
 # One: a study's seeds follow each other, and a program of another model is not worth its memory.
 @functools.lru_cache(maxsize=1)
-def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> Compiled:
     decoder = Decoder(recipe.decoder)
     optimizer = optim.make(recipe.optim, recipe.steps)
     rate = optim.schedule(recipe.optim, recipe.steps)
@@ -212,7 +224,7 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return _Compiled(
+    return Compiled(
         abstract,
         jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),

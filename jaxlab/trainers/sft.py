@@ -114,33 +114,14 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
         return Evaluation({f"eval/{name}": value for name, value in scores.items()}, samples)
 
     if config.balance is not None:
-        recipe = balanced.Recipe(
-            source.config,
-            config.optim,
-            config.train.steps,
-            config.train.nonfinite == "skip",
-            tokenizer.vocab_size,
-        )
         return balanced.program(
-            balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules),
+            balanced_of(config, source.config, tokenizer.vocab_size, mesh),
             lambda: source.load(mesh, config.mesh.rules),
             functools.partial(_documents, config, text),
             evaluate,
         )
     host_batch_slice(config.batch_size, mesh)
-    compiled = _compiled(
-        _Recipe(
-            source.config,
-            config.optim,
-            config.train.steps,
-            config.train.nonfinite == "skip",
-            config.train.parts(config.batch_size),
-            tokenizer.vocab_size,
-            config.train.balance_loss,
-        ),
-        mesh,
-        config.mesh.rules,
-    )
+    compiled = step_of(config, source.config, tokenizer.vocab_size, mesh)
 
     def init() -> state.TrainState:
         return compiled.create(source.load(mesh, config.mesh.rules))
@@ -162,6 +143,37 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
     return Program(compiled.abstract, init, step, evaluate)
 
 
+def step_of(
+    config: Sft, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
+) -> "Compiled":
+    """The step of a run of this decoder, jitted and not yet compiled."""
+    recipe = _Recipe(
+        decoder,
+        config.optim,
+        config.train.steps,
+        config.train.nonfinite == "skip",
+        config.train.parts(config.batch_size),
+        vocab_size,
+        config.train.balance_loss,
+    )
+    return _compiled(recipe, mesh, config.mesh.rules)
+
+
+def balanced_of(
+    config: Sft, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
+) -> balanced.Balanced:
+    """The steps of a run with `balance`."""
+    assert config.balance is not None
+    recipe = balanced.Recipe(
+        decoder,
+        config.optim,
+        config.train.steps,
+        config.train.nonfinite == "skip",
+        vocab_size,
+    )
+    return balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules)
+
+
 class _Recipe(NamedTuple):
     """What decides about the compiled step: runs that differ in seed or data share it."""
 
@@ -174,7 +186,7 @@ class _Recipe(NamedTuple):
     balance_loss: float
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """The state's shapes, params -> state, and (state, tokens, mask) -> (state, metrics)."""
 
     abstract: state.TrainState
@@ -184,7 +196,7 @@ class _Compiled(NamedTuple):
 
 # One: a run that goes on, or the next seed, follows at once; see `lm._compiled`.
 @functools.lru_cache(maxsize=1)
-def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> Compiled:
     decoder = Decoder(recipe.decoder)
     optimizer = optim.make(recipe.optim, recipe.steps)
     rate = optim.schedule(recipe.optim, recipe.steps)
@@ -224,7 +236,7 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         return new._replace(step=current.step + 1), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return _Compiled(
+    return Compiled(
         abstract,
         jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings),
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),

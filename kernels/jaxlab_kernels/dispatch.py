@@ -6,9 +6,11 @@ reason, at trace time. Any other error, a plain NotImplementedError of JAX's inc
 and ends the call: there is no silent fall-back.
 """
 
+import contextlib
+import contextvars
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +24,30 @@ class Refusal(NotImplementedError):
     """An implementation does not take a call; the message is the reason, in one line."""
 
 
+_absent = contextvars.ContextVar[str | None]("absent", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(name: str) -> Iterator[None]:
+    """What is traced inside is for a platform of this name, which need not be there.
+
+    jax.jit keeps what it has traced: one process traces a function for one platform.
+    """
+    token = _absent.set(name)
+    try:
+        yield
+    finally:
+        _absent.reset(token)
+
+
 def platform() -> str:
-    """Returns where new arrays are put: "cpu", "gpu", "tpu" or another platform of JAX."""
+    """Returns where new arrays are put: "cpu", "gpu", "tpu" or another platform of JAX.
+
+    Inside of `compiling_for` it is that platform.
+    """
+    absent = _absent.get()
+    if absent is not None:
+        return absent
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     if device is None:
         return jax.default_backend()
