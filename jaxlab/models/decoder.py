@@ -34,6 +34,9 @@ from jaxlab.nn.norm import RMSNorm
 Params = dict[str, Any]
 # Rematerialised layers keep which blocks their queries chose, and nothing else.
 _KEPT = jax.checkpoint_policies.save_only_these_names(IDS)
+# Also behind a shared prompt, where a completion's layers read a cache, are they differentiated.
+_METHODS = ("__call__", "prefill", "extend")
+_remat = functools.partial(nn.remat, policy=_KEPT, methods=_METHODS)
 # So many repetitions of these consecutive layers.
 Stack = tuple[int, tuple[Layer, ...]]
 
@@ -279,7 +282,7 @@ def _block(config: DecoderConfig, layer: Layer, name: str | None = None) -> Bloc
     shared = _shared(config)
     mixer = layer.mixer.module(norm_eps=config.norm_eps, **shared)
     mlp = None if layer.mlp is None else layer.mlp.module(**shared)
-    block = nn.remat(Block, policy=_KEPT) if config.remat and not config.scan_layers else Block
+    block = _remat(Block) if config.remat and not config.scan_layers else Block
     return block(mixer, mlp, config.norm_eps, config.param_dtype, name=name)
 
 
@@ -341,12 +344,12 @@ class _Period(nn.Module):
 def _scanned(
     config: DecoderConfig, repetitions: int, layers: tuple[Layer, ...], name: str
 ) -> nn.Module:
-    period = nn.remat(_Period, prevent_cse=False, policy=_KEPT) if config.remat else _Period
+    period = _remat(_Period, prevent_cse=False) if config.remat else _Period
     return nn.scan(
         period,
         variable_axes={"params": 0, "aux": 0},
         split_rngs={"params": True},
         in_axes=(nn.broadcast, 0),
         length=repetitions,
-        methods=["__call__", "prefill", "extend"],
+        methods=list(_METHODS),
     )(config, layers, name=name)

@@ -318,6 +318,24 @@ class TestLayers:
             np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
             jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), others, gradient)
 
+    @pytest.mark.parametrize("scan", [False, True])
+    def test_remat_holds_where_a_cache_is_read(self, full, scan):
+        config, _ = full
+        model = decoder(dataclasses.replace(config, remat=True, scan_layers=scan))
+        params = decoder_lib.abstract_params(model.config)
+        tokens = random_tokens(config, 2, 5)
+
+        def loss(params):
+            variables, lengths = {"params": params}, jnp.full(2, 5)
+            _, cache = model.apply(variables, tokens, lengths, Dense(9), method="prefill")
+            hidden, _ = model.apply(variables, tokens[:, :4], cache, method="extend")
+            return jnp.sum(hidden)
+
+        traced = str(jax.make_jaxpr(jax.grad(loss))(params))
+        layers = 1 if scan else config.num_layers
+        # Backwards, reading the prompt and going on are done again.
+        assert traced.count("remat2[") == 2 * layers
+
     def test_rescan_and_unscan_are_inverse_and_match_init(self, full):
         config, params = full
         scanned, stacked = rescan(config.decoder(), params)
