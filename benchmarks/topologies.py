@@ -114,27 +114,36 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path)
     parser.add_argument("--only", default=",".join(RUNS))
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--trace", action="store_true", help="Only trace them.")
     options = parser.parse_args()
     runs = options.runs or pathlib.Path(tempfile.mkdtemp())
     for name in options.only.split(","):
-        compile_one(RUNS[name], runs / name, options.seconds)
-    lines = [line for name, run in RUNS.items() for line in rows(run, runs / name)]
+        folder = runs / f"{name}_traced" if options.trace else runs / name
+        compile_one(RUNS[name], folder, options.seconds, trace=options.trace)
+    lines = [line for name, run in RUNS.items() for line in rows(run, best(runs, name))]
     commands = [
         f"    python -m jaxlab.{run.door} --compile_only {' '.join(map(quoted, run.flags))}"
         for run in RUNS.values()
     ]
-    problems = [line for name in RUNS for line in told(runs / name)]
+    problems = [line for name in RUNS for line in told(name, best(runs, name))]
     head = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     parts = [*head, *lines, "", *problems, "Each is one of", "", *commands]
     options.out.write_text(HEAD.format(out=options.out) + "\n".join(parts) + "\n")
 
 
-def compile_one(run: Run, folder: pathlib.Path, seconds: float) -> None:
+def best(runs: pathlib.Path, name: str) -> pathlib.Path:
+    """Where a run was compiled, or else was traced."""
+    compiled = (runs / name / "ahead.json").exists()
+    return runs / (name if compiled else f"{name}_traced")
+
+
+def compile_one(run: Run, folder: pathlib.Path, seconds: float, *, trace: bool) -> None:
     """Run the door, unless it has been."""
     if (folder / "ahead.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", f"jaxlab.{run.door}", "--compile_only", *run.flags]
+    command += ["--trace_only"] * trace
     with (folder / "log").open("w") as log:
         try:
             subprocess.run(
@@ -165,18 +174,25 @@ def rows(run: Run, folder: pathlib.Path) -> list[str]:
         for size in one["mesh"].values():
             devices *= size
         held = f"{gib(temporaries)}" + (f" (cache {gib(cache)})" if cache else "")
+        traced = "network" not in one["seconds"]
+        if traced:
+            held = f"cache {gib(cache)}" if cache else "?"
         fits = "" if one["fits"] else "**too large:** "
-        seconds = " | ".join(f"{one['seconds'][k]:.3g}" for k in ("compute", "memory", "network"))
+        seconds = " | ".join(
+            f"{one['seconds'][kind]:.3g}" if kind in one["seconds"] else "?"
+            for kind in ("compute", "memory", "network")
+        )
         cells = [
             run.title, f"{chips} ({mesh})", one["name"], gib(params), gib(optimiser),
-            gib(sum(memory.values())), held, f"{fits}{gib(one['total'])} of {gib(one['capacity'])}",
+            gib(sum(memory.values())), held,
+            f"{fits}{'at least ' * traced}{gib(one['total'])} of {gib(one['capacity'])}",
             f"{one['flops'] * devices / 1e15:.3g}", seconds,
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def told(folder: pathlib.Path) -> list[str]:
+def told(name: str, folder: pathlib.Path) -> list[str]:
     """What the door said of programs that do not fit, and notes but the usual one."""
     if not (folder / "ahead.json").exists():
         return []
@@ -186,9 +202,9 @@ def told(folder: pathlib.Path) -> list[str]:
         for programs in found["programs"].values()
         for one in programs
         for note in one["notes"]
-        if "XLA:CPU" not in note
+        if "XLA:CPU" not in note and not note.startswith("traced")
     ]
-    return [f"- {folder.name}: {line}" for line in dict.fromkeys([*notes, *found["problems"]])]
+    return [f"- {name}: {line}" for line in dict.fromkeys([*notes, *found["problems"]])]
 
 
 def gib(count: float) -> str:

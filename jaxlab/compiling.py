@@ -34,6 +34,12 @@ TOPOLOGY = flags.DEFINE_string(
     "With --compile_only: v5p:4x4x4 and the like (TPUs, by libtpu), h100:64 or v5p:64 (fake ones "
     "with a chip's numbers), cpu:8 (fake devices).",
 )
+TRACE_ONLY = flags.DEFINE_bool(
+    "trace_only",
+    False,
+    "With --compile_only: trace the programs and do not compile them, in seconds; bytes of "
+    "arguments and FLOPs are exact, temporaries and messages unknown.",
+)
 FILE = "ahead.json"
 
 Found = Iterator[ahead.Report]
@@ -47,8 +53,9 @@ def wanted() -> bool:
     """
     if COMPILE_ONLY.value and TOPOLOGY.value is None:
         raise ValueError("--topology is missing: name the devices, such as v5p:4x4x4 or cpu:8")
-    if TOPOLOGY.value is not None and not COMPILE_ONLY.value:
-        raise ValueError("--topology is of use with --compile_only alone")
+    for flag in (TOPOLOGY, TRACE_ONLY):
+        if flag.value and not COMPILE_ONLY.value:
+            raise ValueError(f"--{flag.name} is of use with --compile_only alone")
     return bool(COMPILE_ONLY.value)
 
 
@@ -56,7 +63,8 @@ def trained(stages: Mapping[str, Any]) -> None:
     """Compiles the programs of runs by name, as their trainers' dataclasses."""
 
     def found(name: str, target: ahead.Topology) -> Found:
-        return programs.reports(stages[name], f"stages.{name}" if name else "config", target)
+        where = f"stages.{name}" if name else "config"
+        return programs.reports(stages[name], where, target, trace=TRACE_ONLY.value)
 
     _report(list(stages), found)
 
@@ -152,4 +160,8 @@ def _decoding(config: Any, target: ahead.Topology) -> Found:
     width = sampling.prompt_width(longest)
     work = programs.sample(decoder, sampling, settings, mesh, prompts, width)
     with dispatch.compiling_for(target.platform):
-        yield ahead.compiled(work._replace(notes=notes), target, mesh)[0]
+        work = work._replace(notes=notes)
+        if TRACE_ONLY.value:
+            yield ahead.traced(work, target, mesh)
+        else:
+            yield ahead.compiled(work, target, mesh)[0]

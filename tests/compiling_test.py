@@ -58,6 +58,11 @@ def test_training_is_compiled_without_data(door_process, lm, tmp_path):
     axes = {one["axes"] for one in update["collectives"]}
     assert axes >= {"data", "model"}
     assert "update on cpu:8 (data 4 x model 2)" in done.stdout
+    flags = (f"--workdir={tmp_path / 'w'}", *AHEAD, "--trace_only")
+    assert door_process("train", f"--config={lm}", *flags).returncode == 0
+    [traced] = json.loads((tmp_path / "w" / "ahead.json").read_text())["programs"][""]
+    assert traced["memory"].items() <= update["memory"].items()
+    assert traced["flops"] == update["flops"]
 
 
 def test_distillation_and_decoding_are_compiled(door_process, tmp_path):

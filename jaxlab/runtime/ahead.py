@@ -215,7 +215,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report for people."""
         axes = " x ".join(f"{name} {count}" for name, count in self.mesh.items())
-        yield f"{self.name} on {self.topology} ({axes}); compiled in {self.compile_seconds:.1f} s"
+        yield f"{self.name} on {self.topology} ({axes}); {self.compile_seconds:.1f} s to compile"
         parts = ", ".join(
             f"{kind} {size(n)}" for kind, n in self.memory.items() if n and kind != "cache"
         )
@@ -272,17 +272,48 @@ def shard_bytes(tree: Any) -> Iterator[tuple[int, str, str]]:
         yield count, "/".join(leaf_path(path)), f"{leaf.dtype}{list(shape)}"
 
 
-def compiled(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> tuple[Report, Any]:
-    """Compiles a program; its report, and XLA's executable, whose shardings others may need."""
+def traced(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> Report:
+    """What is known without compiling: arguments, what is resident, and FLOPs; bounds from below.
+
+    The memory's seconds are those of reading the arguments once, and of a decoding loop those of
+    reading params and half of the cache for every token.
+    """
     begin = time.monotonic()
-    traced = work.function.trace(*(one.tree for one in work.arguments))
-    lowered = traced.lower(lowering_platforms=(target.platform,))
+    flops = matmul_flops(work.function.trace(*(a.tree for a in work.arguments)).jaxpr, work.trips)
+    memory, largest = _held(work)
+    if work.cache[0]:
+        memory["temporaries"] = memory["cache"] = int(work.cache[0] / work.cache[1])
+    read = float(sum(count for one in _kinds(work.arguments) for count, *_ in shard_bytes(one[1])))
+    if work.cache[0]:
+        read = work.trips * (read + memory["cache"] / 2)
+    seconds = {}
+    if target.chip is not None:
+        share = flops / mesh.size / target.chip.flops
+        seconds = {"compute": share, "memory": read / target.chip.bandwidth}
+    return Report(
+        work.name, target.name, dict(mesh.shape), memory, target.chip and target.chip.memory,
+        tuple(sorted(largest, reverse=True)[:8]), flops / mesh.size, read, (), seconds,
+        time.monotonic() - begin, dict(work.cures), (*work.notes, "traced, not compiled"),
+    )  # fmt: skip
+
+
+def _held(work: Work) -> tuple[dict[str, int], list[tuple[int, str, str]]]:
+    """Bytes of one chip by kind, of arguments and what is resident, and those of each array."""
     memory: dict[str, int] = {}
     largest = []
     for kind, tree in _kinds((*work.arguments, *work.resident)):
         for count, path, shape in shard_bytes(tree):
             memory[kind] = memory.get(kind, 0) + count
             largest.append((count, f"{kind}/{path}" if path else kind, shape))
+    return memory, largest
+
+
+def compiled(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> tuple[Report, Any]:
+    """Compiles a program; its report, and XLA's executable, whose shardings others may need."""
+    begin = time.monotonic()
+    trace = work.function.trace(*(one.tree for one in work.arguments))
+    lowered = trace.lower(lowering_platforms=(target.platform,))
+    memory, largest = _held(work)
     try:
         executable = lowered.compile(_QUICK if target.platform == "cpu" else None)
     except jax.errors.JaxRuntimeError as error:
@@ -312,7 +343,7 @@ def compiled(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> tuple[Rep
         if count <= memory["temporaries"] and count not in seen:
             seen.add(count)
             largest.append((count, f"temporary of {origin}", shape))
-    flops = matmul_flops(traced.jaxpr, work.trips) / mesh.size
+    flops = matmul_flops(trace.jaxpr, work.trips) / mesh.size
     seconds = {}
     if target.chip is not None:
         chip, wire = target.chip, sum(one.wire for one in program.collectives)

@@ -27,7 +27,16 @@ from jaxlab.models.decoder import Decoder, DecoderConfig, abstract_params, empty
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout
 from jaxlab.runtime import sharding
-from jaxlab.runtime.ahead import Argument, Report, Topology, Work, check_batch, compiled, placed
+from jaxlab.runtime.ahead import (
+    Argument,
+    Report,
+    Topology,
+    Work,
+    check_batch,
+    compiled,
+    placed,
+    traced,
+)
 from jaxlab.runtime.mesh import make_mesh
 from jaxlab.runtime.settings import Rules
 from jaxlab.sampling import SamplingConfig
@@ -41,13 +50,14 @@ Compile = Callable[[Work], Any]
 STOP = (0,)
 
 
-def reports(config: Any, where: str, target: Topology) -> Iterator[Report]:
+def reports(config: Any, where: str, target: Topology, *, trace: bool = False) -> Iterator[Report]:
     """Compiles the programs of a step, one after the other.
 
     Args:
         config: of one of the trainers `PROGRAMS`.
         where: the config's key, for errors.
         target: the devices; they fill the free axis of the config's mesh.
+        trace: only trace them (`ahead.traced`), which takes seconds.
 
     Raises:
         ConfigError, ValueError: the config has no such programs, says too little of its model, or
@@ -63,6 +73,9 @@ def reports(config: Any, where: str, target: Topology) -> Iterator[Report]:
     found: list[Report] = []
 
     def compile_one(work: Work) -> Any:
+        if trace:
+            found.append(traced(work, target, mesh))
+            return None
         report, executable = compiled(work, target, mesh)
         found.append(report)
         return executable
@@ -327,7 +340,8 @@ def _learned(
     score = build(Work("score", learner.score, arguments, held, cures=cures, notes=notes))
     yield score
     shapes, _ = jax.eval_shape(learner.score, abstract.params, teacher, reference, batch, scalar)
-    where, _ = score.output_shardings
+    by_row = NamedSharding(mesh, PartitionSpec("data"))
+    where = by_row if score is None else score.output_shardings[0]
     arguments = (
         _state(abstract), Argument("teacher", teacher), Argument("scored", placed(shapes, where))
     )  # fmt: skip
