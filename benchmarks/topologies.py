@@ -19,7 +19,6 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 QWEN = ("--config.student.preset=qwen3-8b", "--config.teacher.preset=qwen3-32b")
 SMALL = ("--config.student.preset=qwen2.5-1.5b", "--config.teacher.preset=qwen2.5-7b")
-# The two presets' tables are padded differently; the words are the smaller one's.
 SPLIT = "--config.mesh.shape={'data': -1, 'model': 4}"
 
 
@@ -40,7 +39,7 @@ RUNS = {
     "scope": Run(
         "SCOPE, 1.5B <- 7B (Qwen2.5)",
         "train",
-        ("--config=configs/aopd_gsm8k.py", "--config.loss.name=scope", *SMALL, "--topology=h100:8"),
+        ("--config=configs/scope_gsm8k.py", *SMALL, "--topology=h100:8"),
     ),
     "fg2_340m": Run(
         "FG2-GDN, 340M",
