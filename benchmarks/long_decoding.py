@@ -2,8 +2,8 @@
 
     python -m jaxlab.evaluate --config=benchmarks/long_decoding.py --compile_only --topology=h100:1
 
-The prompt is read in chunks; 64 tokens are then decoded by two-level attention over 1,024 tokens.
-Variants: "" (two-level), "dense" (attention to everything).
+After the prompt 64 tokens are decoded by two-level attention over 1,024 tokens. Variants: ""
+(two-level), "dense" (attention to everything; the prompt is read in chunks).
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +22,11 @@ def get_config(variant: str = "") -> ConfigDict:
     }  # fmt: skip
     config.data = common.gsm8k(max_prompt=98_304 - 64)
     config.eval = {"prompts": 1, "samples": 1, "batch": 1, "max_new_tokens": 64, "temperature": 0.6}
-    config.eval.update({"prompt_multiple": 64, "prefill_chunk": 4096})
+    config.eval.prompt_multiple = 64
     config.eval.attention = {"name": "dense"}
-    if not variant:
+    if variant:
+        config.eval.prefill_chunk = 4096
+    else:
         config.eval.attention = {"name": "two_level", "k_tokens": 1024}
     config.mesh = common.mesh()
     return config

@@ -82,9 +82,12 @@ HEAD = """# The papers' runs on chips that are not here
 
     python benchmarks/topologies.py --out={out}
 
-Compiled ahead of time, nothing was run: seconds are rooflines, not measurements. The devices are
-fake CPU devices with a chip's published numbers (`jaxlab/runtime/chips.py`), since XLA's compiler
-for TPUs had not finished the 340M step after nine minutes on one core.
+Nothing was run: seconds are rooflines, not measurements. The devices are fake CPU devices with a
+chip's published numbers (`jaxlab/runtime/chips.py`), since XLA's compiler for TPUs had not finished
+the 340M step after seven minutes on a core that others used too. Rows with "?" were traced and not
+compiled (`--trace`): their memory is a bound from below, without activations, their memory seconds
+are those of reading arguments once (in sampling: params and half of the cache for every token),
+and their messages are not known.
 
 - Exact: bytes of parameters, optimiser, batch and cache; FLOPs of the matrix products, in equal
   shares.
@@ -126,7 +129,7 @@ def main() -> None:
     ]
     problems = [line for name in RUNS for line in told(name, best(runs, name))]
     head = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    parts = [*head, *lines, "", *problems, "Each is one of", "", *commands]
+    parts = [*head, *lines, "", *problems, "", "The commands:", "", *commands]
     options.out.write_text(HEAD.format(out=options.out) + "\n".join(parts) + "\n")
 
 

@@ -283,6 +283,7 @@ def traced(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> Report:
     memory, largest = _held(work)
     if work.cache[0]:
         memory["temporaries"] = memory["cache"] = int(work.cache[0] / work.cache[1])
+        largest.append((memory["cache"], "cache", "of all layers"))
     read = float(sum(count for one in _kinds(work.arguments) for count, *_ in shard_bytes(one[1])))
     if work.cache[0]:
         read = work.trips * (read + memory["cache"] / 2)
