@@ -25,7 +25,8 @@ from configs import common
 
 VARIANTS = ("", "demo", "tiny")
 LENGTH = {"": 1024, "demo": 512, "tiny": 64}
-STEPS = {"": 4000, "demo": 600, "tiny": 2}
+STEPS = {"": 2000, "demo": 150, "tiny": 2}
+SHORT_STEPS = {"": 4000, "demo": 1500}
 BLOCK, BUDGETS = 16, (64, 128, 256)
 
 
@@ -37,15 +38,32 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     config = ConfigDict({"title": "Needles by sparse decoding", "stages": {}})
     for seed in range(1 if variant else 3):
+        if variant != "tiny":
+            config.stages[f"short_{seed}"] = short(variant, seed)
         config.stages[f"model_{seed}"] = run(variant, seed)
     return config
 
 
-def run(variant: str, seed: int) -> ConfigDict:
-    """One model, trained with full attention."""
-    tiny, length = variant == "tiny", LENGTH[variant]
+def short(variant: str, seed: int) -> ConfigDict:
+    """The model on rows of an eighth of the length, where recall is learnt in cheap steps."""
     config = ConfigDict({"trainer": "lm", "seed": seed})
-    config.model = common.model(
+    config.model = model(variant)
+    config.data = ConfigDict({"task": "needle", "options": options(variant, LENGTH[variant] // 8)})
+    config.batch_size = 64
+    steps = SHORT_STEPS[variant]
+    config.train = common.train(
+        steps, eval_every=max(steps // 4, 1), checkpoint_every=max(steps // 4, 1)
+    )
+    config.optim = common.optim(3e-3, schedule="cosine", warmup_steps=steps // 20)
+    config.eval = ConfigDict({"examples": 64, "batch": 8})
+    config.mesh = common.mesh()
+    return config
+
+
+def model(variant: str) -> ConfigDict:
+    """Two layers: a delta layer, and softmax attention without positions."""
+    tiny = variant == "tiny"
+    return common.model(
         hidden_size=16 if tiny else 64,
         intermediate_size=32 if tiny else 128,
         num_layers=2,
@@ -55,13 +73,24 @@ def run(variant: str, seed: int) -> ConfigDict:
         qk_norm=True,
         rope=None,
         tie_embeddings=True,
-        max_position=4 * length,
+        max_position=4 * LENGTH[variant],
         pattern=("delta", "attention"),
         delta={"rule": "kda", "num_heads": 2, "head_dim": 8 if tiny else 16},
     )
-    needles = 2 if tiny else 8
-    options = {"length": length, "num_needles": needles, "num_queries": needles}
-    config.data = ConfigDict({"task": "needle", "options": options})
+
+
+def options(variant: str, length: int) -> dict[str, int]:
+    """Rows of the task in which every needle is asked for."""
+    needles = 2 if variant == "tiny" else 8
+    return {"length": length, "num_needles": needles, "num_queries": needles}
+
+
+def run(variant: str, seed: int) -> ConfigDict:
+    """One model, trained with full attention."""
+    tiny, length = variant == "tiny", LENGTH[variant]
+    config = ConfigDict({"trainer": "lm", "seed": seed})
+    config.model = model(variant) if tiny else ConfigDict({"path": f"@short_{seed}"})
+    config.data = ConfigDict({"task": "needle", "options": options(variant, length)})
     if not tiny:
         config.data.mixture = [
             {"options": {"length": length // 8}, "weight": 3.0},
