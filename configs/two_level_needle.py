@@ -26,7 +26,7 @@ from configs import common
 VARIANTS = ("", "demo", "tiny")
 LENGTH = {"": 1024, "demo": 512, "tiny": 64}
 STEPS = {"": 2000, "demo": 150, "tiny": 2}
-SHORT_STEPS = {"": 4000, "demo": 1500}
+SHORT_STEPS = {"": 4000, "demo": 1000}
 BLOCK, BUDGETS = 16, (64, 128, 256)
 
 
@@ -73,6 +73,7 @@ def model(variant: str) -> ConfigDict:
         qk_norm=True,
         rope=None,
         tie_embeddings=True,
+        embedding_std=0.2,
         max_position=4 * LENGTH[variant],
         pattern=("delta", "attention"),
         delta={"rule": "kda", "num_heads": 2, "head_dim": 8 if tiny else 16},
