@@ -1,6 +1,13 @@
-"""Run by decoder_test: decoders on a mesh of eight host devices, against one device."""
+"""Run by decoder_test: decoders on a mesh of eight host devices, against one device.
 
+With the argument "training" it trains experts on two devices instead.
+"""
+
+import functools
+import pathlib
 import re
+import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from configs import common
+from configs import common, moe_modsum
+from jaxlab import train
 from jaxlab.models import presets
 from jaxlab.models.decoder import Decoder
 from jaxlab.nn.context import Context
@@ -16,8 +24,10 @@ from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.moe import MoE
 from jaxlab.nn.routing import Router, balance
 from jaxlab.runtime.drawing import by_operations
+from jaxlab.runtime.mesh import make_mesh
 from jaxlab.runtime.sharding import ambient, infer
 from jaxlab.sampling import SamplingConfig, generate
+from jaxlab.trainers import distill, sft
 
 CONFIG = presets.decoder("tiny", num_heads=8, num_kv_heads=4, scan_layers=True)
 # Megatron's split over "model", and FSDP's over "data".
@@ -61,6 +71,42 @@ def main():
     check("explicit", AxisType.Explicit, automatic)
     check_hybrid()
     check_experts()
+
+
+def check_training():
+    """Two steps of SFT, and of distillation of and into experts, by the tiny study's config.
+
+    Where experts are divided over two devices, losses and balance are those of one device.
+    """
+    stages = moe_modsum.get_config("tiny").stages
+    model = moe_modsum.experts(layers=1)
+    model.sizes.first_dense = 0
+    stages.student.batch_size = 8
+    stages.student.model = stages.opd.student = model
+    stages.opd.teacher = moe_modsum.experts(layers=1)
+    # Others than the student's, or there would be nothing to learn.
+    stages.opd.teacher.sizes.update({"first_dense": 0, "moe": {"shared_size": 0}})
+    for name, trainer in {"student": sft, "opd": distill}.items():
+        stage, found = stages[name], []
+        assert stage.train.balance_loss
+        for shape in ({"data": 1}, {"data": 1, "expert": 2}):
+            count = len(shape)
+            trainer.make_mesh = functools.partial(make_mesh, devices=jax.devices()[:count])
+            stage.mesh.shape = shape
+            with tempfile.TemporaryDirectory() as folder:
+                run = trainer.program(train.settings(stage.to_dict()), pathlib.Path(folder))
+            state, metrics = run.init(), []
+            kernel = state.params["layer_0"]["mlp"]["experts"]["down"]["kernel"]
+            assert kernel.sharding.shard_shape(kernel.shape)[0] == 8 // count
+            for index in range(2):
+                output = run.step(state, index)
+                state = output.state
+                metrics.append(jax.device_get(output.metrics))
+            found.append(metrics)
+        for one, two in zip(*found, strict=True):
+            for key in ("loss", "router_balance", "router_load_max", "grad_norm"):
+                np.testing.assert_allclose(two[key], one[key], rtol=1e-4, err_msg=f"{name} {key}")
+        print(f"{name} on experts")
 
 
 def check_experts():
@@ -152,4 +198,4 @@ def check_hybrid():
 
 
 if __name__ == "__main__":
-    main()
+    check_training() if "training" in sys.argv else main()

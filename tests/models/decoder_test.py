@@ -432,3 +432,12 @@ def test_eight_devices_give_the_logits_of_one(forks):
     assert done.returncode == 0, done.stderr[-3000:]
     names = ["auto", "explicit", "hybrid SHARDED", "hybrid DECODING", "hybrid ambient", "experts"]
     assert done.stdout.splitlines() == names
+
+
+@pytest.mark.slow
+def test_training_over_divided_experts_is_that_of_one_device(forks):
+    """Losses, gradients' norms and balance of two steps of SFT and of distillation."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = forks.run(MESH_SCRIPT, "training", cwd=MESH_SCRIPT.parents[2], XLA_FLAGS=flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["student on experts", "opd on experts"]
