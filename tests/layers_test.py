@@ -6,11 +6,10 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-
 # Every part may import these.
 GROUND = {"config", "json_file", "ranges"}
-BENCHMARKS = {"evals.math", "evals.general365", "evals.ajbench", "evals.lary"}
-BENCHMARKS |= {"evals.household", "evals.webshop"}
+FILES = "math general365 ajbench lary household webshop"
+BENCHMARKS = {f"evals.{m}" for m in FILES.split()}
 BOTTOM = {"jaxlab_kernels", "runtime", "text", "grading", "envs", "credit", "balance", "overrides"}
 
 # Part -> the parts below it. Arrows are transitive. A name with a dot is a module, or a package,
@@ -47,17 +46,16 @@ ARROWS = {
 }
 
 # Never each other, though they are of one room.
-NAMES = ("sft", "lm", "distill", "agent", "probe", "think", "representation")
-APART = ({f"trainers.{name}" for name in NAMES}, BENCHMARKS)
-# The lists of benchmarks; harness and compare still know options and tables of some by name.
-LISTS = {f"evals.{m}" for m in ("tasks", "options", "harness", "compare")}
-LISTS |= {f"evals.{m}" for m in ("features", "feature_data", "feature_store")}
+FILES = "sft lm distill agent probe think representation"
+APART = ({f"trainers.{m}" for m in FILES.split()}, BENCHMARKS)
+# These know benchmarks by name.
+FILES = "tasks options harness compare features feature_data feature_store"
+LISTS = {f"evals.{m}" for m in FILES.split()}
 
-# Text and numbers without an array library, but for these modules of evals.
+# Text and numbers without an array library, but for some modules.
 NO_JAX = GROUND | {"text", "grading", "envs", "agents", "balance", "data", "evals", "overrides"}
-WITH_JAX = {f"evals.{m}" for m in ("loop", "tokens", "likelihood", "lm_eval_adapter", "provider")}
-WITH_JAX |= {"balance.measure", "evals.heavy.runs", "evals.attentions"}
-
+FILES = "loop tokens likelihood lm_eval_adapter provider heavy.runs attentions"
+WITH_JAX = {"balance.measure", *(f"evals.{m}" for m in FILES.split())}
 # Library -> the only part that may import it; and what is of the checkout alone.
 ONLY = {"orbax": "runtime.checkpoint", "inspect_ai": "evals", "lm_eval": "evals.lm_eval_adapter"}
 ARRAYS = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
@@ -91,9 +89,8 @@ def _within(name, parts):
 
 
 def _below(part):
-    """The parts that a part may import, transitively."""
-    direct = set(ARROWS[_within(part, ARROWS)].split())
-    return direct.union(*map(_below, direct))
+    direct = ARROWS[_within(part, ARROWS)].split()
+    return {*direct}.union(*map(_below, direct))
 
 
 def faults(module, source):
