@@ -20,7 +20,8 @@ seed, 9.2 CPU minutes): 40 steps take the policy from .08 to .18 of 96 games wit
 to .24 without one, and from .34 to .57 told. No other cell has been run.
 
 Variants: "" (nine cells, three seeds: library, no_library, told, no_selection, no_distillation,
-lambdas_0, released, delayed, gigpo), "demo" (library, no_library and told, one seed), "tiny" (two steps of each cell, for tests).
+lambdas_0, released, delayed, gigpo), "demo" (library, no_library and told, one seed),
+"tiny" (two steps of each cell, for tests).
 """
 
 from ml_collections import ConfigDict
