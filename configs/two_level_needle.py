@@ -14,9 +14,14 @@ The report has tables of accuracy, captured mass, recall of the best tokens, kil
 milliseconds of a step by attention and budget, and plots of the first two. A stale step has the
 question mark's blocks, which was read before the key was known.
 
-Variants: "" (trained at 1024, read at 4096, three seeds), "demo" (trained at 512, read at 2048, one
-seed), "tiny" (two steps, for tests). Only "tiny" has been run to its end (2026-11-30): whether 600
-steps teach the demo's model to find needles, and how long they take, is not known yet.
+Recall is learnt on rows of an eighth of the length first ("short"), where a step is cheap, and then
+on the lengths mixed; with tables of deviation 0.2 it begins in two thirds of the steps. From the
+whole length alone 600 steps taught nothing.
+
+Run on 2026-12-01 (":demo", 6 CPU minutes): benchmarks/results/2026-12-01-two-level-needle.md.
+
+Variants: "" (trained at 1024, read at 4096, three seeds; not run), "demo" (trained at 512, read at
+2048, one seed), "tiny" (two steps of the second stage, for tests).
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +31,7 @@ from configs import common
 VARIANTS = ("", "demo", "tiny")
 LENGTH = {"": 1024, "demo": 512, "tiny": 64}
 STEPS = {"": 2000, "demo": 150, "tiny": 2}
-SHORT_STEPS = {"": 4000, "demo": 1000}
+SHORT_STEPS = {"": 4000, "demo": 1200}
 BLOCK, BUDGETS = 16, (64, 128, 256)
 
 
@@ -81,9 +86,13 @@ def model(variant: str) -> ConfigDict:
 
 
 def options(variant: str, length: int) -> dict[str, int]:
-    """Rows of the task in which every needle is asked for."""
+    """Rows of the task in which half of the needles are asked for.
+
+    If all were, the last answer would be the value that was not said yet, and no key would have to
+    be read: models learn that first (loss ln(8!) / 8).
+    """
     needles = 2 if variant == "tiny" else 8
-    return {"length": length, "num_needles": needles, "num_queries": needles}
+    return {"length": length, "num_needles": needles, "num_queries": needles // 2}
 
 
 def run(variant: str, seed: int) -> ConfigDict:

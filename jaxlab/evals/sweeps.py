@@ -55,7 +55,16 @@ def find(
             options = tuple(option for option, _, _ in pairs)
             values = tuple(value for _, _, value in pairs)
             sweeps.setdefault(options, {}).setdefault(values, name)
-    return sweeps
+    return {options: dict(sorted(found.items(), key=_order)) for options, found in sweeps.items()}
+
+
+def _order(setting: tuple[tuple[str, ...], str]) -> list[tuple[bool, float]]:
+    """Numbers go up, whatever order the metrics have; words stay where they are, behind them."""
+    values = setting[0]
+    try:
+        return [(False, float(value)) for value in values]
+    except ValueError:
+        return [(True, 0.0)]
 
 
 def by_attention(finals: Finals) -> dict[str, list[dict[str, Any]]]:

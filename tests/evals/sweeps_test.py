@@ -111,3 +111,12 @@ def test_ways_to_read_one_model_are_methods():
     scores = {"full": [{"mass@budget=64": "1.0"}], "quest": [{"accuracy@budget=64": "0.5"}]}
     lines = sweeps.tables(scores, cell, ("mass",))
     assert lines == ["", "| mass at budget | 64 |", "|---|---|", "| full | 1.0 |"]
+
+
+def test_settings_stand_in_the_order_of_their_numbers():
+    row = {f"mass@attention=quest,budget={n}": n / 256 for n in (128, 256, 64)}
+    attentions = sweeps.by_attention({"model": [row]})
+    lines = sweeps.tables(attentions, report._cell, ("mass",))
+    assert lines[1] == "| mass at budget | 64 | 128 | 256 |"
+    axis = sweeps.plot(attentions, ("mass",)).axes[0]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.25, 0.5, 1.0])
