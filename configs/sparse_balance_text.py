@@ -18,10 +18,10 @@ On a CPU four devices are asked for by XLA_FLAGS:
 
 The metrics `balance/*` of every step say how even the load was (docs/sparse_balance.md).
 
-The demo was run to its end on 2026-12-01 (3 minutes, one seed; benchmarks/results/2026-11-30-sparse-
-balance-training.md): counted work of the most loaded rank over the mean is 1.49 in turn, 1.04
-packed, 1.09 tuned, 1.08 control. Loss stays at the guess, ln 8, since its one layer cannot
-recall: it shows balance alone. The other variants were not run.
+The demo was run to its end on 2026-12-01 (3 minutes, one seed;
+benchmarks/results/2026-11-30-sparse-balance-training.md): counted work of the most loaded rank over
+the mean is 1.49 in turn, 1.04 packed, 1.09 tuned, 1.08 control. Loss stays at the guess, ln 8,
+since its one layer cannot recall: it shows balance alone. The other variants were not run.
 
 Variants: "" (a text by the command line, cut into documents of eight lengths; three seeds),
 "needle" (recall of one pair in noise, the same lengths and policies; three seeds), "demo" (needles
