@@ -90,7 +90,7 @@ are those of reading arguments once (in sampling: params and half of the cache f
 and their messages are not known.
 
 - Exact: bytes of parameters, optimiser, batch and cache; FLOPs of the matrix products, in equal
-  shares.
+  shares, but where a note below the table says that they are too few.
 - XLA:CPU's, not an accelerator's: temporaries (attention and delta rule are XLA's loops here and
   kernels there; products of bfloat16 are float32 here), and the messages (reduce-scatter is an
   all-reduce here). They are bounds from above, at times by far.
@@ -130,7 +130,8 @@ def main() -> None:
     problems = [line for name in RUNS for line in told(name, best(runs, name))]
     head = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     parts = [*head, *lines, "", *problems, "", "The commands:", "", *commands]
-    options.out.write_text(HEAD.format(out=options.out) + "\n".join(parts) + "\n")
+    out = f"{options.out} --trace" if options.trace else options.out
+    options.out.write_text(HEAD.format(out=out) + "\n".join(parts) + "\n")
 
 
 def best(runs: pathlib.Path, name: str) -> pathlib.Path:

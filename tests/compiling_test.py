@@ -76,7 +76,26 @@ def test_distillation_and_decoding_are_compiled(door_process, tmp_path):
     assert sample["teacher"] == score["teacher"] == update["teacher"] > 0
     assert sample["params"] == score["params"] == update["params"] > 0
     assert sample["cache"] > 0
+    # They are decoded as they lie.
+    assert "params for decoding" not in sample
     assert all(one["fits"] and one["step_seconds"] > 0 for one in programs)
+
+    flags = (
+        *flags[::2],
+        "--stages=gkd",
+        "--topology=h100:2",
+        "--trace_only",
+        f"--workdir={tmp_path}",
+    )
+    # Split by the training's rules and whole for decoding, they lie there twice.
+    split = "--config.stages.gkd.mesh.rules=((r'.*', ('data',)),)"
+    asked = "--config.stages.gkd.rollout.source=teacher"
+    done = door_process("train", *flags, split, asked)
+    assert done.returncode == 0, done.stderr
+    programs = json.loads((tmp_path / "ahead.json").read_text())["programs"]["gkd"]
+    assert [one["name"] for one in programs] == ["sample of the teacher", "score", "update"]
+    memory = programs[0]["memory"]
+    assert memory["params for decoding"] > memory["teacher"] > 0
 
 
 @pytest.mark.parametrize(

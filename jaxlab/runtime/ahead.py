@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlab.runtime import hlo
+from jaxlab.runtime import counting, hlo
 from jaxlab.runtime.chips import CHIPS, GIB, Chip
-from jaxlab.runtime.counting import matmul_flops
 from jaxlab.runtime.sharding import leaf_path
 
 # XLA:CPU's optimisations of machine code take minutes for programs that are never run.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+GUESSED = (
+    "FLOPs are too few: the length of some loops (tiles of experts, passes of block-sparse "
+    "attention) is data, and they were counted as one step"
+)
 
 
 class Topology(NamedTuple):
@@ -279,7 +282,8 @@ def traced(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> Report:
     reading params and half of the cache for every token.
     """
     begin = time.monotonic()
-    flops = matmul_flops(work.function.trace(*(a.tree for a in work.arguments)).jaxpr, work.trips)
+    jaxpr = work.function.trace(*(a.tree for a in work.arguments)).jaxpr
+    flops, guessed = counting.count(jaxpr, work.trips)
     memory, largest = _held(work)
     if work.cache[0]:
         memory["temporaries"] = memory["cache"] = int(work.cache[0] / work.cache[1])
@@ -294,7 +298,8 @@ def traced(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> Report:
     return Report(
         work.name, target.name, dict(mesh.shape), memory, target.chip and target.chip.memory,
         tuple(sorted(largest, reverse=True)[:8]), flops / mesh.size, read, (), seconds,
-        time.monotonic() - begin, dict(work.cures), (*work.notes, "traced, not compiled"),
+        time.monotonic() - begin, dict(work.cures),
+        (*work.notes, *[GUESSED] * guessed, "traced, not compiled"),
     )  # fmt: skip
 
 
@@ -344,7 +349,9 @@ def compiled(work: Work, target: Topology, mesh: jax.sharding.Mesh) -> tuple[Rep
         if count <= memory["temporaries"] and count not in seen:
             seen.add(count)
             largest.append((count, f"temporary of {origin}", shape))
-    flops = matmul_flops(trace.jaxpr, work.trips) / mesh.size
+    flops, guessed = counting.count(trace.jaxpr, work.trips)
+    flops /= mesh.size
+    notes += [GUESSED] * guessed
     seconds = {}
     if target.chip is not None:
         chip, wire = target.chip, sum(one.wire for one in program.collectives)

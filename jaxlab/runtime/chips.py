@@ -15,7 +15,8 @@ class Chip(NamedTuple):
         flops: bfloat16 FLOPs per second, without sparsity.
         bandwidth: bytes per second of its memory (HBM).
         memory: bytes of it.
-        network: bytes per second to all of its neighbours (ICI, NVLink), both directions together.
+        network: bytes per second that it sends to all of its neighbours together (ICI, NVLink):
+            half of what is published as bidirectional.
         source: of the numbers.
     """
 
@@ -33,7 +34,8 @@ def _tpu(kind: str, bandwidth: float, memory: float, gigabits: float, page: str)
 
 
 def _gpu(kind: str, bandwidth: float, memory: float, nvlink: float, sheet: str) -> Chip:
-    return Chip(kind, PEAK_FLOPS[kind], bandwidth, memory, nvlink, f"NVIDIA {sheet} data sheet")
+    source = f"NVIDIA {sheet} data sheet"
+    return Chip(kind, PEAK_FLOPS[kind], bandwidth, memory, nvlink / 2, source)
 
 
 # By the name that --topology gives them.

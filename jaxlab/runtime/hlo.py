@@ -87,15 +87,15 @@ def read(text: str, mesh: Mapping[str, int], trips: int = 1) -> Program:
     Args:
         text: one module, of one device.
         mesh: axis -> size in the order in which its devices are numbered.
-        trips: of loops of unknown length.
+        trips: of loops of unknown length; those within them count once.
     """
     computations, entry = _parse(text)
     total, matmuls, unknown = 0.0, 0.0, 0
     found: dict[tuple[str, str], list[float]] = {}
     largest: dict[tuple[str, str], int] = {}
-    todo = [(entry, 1)]
+    todo = [(entry, 1, trips)]
     while todo:
-        name, times = todo.pop()
+        name, times, trips = todo.pop()
         instructions = computations.get(name, {})
         for one in instructions.values():
             called = dict(_CALLED.findall(one.rest))
@@ -103,22 +103,26 @@ def read(text: str, mesh: Mapping[str, int], trips: int = 1) -> Program:
             if operation == "while":
                 known = re.search(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)', one.rest)
                 unknown += known is None
-                todo.append((called["body"], times * (int(known[1]) if known else trips)))
+                inside = (times * int(known[1]), trips) if known else (times * trips, 1)
+                todo.append((called["body"], *inside))
             elif operation in ("call", "async"):
-                todo += [(other, times) for other in called.values()]
+                todo += [(other, times, trips) for other in called.values()]
             elif operation == "conditional":
                 branches = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
                 names = [n.strip(" %") for n in branches[1].split(",")] if branches else []
-                todo += [(n, times) for n in (*names, *called.values())]
+                todo += [(n, times, trips) for n in (*names, *called.values())]
             if operation == "fusion":
-                inside = computations.get(called["calls"], {})
-                matmuls += times * sum(_whole(x, inside) for x in inside.values() if _matmul(x))
+                fused = computations.get(called["calls"], {})
+                matmuls += times * sum(_whole(x, fused) for x in fused.values() if _matmul(x))
             elif _matmul(one):
                 matmuls += times * _whole(one, instructions)
             if operation in COLLECTIVES:
                 group, axes = _axes(one.rest, mesh)
                 sizes = array_bytes(one.shape)
-                size = max(sizes) if one.operation.endswith("-start") else sum(sizes)
+                if one.operation.endswith("-start") and operation != "all-reduce":
+                    # Operands, then as many results, then what the device keeps of it.
+                    sizes = sizes[len(one.operands) :][: len(one.operands)]
+                size = sum(sizes)
                 sums = found.setdefault((operation, axes), [0, 0.0, 0.0])
                 sums[0] += times
                 sums[1] += times * size
@@ -127,10 +131,9 @@ def read(text: str, mesh: Mapping[str, int], trips: int = 1) -> Program:
                 continue
             total += times * _moved(one, instructions, computations)
             where = re.search(r'op_name="([^"]*)"', one.rest)
-            key = (_ARRAY.search(one.shape), where[1] if where else operation)
-            if key[0] is not None:
-                label = (key[0][0], key[1])
-                largest[label] = max(largest.get(label, 0), max(array_bytes(one.shape)))
+            for array in _ARRAY.finditer(one.shape):
+                label = (array[0], where[1] if where else operation)
+                largest[label] = sum(array_bytes(array[0]))
     collectives = [Collective(*key, int(n), b, w) for key, (n, b, w) in found.items()]
     collectives.sort(key=lambda one: -one.wire)
     order = sorted(((size, *label) for label, size in largest.items()), reverse=True)

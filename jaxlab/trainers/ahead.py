@@ -262,8 +262,18 @@ def of_distill(config: distill.Distill, mesh: Mesh, build: Compile) -> Iterator[
     held = (_state(steps.abstract), *_named(frozen))
     if rollout.source == "student" or rollout.student_share:
         yield build(
-            sample(student, sampling, config.mesh, mesh, rollout.prompts, width, held, trained=True)
+            sample(
+                *(student, sampling, config.mesh, mesh, rollout.prompts, width, held),
+                resident_as="params",
+            )
         )
+    if rollout.source == "teacher":
+        assert teacher is not None
+        work = sample(
+            *(teacher, sampling, config.mesh, mesh, rollout.prompts, width, held),
+            resident_as="teacher",
+        )
+        yield build(work._replace(name="sample of the teacher"))
     rows = rollout.prompts * rollout.samples
     batch = _experience(mesh, rows, width, rollout.max_new_tokens)
     if config.loss.needs.reward:
@@ -300,7 +310,10 @@ def of_agent(config: agent.Agent, mesh: Mesh, build: Compile) -> Iterator[Any]:
     check_batch(rollout.episodes, "rollout.tasks x rollout.samples", mesh)
     held = (_state(abstract), *_named(frozen))
     yield build(
-        sample(decoder, sampling, config.mesh, mesh, rollout.episodes, width, held, trained=True)
+        sample(
+            *(decoder, sampling, config.mesh, mesh, rollout.episodes, width, held),
+            resident_as="params",
+        )
     )
     rows = rollout.turn_multiple
     check_batch(rows, "rollout.turn_multiple", mesh)
@@ -310,7 +323,8 @@ def of_agent(config: agent.Agent, mesh: Mesh, build: Compile) -> Iterator[Any]:
         advantage=_rows(mesh, rows, dtype=jnp.float32),
         weight=_rows(mesh, rows, dtype=jnp.float32),
     )
-    cure, notes = _microbatch("rows per part (rollout.parts)", rows, rollout.parts, mesh)
+    update = rows // rollout.updates
+    cure, notes = _microbatch("rows per part (rollout.parts)", update, rollout.parts, mesh)
     notes += (f"one batch of {rows} turns (rollout.turn_multiple), each of the greatest length",)
     cures = _cures(decoder, config.mesh.rules, mesh, cure)
     cures["reference"] = "param_dtype=bfloat16, or more chips on the axis data or model"
@@ -358,7 +372,7 @@ def sample(
     width: int,
     resident: tuple[Argument, ...] = (),
     *,
-    trained: bool = False,
+    resident_as: str | None = None,
     channels: Any = None,
 ) -> Work:
     """A batch's decoding loop, to its greatest length.
@@ -371,16 +385,25 @@ def sample(
         prompts: of a batch.
         width: of the longest prompt.
         resident: what lies on the devices meanwhile.
-        trained: the params are a part of it where decoding leaves them as they are.
+        resident_as: the kind of the params among it, "params" (the state's) or that of an
+            argument; None: they are not among it.
         channels: abstract, where the attention wants calibrated ones.
     """
-    rules = settings.decode_rules
-    if rules is None and trained:
+    own = _frozen(decoder, settings.rules, mesh)
+    params, kind_of = own, resident_as or "params"
+    if settings.decode_rules is not None:
+        params = _frozen(decoder, settings.decode_rules, mesh)
+    if _shardings(params) != _shardings(own):
+        # A copy, beside those that were loaded or are trained.
+        kind_of = "params for decoding"
+        resident = resident if resident_as else (*resident, Argument("params", own))
+    elif resident_as == "params":
         resident = tuple(
             Argument("optimiser", one.tree.opt_state) if one.kind == "state" else one
             for one in resident
         )
-    params = _frozen(decoder, settings.rules if rules is None else rules, mesh)
+    else:
+        resident = tuple(one for one in resident if one.kind != resident_as)
     keys = jax.eval_shape(
         lambda: jax.random.split(jax.random.key(0), (prompts, sampling.num_samples))
     )
@@ -395,7 +418,7 @@ def sample(
     everywhere = NamedSharding(mesh, PartitionSpec())
     arguments = (
         *(Argument("", static) for static in (Decoder(decoder), sampling)),
-        Argument("params for decoding" if rules is not None and trained else "params", params),
+        Argument(kind_of, params),
         *(Argument("batch", one) for one in (_rows(mesh, prompts, width), _rows(mesh, prompts))),
         Argument("batch", placed(keys, everywhere)),
         Argument("batch", channels),
@@ -430,6 +453,10 @@ def _frozen(decoder: DecoderConfig | None, rules: Rules, mesh: Mesh) -> Any:
         return None
     params = abstract_params(decoder)
     return placed(params, sharding.infer(params, rules, mesh))
+
+
+def _shardings(tree: Any) -> list[Any]:
+    return [leaf.sharding for leaf in jax.tree.leaves(tree)]
 
 
 def _named(frozen: list[Any]) -> Iterator[Argument]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxlab_kernels.attention import attention
 
 from jaxlab.runtime import ahead, counting, hlo
 from jaxlab.runtime.chips import CHIPS, Chip
@@ -109,6 +110,75 @@ def test_flops_count_loops_branches_and_shards():
     assert counting.matmul_flops(jaxpr) == 4 * 2 * 2 * 3 * 2
 
 
+def test_flops_of_a_loop_whose_bound_is_the_number_of_a_step():
+    """As of causal attention by tiles: row n has n + 1 of them, in each of three layers."""
+
+    def rows(x):
+        def row(total, n):
+            return jax.lax.fori_loop(2, n + 3, lambda _, y: y @ y, total), None
+
+        return jax.lax.scan(row, x, jnp.arange(5), reverse=True)[0]
+
+    def layers(x):
+        return jax.lax.scan(lambda x, _: (jax.checkpoint(rows)(x), None), x, None, length=3)[0]
+
+    jaxpr = jax.make_jaxpr(layers)(jnp.zeros((4, 4)))
+    assert counting.count(jaxpr, trips=7) == (3 * (1 + 2 + 3 + 4 + 5) * 2 * 4**3, False)
+
+
+def test_flops_of_causal_attention_and_its_derivative():
+    """Two products of each tile that a row of tiles sees, and five backwards, in scanned layers."""
+    size, tiles, width = 128, 8, 16
+    shape = (1, size * tiles, 1, width)
+
+    def loss(x):
+        def layer(x, _):
+            return attention(x, x, x, implementation="chunked"), None
+
+        return jnp.sum(jax.lax.scan(layer, x, None, length=3)[0])
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(jnp.zeros(shape))
+    tile = 2 * size * size * width
+    assert counting.count(jaxpr) == (3 * 7 * tiles * (tiles + 1) // 2 * tile, False)
+
+
+def test_loops_whose_length_is_data_are_told():
+    def f(x):
+        def inner(x):
+            return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
+
+        return jax.lax.while_loop(lambda x: x[0, 0] < 2, lambda x: inner(x) @ x, x)
+
+    jaxpr = jax.make_jaxpr(f)(jnp.zeros((2, 2)))
+    # What is within a decoding loop does not run once per token and token.
+    assert counting.count(jaxpr, trips=7) == (7 * 2 * 2 * 2**3, True)
+    plain = jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x))
+    assert counting.count(plain(jnp.zeros((2, 2))), trips=7) == (7 * 2 * 2**3, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        ("(f32[8], f32[2]) all-reduce-start(%x, %y), to_apply=%add", 40),
+        ("(f32[8], f32[64]) all-gather-start(%x), dimensions={0}", 256),
+        ("((f32[8], f32[2]), (f32[64], f32[16])) all-gather-start(%x, %y)", 320),
+        ("(f32[8], f32[8], u32[], u32[]) collective-permute-start(%x)", 32),
+    ],
+)
+def test_messages_that_are_begun_count_what_they_bring(message, size):
+    text = f"""HloModule m
+
+ENTRY %main (x: f32[8], y: f32[2]) -> f32[8] {{
+  %x = f32[8] parameter(0)
+  %y = f32[2] parameter(1)
+  %s = {message}, replica_groups={{}}
+  ROOT %r = f32[8] negate(%x)
+}}
+"""
+    [found] = hlo.read(text, {"data": 8}).collectives
+    assert (found.times, found.bytes) == (1, size)
+
+
 def _small(capacity, x=8):
     """A program of a product on one device, for a chip of this memory."""
     chip = Chip("made up", 1e3, 1e3, capacity, 1e3, "none")
@@ -189,3 +259,5 @@ def test_numbers_of_chips():
     read = {name: chip.memory / chip.bandwidth for name, chip in CHIPS.items()}
     assert all(0.01 < seconds < 0.05 for seconds in read.values()), read
     assert CHIPS["v5p"].flops == 459e12
+    # Half of the 900 and 1,200 GB/s that the sheet and the page have for both directions.
+    assert (CHIPS["h100"].network, CHIPS["v5p"].network) == (450e9, 600e9)
