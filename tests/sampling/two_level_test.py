@@ -15,6 +15,7 @@ from jaxlab.evals.loop import Eval
 from jaxlab.models.decoder import Decoder
 from jaxlab.models.sizes import Sizes
 from jaxlab.nn.context import Context
+from jaxlab.nn.delta import DeltaCache
 from jaxlab.runtime.drawing import by_operations
 from jaxlab.sampling import SamplingConfig, generate
 from jaxlab.sampling.caches import OffloadAttention, TwoLevel, TwoLevelAttention
@@ -128,6 +129,11 @@ def test_generation_from_prompts_in_chunks(params):
         sampling = dataclasses.replace(chunked, attention=attention)
         with pytest.raises(ValueError, match=message):
             generate(Decoder(CONFIG), params, PROMPTS, LENGTHS, jax.random.key(1), sampling)
+
+
+def test_a_layer_that_reads_no_chunks_is_named():
+    with pytest.raises(ValueError, match="prefill_chunk: DeltaCache reads prompts whole"):
+        reading([DeltaCache(*4 * [jnp.zeros((1, 2))])])
 
 
 def test_a_cache_too_short_to_be_sparse_says_so():

@@ -50,16 +50,14 @@ def reading(layers: Any) -> Any:
     """
 
     def one(cache: Any) -> Any:
-        if not is_cache(cache):
+        if not hasattr(cache, "in_chunks"):
             raise ValueError(
                 f"prefill_chunk: {type(cache).__name__} reads prompts whole: leave it None"
             )
         return cache.in_chunks()
 
-    def is_cache(x: Any) -> bool:
-        return hasattr(x, "in_chunks")
-
-    return jax.tree.map(one, layers, is_leaf=is_cache)
+    # What every layer's cache has; that of a delta layer has nothing to read chunks with.
+    return jax.tree.map(one, layers, is_leaf=lambda x: hasattr(x, "repeat"))
 
 
 def done(layers: Any) -> Any:
