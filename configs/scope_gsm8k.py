@@ -1,6 +1,7 @@
 """SCOPE on GSM8K between two checkpoints on disk, with the settings of the paper's mathematics run:
 256 prompts of 8 answers a step, temperature 0.6, one update per batch, learning rate 5e-5 constant,
-weight decay 0.01, tau = 1, answers of 12,288 tokens, 100 steps (arXiv 2604.10688, tables 3 and 4).
+weight decay 0.01, tau = 1, answers of 12,288 tokens (arXiv 2604.10688, tables 3 and 4), and the 100
+steps of its plots.
 
     python -m jaxlab.train --config=configs/scope_gsm8k.py --workdir=runs/scope_gsm8k \\
         --config.student.path=STUDENT --config.teacher.path=TEACHER \\

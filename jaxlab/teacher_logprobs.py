@@ -89,10 +89,11 @@ def write(config: Distill, out: Path) -> TeacherFile:
         raise FileExistsError(f"{out} holds other files: give a new directory")
     tokenizer = distill.tokenizer_of(config)
     size = tokenizer.vocab_size
-    text = text_task(config.data, tokenizer)
+    text = text_task(config.data, tokenizer, thinkers=config.thinkers)
     mesh = mesh_lib.make_mesh(config.mesh.shape)
     mesh_lib.host_batch_slice(rollout.prompts, mesh)
     source = models.find(spec, "teacher", vocab_size=size, seed=config.seed)
+    distill.check_context(config, source.config, "teacher")
     about = About(
         model=fingerprint.fingerprint(spec, source, config.seed),
         model_name=spec.path or "from scratch",
@@ -103,6 +104,7 @@ def write(config: Distill, out: Path) -> TeacherFile:
         source=rollout.source,
         samples=rollout.samples if rollout.source == "teacher" else 1,
         max_new_tokens=rollout.max_new_tokens,
+        sampled_at=rollout.temperature if rollout.source == "teacher" else None,
     )
     teacher = teachers.load(
         spec, "teacher", mesh, config.mesh.rules, vocab_size=size, seed=config.seed

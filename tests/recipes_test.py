@@ -58,15 +58,15 @@ def test_a_mixer(monkeypatch):
     layer = Layer(module(monkeypatch, "a mixer").Shift(), SwiGLU(8))
     decoder = Decoder(DecoderConfig(vocab_size=11, hidden_size=4, stacks=((1, (layer,)),)))
     tokens = jax.random.randint(jax.random.key(0), (1, 7), 0, 11)
-    # Two rows of one row's tokens; the second is padded on the left.
-    padded = jnp.stack([tokens[0, :4], jnp.pad(tokens[0, :2], (2, 0))])
-    more = jnp.stack([tokens[0, 4:6], tokens[0, 2:4]])
+    # Two rows of one row's tokens; the second is of one token, behind padding that it must not see.
+    padded = jnp.stack([tokens[0, :4], jnp.pad(tokens[0, :1], (3, 0), constant_values=5)])
+    more = jnp.stack([tokens[0, 4:6], tokens[0, 1:3]])
 
     @jax.jit
     def both_ways():
         params = decoder.init(jax.random.key(1), tokens)["params"]
         variables = {"params": jax.tree.map(lambda x: x + 0.1, params)}
-        lengths = jnp.array([4, 2])
+        lengths = jnp.array([4, 1])
         hidden, cache = decoder.apply(variables, padded, lengths, Dense(8), method="prefill")
         extended, _ = decoder.apply(variables, more, cache, method="extend")
         last = jnp.concatenate([hidden, extended[:, -1]])
@@ -74,7 +74,7 @@ def test_a_mixer(monkeypatch):
         return decoder.apply(variables, tokens), parts
 
     whole, parts = both_ways()
-    np.testing.assert_allclose(parts, whole[0, np.array([3, 1, 5, 3])], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts, whole[0, np.array([3, 0, 5, 2])], rtol=1e-5, atol=1e-6)
 
 
 def arcee(monkeypatch):

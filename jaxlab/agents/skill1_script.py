@@ -161,13 +161,11 @@ class Rehearsal:
         thing = self._env.game.id.split("-")[1].lower()
         others = sorted(t.lower() for t in catalogue.THINGS if t.lower() != thing)
         lessons = [(self._rng.choice(others), self._rng.choice(places)) for _ in range(self._top_k)]
+        # Whatever a task is about lies somewhere.
         true = next(
-            (
-                names[place]
-                for place, inside in sorted(state.inside.items())
-                if place in names and any(names[x].split()[0] == thing for x in inside)
-            ),
-            places[0],
+            names[place]
+            for place, inside in sorted(state.inside.items())
+            if place in names and any(names[x].split()[0] == thing for x in inside)
         )
         told = true if self._rng.random() < self._right else self._rng.choice(places)
         lessons[self._rng.randrange(self._top_k)] = (thing, told)

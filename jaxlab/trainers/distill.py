@@ -91,7 +91,9 @@ class _Run:
             self.reference = teachers.Frozen(self.student, start)
         for line in self.method.contradictions():
             logger.warning("loss: %s", line)
-        _check_context(config, self.student)
+        check_context(config, self.source.config, "student")
+        if self.teacher is not None:
+            check_context(config, self.teacher.decoder.config, "teacher")
         if config.rollout.source == "data":
             # A task without completions is an error of the config, not of the first step.
             self.text.target(self.text.prompt(0, "train")[0])
@@ -314,12 +316,16 @@ def _diagnose(
     return jax.jit(ambient(mesh)(measure), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _check_context(config: Distill, decoder: Decoder) -> None:
-    """Refuse prompts and completions that would not fit."""
+def check_context(config: Distill, model: DecoderConfig, who: str) -> None:
+    """Refuse prompts and completions that would not fit into the context of student or teacher.
+
+    Raises:
+        ConfigError: they would not.
+    """
     needed = config.data.max_prompt + config.rollout.max_new_tokens
-    if needed > decoder.config.max_position:
+    if needed > model.max_position:
         raise config_lib.ConfigError(
             f"rollout.max_new_tokens: prompts of {config.data.max_prompt} and completions of "
-            f"{config.rollout.max_new_tokens} tokens exceed the student's context of "
-            f"{decoder.config.max_position}"
+            f"{config.rollout.max_new_tokens} tokens exceed the {who}'s context of "
+            f"{model.max_position}"
         )

@@ -55,6 +55,7 @@ class Fixed:
             source=rollout.source,
             samples=rollout.samples,
             max_new_tokens=rollout.max_new_tokens,
+            sampled_at=rollout.temperature,
         )
         for i in range(min(text.num_examples("train"), MAX_CHECKED)):
             self._said(*text.prompt(i, "train"))

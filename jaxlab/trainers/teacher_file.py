@@ -62,6 +62,7 @@ class About:
         source: whose completions: the "data"'s, or the "teacher"'s own.
         samples: S, completions of a row.
         max_new_tokens: longer completions were cut off there.
+        sampled_at: the temperature at which the teacher wrote them; None: the data's.
         rows: R.
         tokens: N.
         tail_mass: mean mass of the words that are not among the K.
@@ -76,6 +77,7 @@ class About:
     source: Literal["data", "teacher"]
     samples: int
     max_new_tokens: int
+    sampled_at: float | None = None
     rows: int = 0
     tokens: int = 0
     tail_mass: float = 0.0
@@ -249,6 +251,7 @@ class TeacherFile:
         source: str,
         samples: int,
         max_new_tokens: int,
+        sampled_at: float,
     ) -> None:
         """Check that a run can learn from the file.
 
@@ -270,6 +273,8 @@ class TeacherFile:
             raise self._differs("rollout.source", about.source, source)
         if source == "teacher" and about.samples < samples:
             raise self._differs("rollout.samples", about.samples, samples)
+        if source == "teacher" and about.sampled_at != sampled_at:
+            raise self._differs("rollout.temperature", about.sampled_at, sampled_at)
         if about.max_new_tokens < max_new_tokens:
             raise self._differs("rollout.max_new_tokens", about.max_new_tokens, max_new_tokens)
 

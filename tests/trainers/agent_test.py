@@ -1,5 +1,6 @@
 """Skill1's trainer: credit by hand, runs that go on, and what each phase is taught."""
 
+import asyncio
 import dataclasses
 import json
 
@@ -9,6 +10,7 @@ import pytest
 
 from jaxlab import config as config_lib
 from jaxlab import train
+from jaxlab.agents import skill1_terse
 from jaxlab.agents.skill1 import Played
 from jaxlab.agents.skill_library import SkillLibrary
 from jaxlab.agents.skill_options import Candidate, Entry, Skill
@@ -16,10 +18,12 @@ from jaxlab.evals import report
 from jaxlab.losses.methods.gigpo import Gigpo
 from jaxlab.losses.methods.grpo import Grpo
 from jaxlab.rollouts.turns import Asked, Turn
+from jaxlab.rollouts.worlds import source
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.trainers import agent
 from jaxlab.trainers.agent_credit import joined, worth
-from jaxlab.trainers.agent_settings import Credit
+from jaxlab.trainers.agent_play import Players
+from jaxlab.trainers.agent_settings import Agent, Credit
 from jaxlab.trainers.agent_waiting import Waiting
 
 SKILL = Skill("mug at shelf 1", "mug")
@@ -282,6 +286,32 @@ def test_every_cell_of_the_study_trains(cell, name, tmp_path):
     if name == "no_distillation":
         with SkillLibrary(tmp_path) as library:
             assert library.entries()[0].skill.strategy.count(";") == 2
+
+
+def test_what_is_told_is_true(config):
+    """In training and in evaluation, one lesson about where the thing of the task lies."""
+    stage = config_lib.build(Agent, config("skill1_household", "tiny")["stages"]["told"])
+    worlds = source(stage.data)
+    players = Players(stage, worlds, None, None)
+    asked = []
+
+    async def generate(phase, prompt, choices):
+        asked.append(phase)
+        return "look"
+
+    for number in range(12):
+        game = worlds.train(number)
+        played = asyncio.run(players.episode(game, training=number % 2 == 0)(generate))
+        (candidate,) = played.candidates
+        thing, place = candidate.entry.skill.strategy.split(" at ")
+        assert thing == game.id.split("-")[1].lower()
+        env = worlds.load(game)
+        env.reset()
+        names, inside = env.state.world.names, env.state.inside
+        (there,) = (p for p in env.state.world.where if skill1_terse.short(names[p]) == place)
+        assert thing in {names[x].split()[0] for x in inside[there]}
+    assert "act" in asked
+    assert "distil" not in asked
 
 
 def test_what_waits_for_its_worth_survives_json():

@@ -10,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab import config as config_lib
 from jaxlab import exporting, train
 from jaxlab.interop import hf
+from jaxlab.losses.methods.scope import Scope
 from jaxlab.models.sizes import Sizes
 from jaxlab.runtime.checkpoint import Checkpointer
 from jaxlab.text import tokenizer
+from jaxlab.trainers.distill import Distill
 from tests.interop.directories import assert_same, random_params
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -32,6 +35,22 @@ def _qwen3(folder, config, words, likely=()):
     words.save(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen3"
     return {"path": str(folder)}
+
+
+def test_the_plain_config_has_the_papers_settings(config):
+    """Tables 3 and 4 of arXiv 2604.10688, and Eq. 4 to 6 as they stand."""
+    found = config_lib.build(Distill, config("scope_gsm8k"))
+    rollout, optimiser = found.rollout, found.optim
+    assert (rollout.prompts, rollout.samples, rollout.updates) == (256, 8, 1)
+    assert (rollout.temperature, rollout.max_new_tokens, rollout.source) == (0.6, 12_288, "student")
+    assert (found.data.max_prompt, found.train.steps) == (4096, 100)
+    assert (optimiser.learning_rate, optimiser.weight_decay) == (5e-5, 0.01)
+    assert (optimiser.schedule, optimiser.warmup_steps) == ("constant", 0)
+    assert found.loss == Scope(tau=1.0)
+    assert found.loss.contradictions() == []
+    evaluated = found.eval
+    assert (evaluated.samples, evaluated.max_new_tokens) == (32, 32_768)
+    assert (evaluated.temperature, evaluated.top_p, evaluated.top_k) == (0.6, 0.95, 20)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,17 @@ import json
 import math
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from jaxlab import config as config_lib
-from jaxlab import train
+from jaxlab import teacher_logprobs, train
+from jaxlab.config import ConfigError
 from jaxlab.data.tasks.modsum import ModSum
+from jaxlab.interop import models
 from jaxlab.losses.types import Needs
+from jaxlab.models.decoder import Decoder, left_padded
 from jaxlab.runtime import manifest
 from jaxlab.trainers import distill, resuming, teacher_file
 from jaxlab.trainers.teacher_file import About, Said, TeacherFile, TeacherFileError, Writer
@@ -38,13 +42,15 @@ CONFIG = {
         "top_k": 6,
     },
     "rollout": {"prompts": 4, "samples": 2, "max_new_tokens": 8, "source": "data"},
-    "train": {"steps": 8},
+    "train": {"steps": 8, "microbatch": 4},
+    "teacher_temperature": 0.8,
     "optim": {"learning_rate": 0.1},
 }
 
 # Three tokens in two completions, of five words.
 LOG = math.log
 ABOUT = About("abcd", "by hand", "digest", 5, 2, 1.0, "data", 1, 4)
+OF_TEACHER = dataclasses.replace(ABOUT, source="teacher", samples=8, sampled_at=0.7)
 ROWS = {
     7: Said(
         tokens=np.array([1, 4]),
@@ -187,7 +193,7 @@ def test_a_directory_of_something_else(tmp_path):
         TeacherFile(tmp_path / "nowhere")
 
 
-def _check(**changes):
+def _check(about=ABOUT, **changes):
     words = ModSum(**MODULUS).tokenizer()
     fits = {
         "vocabulary": teacher_file.vocabulary(words),
@@ -200,9 +206,10 @@ def _check(**changes):
         "source": "data",
         "samples": 8,
         "max_new_tokens": 4,
+        "sampled_at": 0.7,
     }
     told = {key: value for key, value in changes.items() if key not in asked}
-    file.about = dataclasses.replace(ABOUT, **fits | told)
+    file.about = dataclasses.replace(about, **fits | told)
     asked |= {key: value for key, value in changes.items() if key in asked}
     file.check(words, Needs(teacher="topk", top_k=2), **asked)
 
@@ -222,6 +229,27 @@ def test_a_file_for_another_run_is_refused(changes, message):
     _check()
     with pytest.raises(TeacherFileError, match=message):
         _check(**changes)
+
+
+def test_texts_of_the_teacher_that_another_run_would_not_have():
+    _check(OF_TEACHER, source="teacher")
+    with pytest.raises(TeacherFileError, match=r"with rollout\.samples = 8, the run has 9"):
+        _check(OF_TEACHER, source="teacher", samples=9)
+    with pytest.raises(TeacherFileError, match=r"with rollout\.temperature = 0\.7, the run"):
+        _check(OF_TEACHER, source="teacher", sampled_at=1.0)
+
+
+def test_the_command_asks_what_the_run_asks(tmp_path):
+    """Prompts hold thinkers' texts where the run's do, and fit into the teacher's context."""
+    config = config_lib.build(distill.Distill, CONFIG | {"thinkers": {"path": "nowhere"}})
+    with pytest.raises(FileNotFoundError, match="nowhere: there are no thinkers"):
+        teacher_logprobs.write(config, tmp_path / "said")
+    small = _with(teacher={"sizes": SIZES | {"max_position": 20}})
+    with pytest.raises(ConfigError, match="tokens exceed the teacher's context of 20"):
+        teacher_logprobs.write(config_lib.build(distill.Distill, small), tmp_path / "said")
+    with pytest.raises(ConfigError, match="tokens exceed the teacher's context of 20"):
+        distill.program(config_lib.build(distill.Distill, small), tmp_path / "run")
+    assert not list(tmp_path.glob("said*"))
 
 
 def _with(**changes):
@@ -282,13 +310,14 @@ def test_of_a_teacher_beside_its_file_each_reads_its_own_steps(written, tmp_path
 
 
 def test_completions_of_the_teacher_are_taken_from_the_file(door, tmp_path):
-    """Sequence-level distillation: what the teacher wrote once, without it."""
+    """Sequence-level distillation: what the teacher wrote once, without it; read in two parts."""
     config = _with(loss={"name": "cross_entropy"}, rollout={"source": "teacher"})
     config["loss"] = {"name": "cross_entropy"}
     (tmp_path / "run.py").write_text(f"def get_config():\n    return {config!r}\n")
     said = tmp_path / "said"
     done = door("teacher_logprobs", f"--config={tmp_path / 'run.py'}", f"--out={said}")
     assert done.returncode == 0, done.stderr
+    spec = config_lib.build(distill.Distill, config).teacher_model
     config["teacher"] = {"logprobs": str(said)}
     run = distill._Run(config_lib.build(distill.Distill, config), tmp_path / "run")
     assert run.teacher is None
@@ -302,6 +331,19 @@ def test_completions_of_the_teacher_are_taken_from_the_file(door, tmp_path):
     assert [row[m].tolist() for row, m in zip(response, mask, strict=True)] == texts
     assert rollout.stopped.tolist() == [text[-1] == stop for text in texts]
     assert run.fixed.view(rows, 8) is None
+    # What is said of each token is of that token, behind its own prompt.
+    size = run.text.tokenizer.vocab_size
+    source = models.find(spec, "teacher", vocab_size=size, seed=0)
+    params = source.load(run.mesh, run.config.mesh.rules)
+    width = rollout.prompt_width
+    inputs = left_padded(rollout.tokens.shape[1], rollout.lengths + response.shape[1])
+    logits = jax.jit(Decoder(source.config).apply)({"params": params}, rollout.tokens, *inputs)
+    logp = jax.nn.log_softmax(logits[:, width - 1 : -1, :size] / 0.8)
+    for row, one in enumerate(one for _, prompt in rows for one in file.said(prompt)):
+        of_row = np.asarray(logp[row, : len(one.tokens)])
+        expected = np.take_along_axis(of_row, one.tokens[:, None], 1)[:, 0]
+        np.testing.assert_allclose(one.token, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.top, -np.sort(-of_row)[:, : one.top.shape[1]], rtol=1e-4)
     digest = resuming.inputs(config_lib.to_json(run.config))["teacher.logprobs"]
     assert len(digest) == 64
 
