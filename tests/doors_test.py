@@ -271,6 +271,13 @@ def test_another_model_in_the_same_directory(capsys, tmp_path):
         (tmp_path / "config.json").read_text(),
     )
     assert after == before
+    # What was described before a field was there has its default.
+    described = tmp_path / "model" / "decoder.json"
+    older = json.loads(before[0])
+    assert older.pop("embedding_std") == 0.02
+    described.write_text(json.dumps(older))
+    train.train(_sft(), tmp_path)
+    assert described.read_text() == before[0]
 
 
 def test_stages_are_checked_before_the_first_runs():

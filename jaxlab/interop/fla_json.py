@@ -13,7 +13,7 @@ from jaxlab import json_file
 from jaxlab.interop import rope_json
 from jaxlab.interop.delta_json import shortest_period
 from jaxlab.json_file import BOOL, NULL, POSITIVE, SIZE, TEXT, CheckpointFormatError, Kind
-from jaxlab.models.sizes import Sizes
+from jaxlab.models.sizes import UNRECORDED, Sizes
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 
@@ -99,7 +99,6 @@ _OF_ATTENTION = (
     *("num_heads", "num_kv_heads", "head_dim", "rope"),
     *("qkv_bias", "output_bias", "qk_norm"),
 )
-_RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
 
 
 def from_json(data: Mapping[str, Any], family: FlaFamily) -> Sizes:
@@ -302,7 +301,7 @@ def _check_round_trip(config: Sizes, data: dict[str, Any], family: FlaFamily) ->
 
 def _function(config: Sizes) -> dict[str, Any]:
     """What the model computes: the config without what does not matter, None written out."""
-    left_out = (*_RUNTIME, "delta", *(() if "attention" in config.pattern else _OF_ATTENTION))
+    left_out = (*UNRECORDED, "delta", *(() if "attention" in config.pattern else _OF_ATTENTION))
     fields = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)

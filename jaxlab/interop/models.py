@@ -243,7 +243,8 @@ def _check_same(workdir: pathlib.Path, described: pathlib.Path, config: DecoderC
     """Refuse to describe the model anew where checkpoints of the one before would outlive it."""
     if not described.exists() or Checkpointer(workdir / "checkpoints").latest() is None:
         return
-    before, now = config_lib.load_json(described), config_lib.to_json(config)
+    # As it is read today: an older description lacks newer fields.
+    before, now = (config_lib.to_json(one) for one in (read_run(workdir), config))
     for name in [key for key in now if key not in ("dtype", "remat", "family")]:
         found = _first_difference(name, before.get(name), now[name])
         if found is not None:

@@ -17,6 +17,10 @@ from jaxlab.nn.rope import Rope
 Kind = Literal["attention", "delta"]
 
 
+# How a decoder is run, stored and begun, which no HuggingFace checkpoint records.
+UNRECORDED = ("dtype", "param_dtype", "scan_layers", "remat", "embedding_std")
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """The keys `model.sizes` of a config: one attention, one delta layer, one feed-forward width.

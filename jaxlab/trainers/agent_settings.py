@@ -102,6 +102,10 @@ class Skills:
         """Check choices and the number."""
         ranges.check_choices(self)
         ranges.check_counts(self, "dimensions")
+        if self.told:
+            for name in ("library", "encoder", "dimensions", "distil"):
+                if getattr(self, name) != getattr(Skills(), name):
+                    raise ValueError(f"skills.{name}: told episodes have no library: leave it out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxlab.models import presets
 from jaxlab.models.decoder import abstract_params
 from jaxlab.models.sizes import Sizes
 from jaxlab.models.stacking import rescan
+from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.rope import Rope
 from tests.interop.directories import assert_same, contents
 
@@ -155,6 +156,16 @@ class TestConfig:
     def test_published_files_are_the_presets(self, name, data, tmp_path):
         write_config(tmp_path, data)
         assert hf.read_config(tmp_path) == presets.decoder(name)
+
+    def test_how_tables_began_is_no_part_of_the_model(self):
+        """No config.json has it, and a checkpoint brings its own tables."""
+        tiny = presets.sizes("tiny")
+        kda = {"pattern": ("delta",), "delta": DeltaConfig("kda", num_heads=2, head_dim=4)}
+        kda = dataclasses.replace(tiny, **kda, rope=None, qk_norm=False)
+        for sizes, family in ((tiny, None), (kda, None), (kda, "kda")):
+            begun = dataclasses.replace(sizes, embedding_std=0.2)
+            expected = hf.families.to_json(sizes, family)
+            assert hf.families.to_json(begun, family) == expected
 
     @pytest.mark.parametrize(
         "name", [n for n, c in presets.DECODERS.items() if c.delta is None and c.moe is None]

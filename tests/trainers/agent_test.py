@@ -358,6 +358,10 @@ def test_what_waits_for_its_worth_survives_json():
             {"skills": {"told": True}, "data": {"name": "household", "engine": "textworld"}},
             "skills.told: the truth is told in terse words",
         ),
+        (
+            {"skills": {"told": True, "distil": "raw"}},
+            "skills.distil: told episodes have no library",
+        ),
         ({"tokenizer": "nowhere"}, "nowhere has no tokenizer.json"),
         ({"data": {"name": "household", "train": "nowhere"}}, "nowhere: is no folder of games"),
     ],

@@ -25,7 +25,7 @@ from jaxlab.interop.fla_json import FlaFamily
 from jaxlab.json_file import BOOL, NULL, OBJECT, SIZE, TEXT, CheckpointFormatError
 from jaxlab.models import sparse
 from jaxlab.models.decoder import DecoderConfig
-from jaxlab.models.sizes import Sizes
+from jaxlab.models.sizes import UNRECORDED, Sizes
 from jaxlab.nn.attention import Attention
 from jaxlab.nn.delta_config import DeltaConfig
 from jaxlab.nn.mlp import SwiGLU
@@ -80,8 +80,6 @@ OWNED = frozenset(
     | delta_json.KEYS
     | fla_json.KEYS
 )
-# How the model is run or stored, which no checkpoint records.
-_RUNTIME = ("dtype", "param_dtype", "scan_layers", "remat")
 
 
 def family(name: Flat, table: Callable[[DecoderConfig], Mapping[str, str]]) -> Family:
@@ -271,7 +269,7 @@ def _check_round_trip(config: Sizes, data: dict[str, Any], family: Flat) -> None
     lost = [
         f"{field.name}={getattr(config, field.name)!r}"
         for field in dataclasses.fields(config)
-        if field.name not in _RUNTIME
+        if field.name not in UNRECORDED
         and getattr(back, field.name) != getattr(config, field.name)
         # Rules ignore each other's fields, so only the frequencies themselves have to survive.
         and not (
