@@ -38,7 +38,8 @@ TRACE_ONLY = flags.DEFINE_bool(
     "trace_only",
     False,
     "With --compile_only: trace the programs and do not compile them, in seconds; bytes of "
-    "arguments and FLOPs are exact, temporaries and messages unknown.",
+    "arguments are exact and FLOPs too unless a note says that they are too few; temporaries and "
+    "messages are unknown.",
 )
 FILE = "ahead.json"
 

@@ -256,7 +256,9 @@ def _write_metrics(workdir: pathlib.Path, scores: dict[str, float]) -> None:
 def start() -> None:
     """Run the program of the command line: `python -m jaxlab.evaluate`."""
     # Compiling ahead writes nothing that it is not asked for.
-    ahead = any(word.startswith("--compile_only") for word in sys.argv)
+    ahead = any(
+        word.startswith("--compile_only") and not word.endswith("=false") for word in sys.argv
+    )
     doors.run(
         main,
         required=["config" if ahead else "workdir"],

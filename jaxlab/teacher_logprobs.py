@@ -112,6 +112,7 @@ def write(config: Distill, out: Path) -> TeacherFile:
     assert teacher is not None
     rows = _Rows(config, about, tokenizer, text, teacher, mesh)
     if not mesh_lib.is_main():
+        # Log-probs are gathered from all processes, so that each has to take part in every row.
         for _ in rows:
             pass
         mesh_lib.barrier("jaxlab_teacher_logprobs")

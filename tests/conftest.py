@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 
 import pytest
@@ -69,6 +70,23 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_compiler_context_a_thread():
+    """Every lowering loads the dialects of MLIR anew, which takes as long as all of XLA's work."""
+    from jax._src.interpreters import mlir
+
+    made, make = threading.local(), mlir.make_ir_context
+
+    def context():
+        if not hasattr(made, "context"):
+            made.context = make()
+        return made.context
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlir, "make_ir_context", context)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -164,7 +164,7 @@ def of_lm(config: lm.Lm, mesh: Mesh, build: Compile) -> Iterator[Any]:
     decoder = decoder_of(config.model, "model", vocab_size)
     words = vocab_size or decoder.vocab_size
     if config.balance is not None:
-        run = lm.balanced_of(config, decoder, words, mesh)
+        run = balanced.of(config, decoder, words, mesh, z_loss=config.z_loss)
         yield from _balanced(config, config.balance, run, decoder, mesh, build)
         return
     check_batch(config.batch_size, "batch_size", mesh)
@@ -182,7 +182,7 @@ def of_sft(config: sft.Sft, mesh: Mesh, build: Compile) -> Iterator[Any]:
     decoder = decoder_of(config.model, "model", vocab_size)
     words = vocab_size or decoder.vocab_size
     if config.balance is not None:
-        run = sft.balanced_of(config, decoder, words, mesh)
+        run = balanced.of(config, decoder, words, mesh)
         yield from _balanced(config, config.balance, run, decoder, mesh, build)
         return
     check_batch(config.batch_size, "batch_size", mesh)

@@ -12,7 +12,7 @@ R: ranks, the devices along the mesh's axis "data"; W: width of a row; K: budget
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,13 @@ from jaxlab.data.tasks.tokens import Row
 from jaxlab.losses import chunked_vocab
 from jaxlab.losses.aggregate import per_token
 from jaxlab.models.decoder import Decoder, DecoderConfig, Params, abstract_params, unembedding
+from jaxlab.runtime import settings
 from jaxlab.runtime.checkpoint import CheckpointError
 from jaxlab.runtime.mesh import host_batch_slice, put_global
 from jaxlab.runtime.settings import Rules
 from jaxlab.trainers import latencies, optim, state
 from jaxlab.trainers.loop import Evaluation, HostState, Program, StepOutput
+from jaxlab.trainers.optim import Optim
 from jaxlab.trainers.settings import Train
 
 Drawn = tuple[Sequence[Row], Mapping[str, int]]
@@ -59,7 +61,7 @@ class Recipe(NamedTuple):
     """What decides about the compiled steps: runs that differ in seed or data share them."""
 
     decoder: DecoderConfig
-    optim: optim.Optim
+    optim: Optim
     steps: int
     skip_nonfinite: bool
     vocab_size: int
@@ -148,6 +150,35 @@ class Balanced:
             self._memory.restore(data)
         except ValueError as error:
             raise CheckpointError(f"{error}; or train in a new work directory") from error
+
+
+class Config(Protocol):
+    """What balanced steps read of a trainer's settings (`lm.Lm`, `sft.Sft`)."""
+
+    @property
+    def balance(self) -> Balance | None: ...  # noqa: D102
+    @property
+    def optim(self) -> Optim: ...  # noqa: D102
+    @property
+    def train(self) -> Train: ...  # noqa: D102
+    @property
+    def mesh(self) -> settings.Mesh: ...  # noqa: D102
+
+
+def of(
+    config: Config, decoder: DecoderConfig, vocab_size: int, mesh: Mesh, z_loss: float = 0.0
+) -> Balanced:
+    """The steps of a run whose settings have `balance`."""
+    assert config.balance is not None
+    recipe = Recipe(
+        decoder,
+        config.optim,
+        config.train.steps,
+        config.train.nonfinite == "skip",
+        vocab_size,
+        z_loss,
+    )
+    return Balanced(config.balance, recipe, mesh, config.mesh.rules)
 
 
 def program(

@@ -107,7 +107,7 @@ def program(config: Lm, workdir: pathlib.Path) -> Program:
             return rows, {"left_out": documents.left_out, "tokens": tokens}
 
         return balanced.program(
-            balanced_of(config, source.config, vocab_size, mesh),
+            balanced.of(config, source.config, vocab_size, mesh, z_loss=config.z_loss),
             lambda: source.load(mesh, config.mesh.rules),
             draw,
             evaluate,
@@ -145,22 +145,6 @@ def step_of(
         config.train.balance_loss,
     )
     return _compiled(recipe, mesh, config.mesh.rules)
-
-
-def balanced_of(
-    config: Lm, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
-) -> balanced.Balanced:
-    """The steps of a run with `balance`."""
-    assert config.balance is not None
-    recipe = balanced.Recipe(
-        decoder,
-        config.optim,
-        config.train.steps,
-        config.train.nonfinite == "skip",
-        vocab_size,
-        config.z_loss,
-    )
-    return balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules)
 
 
 class _Recipe(NamedTuple):

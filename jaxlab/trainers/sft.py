@@ -115,7 +115,7 @@ def program(config: Sft, workdir: pathlib.Path) -> Program:
 
     if config.balance is not None:
         return balanced.program(
-            balanced_of(config, source.config, tokenizer.vocab_size, mesh),
+            balanced.of(config, source.config, tokenizer.vocab_size, mesh),
             lambda: source.load(mesh, config.mesh.rules),
             functools.partial(_documents, config, text),
             evaluate,
@@ -157,21 +157,6 @@ def step_of(
         config.train.balance_loss,
     )
     return _compiled(recipe, mesh, config.mesh.rules)
-
-
-def balanced_of(
-    config: Sft, decoder: DecoderConfig, vocab_size: int, mesh: jax.sharding.Mesh
-) -> balanced.Balanced:
-    """The steps of a run with `balance`."""
-    assert config.balance is not None
-    recipe = balanced.Recipe(
-        decoder,
-        config.optim,
-        config.train.steps,
-        config.train.nonfinite == "skip",
-        vocab_size,
-    )
-    return balanced.Balanced(config.balance, recipe, mesh, config.mesh.rules)
 
 
 class _Recipe(NamedTuple):
