@@ -1,8 +1,8 @@
 """SCOPE beside uniform and reversed weights, OPD, AOPD, GKD and GRPO on the modular sum.
 
-The task is that of configs/aopd_modsum.py; the student starts strong (975 supervised steps, where
-it is right about two times of three), since SCOPE learns from its own correct answers and needs
-some that are no lucky guesses. From 550 steps, at chance, SCOPE collapsed: docs/distillation.md.
+The task is that of configs/aopd_modsum.py; the student starts strong (trained until it is
+right about two times of three), since SCOPE learns from its own correct answers and needs some that
+are no lucky guesses. From chance SCOPE collapsed: docs/distillation.md.
 
 Stages: the teacher, the student, then one run for each method and seed.
 
@@ -55,7 +55,8 @@ def get_config(variant: str = "") -> ConfigDict:
         methods = dict(list(METHODS.items())[:4])
     config = ConfigDict({"title": "SCOPE on the modular sum", "stages": {}})
     config.stages.teacher = aopd_modsum.sft(64, 2 if tiny else 900, tiny)
-    config.stages.student = aopd_modsum.sft(32, 2 if tiny else 375 if weak else 975, tiny)
+    start = (375, tiny) if weak else (2 if tiny else 2000, tiny, 0.6)
+    config.stages.student = aopd_modsum.sft(32, *start)
     for seed in range(1 if short else 5):
         for name, loss in methods.items():
             stage = aopd_modsum.distill(loss, seed, tiny, 400)

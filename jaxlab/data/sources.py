@@ -1,14 +1,34 @@
-"""Random-access sources: `len(source)` and `source[i] -> dict`, nothing else.
+"""Rows by number, from files of JSON lines or prepared TensorFlow Datasets: `len(rows)`, `rows[i]`.
 
-Which example comes when is `jaxlab.data.index`'s business, so a source has no order and no state.
+Which row comes when is `jaxlab.data.index`'s business, so rows have no order and no state.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlab.grading.sources import Jsonl as Jsonl
-from jaxlab.grading.sources import row_index
+from jaxlab.grading.sources import Jsonl, row_index
+
+TFDS = "tfds:"
+
+
+def read(path: str | Path, required: Sequence[str]) -> "Jsonl | Tfds":
+    """The rows of a .jsonl file, or of "tfds:NAME/SPLIT", a prepared TensorFlow Datasets split.
+
+    Args:
+        path: a file; or the name of a data set ("gsm8k", "c4/en:3.*.*") behind "tfds:", and its
+            split behind the last slash. It lies where tfds looks for it (TFDS_DATA_DIR).
+        required: fields that every row must hold as strings.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file or data set, the row, and the cause.
+    """
+    if not str(path).startswith(TFDS):
+        return Jsonl(path, required)
+    name, _, split = str(path).removeprefix(TFDS).rpartition("/")
+    if not name or not split:
+        raise ValueError(f"{path}: name data set and split, such as {TFDS}gsm8k/train")
+    return Tfds(name, split, required)
 
 
 class Tfds:
@@ -17,12 +37,18 @@ class Tfds:
     Text features come as str, everything else as tfds decodes it (numpy).
     """
 
-    def __init__(self, name: str, split: str, data_dir: str | Path | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        required: Sequence[str] = (),
+        data_dir: str | Path | None = None,
+    ):
         """Opens `split` of data set `name` ("gsm8k", "mnist:3.*.*", ...).
 
         Raises:
-            ValueError: the data set is unknown, has no such split, or was not prepared as
-                array_record in `data_dir`.
+            ValueError: the data set is unknown, has no such split, was not prepared as
+                array_record in `data_dir`, or lacks a required field of text.
         """
         import tensorflow_datasets as tfds
 
@@ -37,8 +63,14 @@ class Tfds:
                 f"tfds data set {name!r}, split {split!r}: {cause}; prepare it once with `{build}`"
             ) from error
         features = self._data.dataset_info.features
-        self._name = f"{name}/{split}"
+        self._name = f"{TFDS}{name}/{split}"
         self._texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
+        for field in required:
+            if field not in self._texts:
+                raise ValueError(
+                    f"{self._name}: has no field {field!r} of text; it has "
+                    f"{', '.join(self._texts) or 'none'}"
+                )
 
     def __len__(self) -> int:
         return len(self._data)
@@ -51,23 +83,11 @@ class Tfds:
                     row[key] = row[key].decode()
                 except UnicodeDecodeError as error:
                     raise ValueError(
-                        f"{self._name}[{i}]: field {key!r} is not UTF-8 ({error.reason} at byte "
+                        f"{self.where(i)}: field {key!r} is not UTF-8 ({error.reason} at byte "
                         f"{error.start})"
                     ) from None
         return row
 
-
-class Generated:
-    """`n` examples made on demand: `source[i]` is `fn(i)`, which must be a pure function of i."""
-
-    def __init__(self, fn: Callable[[int], dict[str, Any]], n: int):
-        """Raises ValueError if `n` is below 1."""
-        if n < 1:
-            raise ValueError(f"a generated source needs n >= 1, got {n}")
-        self._fn, self._n = fn, n
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._fn(row_index(i, self._n))
+    def where(self, i: int) -> str:
+        """'tfds:NAME/SPLIT[i]', for error messages."""
+        return f"{self._name}[{i}]"

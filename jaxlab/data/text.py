@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxlab import ranges
-from jaxlab.data import token_cache
+from jaxlab.data import sources, token_cache
 from jaxlab.data.packing import Packed, pack
 from jaxlab.data.tasks.tokens import NO_TARGET, TokenBatch
 from jaxlab.data.tasks.types import Split
 from jaxlab.data.token_cache import Tokenised
-from jaxlab.grading.sources import Jsonl
 from jaxlab.text.tokenizer import Tokenizer, train_bpe, train_char
 from jaxlab.text.tokenizer import load as load_tokenizer
 
@@ -179,18 +178,17 @@ def load(text: Text, cache: Path, tokenizer: Tokenizer | None = None) -> Corpus:
 
 
 def read(path: str | Path, field: str) -> list[str]:
-    """The documents of a file, of which none is empty.
+    """The documents of a file or of a tfds split (`sources.read`), of which none is empty.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not UTF-8, a row is malformed, or there is no text; names file and line.
     """
-    path = Path(path)
-    if path.suffix == ".jsonl":
-        rows = Jsonl(path, required=(field,))
+    if str(path).startswith(sources.TFDS) or Path(path).suffix == ".jsonl":
+        rows = sources.read(path, (field,))
         documents = [text for i in range(len(rows)) if (text := rows[i][field])]
     else:
-        documents = [document for document in [_decoded(path)] if document]
+        documents = [document for document in [_decoded(Path(path))] if document]
     if not documents:
         raise ValueError(f"{path}: there is no text in it")
     return documents

@@ -100,14 +100,12 @@ class MetricsWriter:
         self._file = self._path.open("a")
         self._purge_step = step + 1
 
-    def has(self, step: int, prefix: str) -> bool:
-        """Whether a row of `step` has a metric whose name begins with `prefix`; for process 0."""
+    def row(self, step: int) -> dict[str, Any]:
+        """The metrics that the file has for `step`, of all its rows; for process 0, else {}."""
         if self._file is None:
-            return False
+            return {}
         rows = map(json.loads, self._path.read_bytes().splitlines())
-        return any(
-            row["step"] == step and any(name.startswith(prefix) for name in row) for row in rows
-        )
+        return {name: value for row in rows if row["step"] == step for name, value in row.items()}
 
     def close(self, exit_code: int = 0) -> None:
         """Closes the file and the services.

@@ -66,31 +66,9 @@ def infer(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in specs])
 
 
-def constrain(x: jax.Array, *spec: Any) -> jax.Array:
-    """Asks the compiler to lay `x` out as `spec` on the ambient mesh (`jax.set_mesh`).
-
-    The identity without an ambient mesh and inside `shard_call`. An axis that the mesh lacks, or
-    that does not divide its dimension, is left out: this is a hint about speed, not about values.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes:
-        return x
-    if len(spec) > x.ndim:
-        raise ValueError(f"the partition {spec} has more entries than the shape {x.shape}")
-    kept = PartitionSpec(
-        *(
-            axes if x.shape[i] % _size(axes, mesh.shape) == 0 else None
-            for i, axes in enumerate(_known(spec, mesh.shape))
-        )
-    )
-    if AxisType.Explicit in mesh.axis_types:
-        return jax.sharding.reshard(x, kept)
-    return jax.lax.with_sharding_constraint(x, kept)
-
-
 @contextlib.contextmanager
 def ambient(mesh: Mesh) -> Iterator[None]:
-    """What is traced inside has the mesh for `constrain` and `shard_call`; its arrays are on it.
+    """What is traced inside has the mesh for `shard_call`; its arrays are on it.
 
     Unlike `jax.set_mesh` it says nothing of where arrays are put. On one device it does nothing.
     """

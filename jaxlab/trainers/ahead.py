@@ -438,7 +438,7 @@ def sample(
 
 
 class _Ambient:
-    """A jitted function that is traced with the mesh for `sharding.constrain`."""
+    """A jitted function that is traced with the mesh for `sharding.shard_call`."""
 
     def __init__(self, function: Any, mesh: Mesh):
         self._function, self._mesh = function, mesh

@@ -72,6 +72,8 @@ class Lm:
         ranges.check_seed(self)
         balanced.check_parts(self.train, self.batch_size, self.balance)
         self.optim.check_warmup(self.train.steps)
+        if self.eval.attentions:
+            self.train.check_whole("eval.attentions are compared")
         for i, setting in enumerate(self.eval.settings):
             self.data.settings(setting, f"eval.settings[{i}]")
 

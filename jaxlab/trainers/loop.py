@@ -30,7 +30,7 @@ from jaxlab.runtime import profiling
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError, Restored
 from jaxlab.runtime.metrics import MetricsWriter, Progress, keep_rows
 from jaxlab.runtime.preemption import Preemption
-from jaxlab.trainers.settings import Train
+from jaxlab.trainers.settings import Train, Until
 from jaxlab.trainers.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ def run(
 ) -> TrainState:
     """Train from the last good checkpoint of `workdir`, or from the start, to the last step.
 
+    With `config.until` the last step is that of the first evaluation with the score.
+
     Args:
         program: what to train.
         config: how long, and what to leave.
@@ -118,6 +120,7 @@ def run(
         The state after the last step.
 
     Raises:
+        ValueError: evaluations do not have the metric of `until`.
         NonFiniteError: with `nonfinite="stop"`; names the step and the last good checkpoint.
         SystemExit: code 143 after SIGTERM or Ctrl-C, with a checkpoint saved.
     """
@@ -135,7 +138,9 @@ def run(
         first, state = (0, program.init()) if restored is None else _resumed(program, restored)
         kept = -1 if restored is None else first
         writer.truncate_after(kept)
-        evaluated = mesh_lib.broadcast(writer.has(kept, "eval/"))
+        there = mesh_lib.broadcast(writer.row(kept))
+        evaluated = any(name.startswith("eval/") for name in there)
+        ends = evaluated and _reached(config.until, there)
         samples = StepRows(workdir / "samples.jsonl", kept)
         histograms = StepRows(workdir / "histograms.jsonl", kept)
         progress = Progress(last)
@@ -152,11 +157,13 @@ def run(
                 with reader.paused(), preemption.interrupting():
                     evaluation = program.evaluate(state, step)
                 if evaluation is not None:
+                    ends = _reached(config.until, evaluation.metrics)
                     writer.write(step, evaluation.metrics)
                     samples.write(step, evaluation.samples)
                     histograms.write(step, evaluation.histograms)
             leaving = preemption.reached(step)
-            due = step > 0 and (step % config.checkpoint_every == 0 or step == last)
+            ends = ends or step == last
+            due = ends or (step > 0 and step % config.checkpoint_every == 0)
             if not resumed_here and (due or leaving):
                 reader.flush()
                 with reader.paused():
@@ -164,7 +171,7 @@ def run(
             if leaving:
                 checkpointer.close()
                 preemption.leave()
-            if step == last:
+            if ends:
                 break
             with contextlib.nullcontext() if trace is None else trace.step(step):
                 output = program.step(state, step)
@@ -179,6 +186,24 @@ def run(
             # What comes after this run, such as the next stage, is not begun.
             preemption.leave()
     return state
+
+
+def _reached(until: Until | None, metrics: Scalars) -> bool:
+    """Whether an evaluation has the score that ends the run.
+
+    Raises:
+        ValueError: it does not have the metric.
+    """
+    if until is None:
+        return False
+    name = f"eval/{until.metric}"
+    if name not in metrics:
+        known = ", ".join(sorted(x.removeprefix("eval/") for x in metrics if x.startswith("eval/")))
+        raise ValueError(f"train.until.metric: {until.metric!r} is not evaluated; {known} are")
+    if metrics[name] < until.at_least:
+        return False
+    logger.info("%s is %.4g, as train.until asks: the run ends", until.metric, metrics[name])
+    return True
 
 
 def _resumed(program: Program, restored: Restored) -> tuple[int, TrainState]:

@@ -72,6 +72,7 @@ class Probe:
         ranges.check_seed(self)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        self.train.check_whole("what probes predict is written")
 
 
 def program(config: Probe, workdir: pathlib.Path) -> Program:

@@ -7,6 +7,19 @@ from jaxlab import ranges
 
 
 @dataclasses.dataclass(frozen=True)
+class Until:
+    """A score at which a run ends.
+
+    Attributes:
+        metric: of an evaluation, without "eval/".
+        at_least: the score.
+    """
+
+    metric: str
+    at_least: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """How long a run lasts and what it leaves behind.
 
@@ -27,6 +40,9 @@ class Train:
             is 1 where all experts have the same load (`jaxlab.nn.routing.balance`); metrics called
             router_* say how even it is. The metric `loss` includes it.
         stop_after: ends the run after this many steps without touching its schedules.
+        until: ends the run with the first evaluation that has this score. Models of one score are
+            alike, which those of one step are not: processors sum in different orders, and a model
+            that is just learning is far better a hundred steps later.
         tensorboard: also write TensorBoard event files.
         wandb: Weights & Biases project to report to.
         profile_start: first step of a jax.profiler trace of five steps, counted from 0.
@@ -42,6 +58,7 @@ class Train:
     microbatch: int | None = None
     balance_loss: float = 0.0
     stop_after: int | None = None
+    until: Until | None = None
     tensorboard: bool = False
     wandb: str | None = None
     profile_start: int | None = None
@@ -65,6 +82,11 @@ class Train:
                 f"profile_start must be below steps = {self.steps}, not {self.profile_start}: "
                 "there would be no trace"
             )
+
+    def check_whole(self, done: str) -> None:
+        """Refuse `until` where something is `done` after the last of `steps` alone."""
+        if self.until is not None:
+            raise ValueError(f"train.until: {done} after the last of train.steps: leave it out")
 
     def parts(self, rows: int) -> int:
         """Into how many microbatches a batch of `rows` is divided.

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlab.data.sources import Generated, Jsonl, Tfds
+from jaxlab.data import sources, text
+from jaxlab.grading.sources import Jsonl
 
 GOOD = b'{"question": "1+1?", "answer": "2"}\n'
 
@@ -81,31 +82,29 @@ def test_jsonl_required_fields_are_an_option(tmp_path):
     assert Jsonl(_write(tmp_path, b'{"problem": "p"}'), required=("problem",))[0]["problem"] == "p"
 
 
-def test_tfds_without_tensorflow():
+def test_tfds_without_tensorflow(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.testing.mock_data(num_examples=3):
-        source = Tfds("ag_news_subset", "test")
+        source = sources.read("tfds:ag_news_subset/test", ("title",))
         assert len(source) == 3
         row = source[2]
         assert isinstance(row["description"], str)
         assert row["label"].dtype == np.int64
         with pytest.raises(IndexError):
             source[3]
+        assert source.where(2) == "tfds:ag_news_subset/test[2]"
+        texts = text.read("tfds:ag_news_subset/test", "title")
+        assert texts == [source[i]["title"] for i in range(3)]
+        with pytest.raises(ValueError, match=r"ag_news_subset/test: has no field 'label' of text"):
+            sources.read("tfds:ag_news_subset/test", ("label",))
     assert "tensorflow" not in sys.modules
 
 
 def test_tfds_errors_name_the_cure(tmp_path):
     with pytest.raises(ValueError, match=r"'no_such_set'.*not found.*tfds build no_such_set"):
-        Tfds("no_such_set", "train")
+        sources.read("tfds:no_such_set/train", ())
     with pytest.raises(ValueError, match=f"array_record --data_dir={re.escape(str(tmp_path))}`"):
-        Tfds("mnist", "train", data_dir=tmp_path)
-
-
-def test_generated():
-    source = Generated(lambda i: {"x": i * i}, 4)
-    assert len(source) == 4
-    assert source[3] == {"x": 9}
-    with pytest.raises(IndexError):
-        source[4]
-    with pytest.raises(ValueError, match="n >= 1"):
-        Generated(lambda i: {}, 0)
+        sources.Tfds("mnist", "train", data_dir=tmp_path)
+    for path in ("tfds:", "tfds:gsm8k", "tfds:gsm8k/"):
+        with pytest.raises(ValueError, match=f"{path}: name data set and split"):
+            sources.read(path, ())

@@ -1,5 +1,6 @@
 """The loop around a fake program that records what it is asked for, and in which order."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from jaxlab.runtime import profiling
 from jaxlab.runtime.checkpoint import Checkpointer, CheckpointError
 from jaxlab.runtime.preemption import Preemption
 from jaxlab.trainers import loop
-from jaxlab.trainers.settings import Train
+from jaxlab.trainers.settings import Train, Until
 from jaxlab.trainers.state import TrainState, apply_gradients, create
 
 OPTIMIZER = optax.sgd(0.5)
@@ -274,6 +275,26 @@ def test_stop_after_goes_on_later(tmp_path, reference):
     assert int(state.step) == 4
     assert Checkpointer(tmp_path / "checkpoints").latest() == 4
     _check_like(reference, tmp_path, loop.run(Fake().program(), _train(), tmp_path))
+
+
+def test_a_score_ends_a_run(tmp_path, reference):
+    """Before the first step, at an evaluation, after a kill, never; and it stays ended."""
+    scores = {row["step"]: row["eval/score"] for row in _rows(reference[0]) if "eval/score" in row}
+    assert scores[0] < scores[4] < scores[8]
+    for step, at_least in ((0, scores[0]), (4, scores[4]), (8, scores[8] + 1)):
+        train = _train(until=Until("score", at_least))
+        with contextlib.suppress(Killed):
+            loop.run(Fake(die_at=3).program(), train, tmp_path / str(step))
+        loop.run(Fake().program(), train, tmp_path / str(step))
+        assert Checkpointer(tmp_path / str(step) / "checkpoints").latest() == step
+        before = _rows(tmp_path / str(step))
+        assert before == [row for row in _rows(reference[0]) if row["step"] <= step]
+        again = Fake()
+        loop.run(again.program(), train, tmp_path / str(step))
+        assert again.events == []
+        assert _rows(tmp_path / str(step)) == before
+    with pytest.raises(ValueError, match=r"until.metric: 'scoer' is not evaluated; score are"):
+        loop.run(Fake().program(), _train(until=Until("scoer", 1.0)), tmp_path / "misspelt")
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path, reference):

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxlab.data import sources
 from jaxlab.data.tasks.types import Example, Grade, Split
 from jaxlab.grading import prompts as prompt_template
 from jaxlab.grading.graders import MathVerifier
 from jaxlab.grading.math import grade, prompts, rows
-from jaxlab.grading.sources import Jsonl
+
+FIELDS = ("question", "answer")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Gsm8k:
         """Reads and checks both files.
 
         Args:
-            train_path: train.jsonl.
+            train_path: train.jsonl, or "tfds:gsm8k/train"; see `sources.read`.
             test_path: test.jsonl.
             prompt: as in `Options`, as is the next.
             calculator: whether targets keep their marks.
@@ -59,7 +61,8 @@ class Gsm8k:
             FileNotFoundError, ValueError: naming the file, the line and the cause.
         """
         self._options = Options(prompt, calculator)
-        self._sources = {"train": Jsonl(train_path), "test": Jsonl(test_path)}
+        paths: dict[Split, str | Path] = {"train": train_path, "test": test_path}
+        self._sources = {split: sources.read(path, FIELDS) for split, path in paths.items()}
         for source in self._sources.values():
             for i in range(len(source)):
                 try:

@@ -1,6 +1,6 @@
 """Look at LARYBench's files, write the synthetic world, or make a dataset of a copy.
 
-python -m jaxlab.evals.lary check --csv=calvin_metadata_val.csv --root=DATA_DIR [--decode]
+python -m jaxlab.evals.lary check --csv=CSV --root=DATA_DIR [--train=CSV] [--decode]
 python -m jaxlab.evals.lary world --out=DIR --pairs=16000 --clips=64 --unseen=400
 python -m jaxlab.evals.lary dataset --csv=calvin_metadata_val.csv --root=DATA_DIR --out=DIR
 """
@@ -29,6 +29,7 @@ def main() -> None:
         one.add_argument("--csv", required=True, help="a file of LARYBench")
         one.add_argument("--missing", choices=("error", "skip"), default="skip")
     check.add_argument("--root", help="DATA_DIR; without it no file is looked for")
+    check.add_argument("--train", help="the file to train on: names the robots that it lacks")
     check.add_argument("--decode", action="store_true", help="read every image, video and chunk")
     dataset.add_argument("--root", required=True, help="DATA_DIR")
     dataset.add_argument("--out", required=True, help="the folder to write below")
@@ -59,6 +60,10 @@ def _check(arguments: Any) -> list[str]:
     lines += _listed("leaking", [f"{x.row}: {x.kind} of {x.other}" for x in panel.leakage])
     robots = ", ".join(f"{name or '(none)'} {count}" for name, count in panel.robots.items())
     lines.append(f"robots: {robots}")
+    if arguments.train:
+        train = rows.read(arguments.train, bad_rows="skip")
+        unseen = splits.unseen_robots(panel, train)
+        lines += _listed("robots not in train", [f"{name}: {n} rows" for name, n in unseen.items()])
     if panel.classes:
         single = [name for name, count in panel.counts.items() if count <= 1]
         lines.append(f"{len(panel.classes)} classes, of which {len(single)} have at most one row")

@@ -5,10 +5,8 @@ chunks (since 2026-05-07); for CALVIN and VLABench its code has constants instea
 (`Normaliser.shipped`). A deviation below 1e-6 becomes 1.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -107,42 +105,6 @@ class Normaliser:
                 )
             strangers.append(Rejected(row.id, cause))
         return out.astype(np.float32), strangers
-
-    def write(self, path: str | Path) -> None:
-        """A file in the release's form, {"robot_stats": {robot: {mean, std, count}}}."""
-        parts = {"": self.everywhere} if self.everywhere is not None else self.robots
-        stats = {
-            name: {"mean": one.mean.tolist(), "std": one.std.tolist(), "count": one.count}
-            for name, one in parts.items()
-        }
-        Path(path).write_text(json.dumps({"robot_stats": stats}, indent=2) + "\n")
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Normaliser":
-        """A file as the release's `compute_robot_action_stats` and `write` make them.
-
-        "nan" is how the release spells a robot that the file does not name.
-
-        Raises:
-            ValueError: it is no such file.
-        """
-        try:
-            content = json.loads(Path(path).read_text())
-            parts = content.get("robot_stats", content)
-            robots = {
-                "" if name == "nan" else name: Moments(
-                    np.array(one["mean"], np.float64),
-                    _deviation(np.array(one["std"], np.float64)),
-                    int(one.get("count", 0)),
-                )
-                for name, one in parts.items()
-                if isinstance(one, dict) and {"mean", "std"} <= one.keys()
-            }
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path}: not statistics of actions: {error}") from error
-        if not robots:
-            raise ValueError(f"{path}: no robot with mean and std")
-        return cls(robots)
 
 
 class _Running:

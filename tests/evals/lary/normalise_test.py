@@ -1,7 +1,5 @@
 """Statistics of actions by robot."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -51,21 +49,9 @@ def test_unknown_robots_are_named_or_counted():
     assert [one.where for one in strangers] == ["x.csv:9"]
 
 
-def test_shipped_constants_and_files_of_the_release(tmp_path):
+def test_shipped_constants_of_the_release():
     calvin = normalise.Normaliser.shipped("calvin")
     z, _ = calvin([row("")], np.full((1, 1, 7), 0.03993005))
     assert z[0, 0, 0] == 0
     with pytest.raises(ValueError, match="robocoin has no constants in the release; calvin, vlab"):
         normalise.Normaliser.shipped("robocoin")
-    path = tmp_path / "robocoin_stats.json"
-    stats = {"nan": {"count": 4, "mean": [1.0], "std": [0.0]}, "a": {"mean": [2.0], "std": [3.0]}}
-    path.write_text(json.dumps({"dataset": "robocoin", "robot_stats": stats}))
-    found = normalise.Normaliser.read(path)
-    assert found.robots[""].std.tolist() == [1.0]
-    assert found.robots[""].count == 4
-    found.write(path)
-    assert normalise.Normaliser.read(path).robots["a"].std.tolist() == [3.0]
-    for text, cause in (("[]", "not statistics"), ("{}", "no robot"), ("{", "not statistics")):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=f"{path}: {cause}"):
-            normalise.Normaliser.read(path)
