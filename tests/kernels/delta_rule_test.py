@@ -67,7 +67,7 @@ def truth(form="symmetric", scale=None, segment_ids=None, *, q, k, v, log_decay,
 
 
 def cast(arguments, dtype):
-    return {name: jnp.asarray(x, dtype) if name in FLOATS else x for name, x in arguments.items()}
+    return {name: np.asarray(x, dtype) if name in FLOATS else x for name, x in arguments.items()}
 
 
 def with_gradients(
@@ -113,8 +113,7 @@ def run(implementation, arguments, dtype=np.float64, chunk_size=None, optimised=
     arguments = dict(arguments)
     form = arguments.pop("form")
     with jax.enable_x64(True):
-        weights = [jnp.asarray(w, jnp.promote_types(dtype, np.float32))
-                   for w in weights_of(arguments)]  # fmt: skip
+        weights = [w.astype(jnp.promote_types(dtype, np.float32)) for w in weights_of(arguments)]
         call = with_gradients(implementation, form, chunk_size, dtype=dtype, optimised=optimised)
         result = call(cast(arguments, dtype), weights)
         return jax.tree.map(lambda x: np.asarray(x, np.float64), result)
@@ -147,10 +146,10 @@ def test_every_member_equals_numpy(name, implementation):
 def test_one_hand_worked_token():
     # k = e1, S = [[2], [0]] decays to [[1], [0]]; sqrt(0.25) e1 reads 0.5 against 0.5 * 6;
     # the difference 2.5 goes back along 0.5 e1.
-    out, state = gated_delta(
-        jnp.array([[[[3.0, 0.0]]]]), jnp.array([[[[1.0, 0.0]]]]), jnp.array([[[[6.0]]]]),
-        jnp.log(jnp.array([[[[0.5, 1.0]]]])), jnp.full((1, 1, 1, 2), 0.25),
-        jnp.full((1, 1, 1, 1), 0.25), scale=1.0, initial_state=jnp.array([[[[2.0], [0.0]]]]),
+    out, state = jax.jit(functools.partial(gated_delta, scale=1.0))(
+        np.array([[[[3.0, 0.0]]]]), np.array([[[[1.0, 0.0]]]]), np.array([[[[6.0]]]]),
+        np.log(np.array([[[[0.5, 1.0]]]])), np.full((1, 1, 1, 2), 0.25),
+        np.full((1, 1, 1, 1), 0.25), initial_state=np.array([[[[2.0], [0.0]]]]),
     )  # fmt: skip
     np.testing.assert_allclose(state, [[[[2.25], [0.0]]]], rtol=1e-6)
     np.testing.assert_allclose(out, [[[[6.75]]]], rtol=1e-6)
@@ -305,14 +304,17 @@ def test_future_gates_do_not_touch_the_past(implementation):
 
 @pytest.mark.parametrize("implementation", FORMS)
 def test_bfloat16(implementation):
-    """N7: the error is that of rounding the inputs and what is returned."""
+    """N7: the error is that of rounding the inputs and what is returned.
+
+    It is 1000 times what optimisations add in between, which float32 measures.
+    """
     arguments = cases.make(cases.MEMBERS["fg2_plus"], "mixed")
     rounded = {
-        key: np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) if key in FLOATS else x
+        key: x.astype(jnp.bfloat16).astype(np.float64) if key in FLOATS else x
         for key, x in arguments.items()
     }
     expected = run("reference", rounded, chunk_size=SMALL_CHUNK)
-    actual = run(implementation, rounded, jnp.bfloat16)
+    actual = run(implementation, rounded, jnp.bfloat16, optimised=False)
     assert distance(actual[0][1], expected[0][1]) <= 1e-6
     assert distance(actual[0][0], expected[0][0]) <= 2e-3
     assert_close(actual[1], expected[1], 2e-3)
@@ -369,7 +371,7 @@ def test_packed_rows_equal_separate_sequences(implementation):
         form = alone.pop("form")
         separate, expected = with_gradients("reference", form)(
             cast(alone, np.float64),
-            [jnp.asarray(weights[0][rows : rows + 1, tokens]), jnp.zeros((1, *state.shape[1:]))],
+            [weights[0][rows : rows + 1, tokens], np.zeros((1, *state.shape[1:]))],
         )
     assert_close(out[rows : rows + 1, tokens], separate[0], 3e-14)
     for key in gradients:
@@ -377,12 +379,19 @@ def test_packed_rows_equal_separate_sequences(implementation):
             assert_close(gradients[key][rows : rows + 1, tokens], expected[key], 1e-13)
 
 
+PACKED_IN_CHUNKS = (("gdn", True), ("fg2_plus", False))
+
+
 @pytest.mark.parametrize(
     ("name", "logits"),
     [("gdn", True), ("fg2_plus", False), ("fg2_plus", True), ("left", False), ("gdn2", True)],
 )
 def test_a_state_before_and_after_every_segment(name, logits):
-    """Against a call per segment, gradients as well; some places stay empty."""
+    """Against a call per segment, gradients as well; some places stay empty.
+
+    What stands between is any implementation: chunks with a decay per head and one per channel.
+    """
+    implementation = "chunked" if (name, logits) in PACKED_IN_CHUNKS else "reference"
     count = 6
     arguments = cases.make(dataclasses.replace(cases.MEMBERS[name], key_dim=4))
     form = arguments.pop("form")
@@ -400,7 +409,7 @@ def test_a_state_before_and_after_every_segment(name, logits):
 
     def packed(arguments):
         return total(operation(**arguments, **gates, form=form, segment_ids=jnp.asarray(SEGMENTS),
-                               chunk_size=SMALL_CHUNK, implementation="chunked"))  # fmt: skip
+                               chunk_size=SMALL_CHUNK, implementation=implementation))  # fmt: skip
 
     # Every segment is a row of its own, padded to the longest.
     pieces = []
@@ -428,9 +437,8 @@ def test_a_state_before_and_after_every_segment(name, logits):
         return total((out, arguments["initial_state"].at[rows, places].set(last)))
 
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        floats = jax.tree.map(jnp.asarray, arguments)
         (slopes, result), (expected_slopes, expected) = (
-            jax.jit(jax.grad(loss, has_aux=True), compiler_options=UNOPTIMISED)(floats)
+            jax.jit(jax.grad(loss, has_aux=True), compiler_options=UNOPTIMISED)(arguments)
             for loss in (packed, separate)
         )
     assert_close(result, expected, 1e-12)
@@ -493,7 +501,7 @@ def test_logits_equal_their_sigmoids(implementation):
     arguments = cases.make(cases.MEMBERS["fg2_plus"])
     logits = {name: np.log(arguments[name] / (1 - arguments[name])) for name in ("erase", "write")}
     with jax.enable_x64(True):
-        weights = [jnp.asarray(w) for w in weights_of(arguments)]
+        weights = weights_of(arguments)
         form = arguments.pop("form")
         floats = cast({**arguments, "erase": gate_scale * arguments["erase"],
                        "write": gate_scale * arguments["write"]}, np.float64)  # fmt: skip
@@ -509,8 +517,8 @@ def test_logits_equal_their_sigmoids(implementation):
         result, gradients = with_gradients(implementation, form, SMALL_CHUNK, scaled_from_logits)(
             {
                 **floats,
-                "erase": jnp.asarray(logits["erase"]),
-                "write": jnp.asarray(logits["write"]),
+                "erase": logits["erase"],
+                "write": logits["write"],
             },
             weights,
         )
@@ -540,8 +548,9 @@ def test_saturated_logits_have_exact_gradients(implementation, name):
     gradients = {}
     with jax.enable_x64(True):
         for dtype, form_of in ((np.float32, implementation), (np.float64, "reference")):
-            weights = [jnp.asarray(w, dtype) for w in weights_of(arguments)]
-            optimised = dtype == np.float32 and name == "fg2_plus"
+            weights = [w.astype(dtype) for w in weights_of(arguments)]
+            # Of the logits' own formulas, which both forms share; of chunks by the table above.
+            optimised = (dtype, name, implementation) == (np.float32, "fg2_plus", "reference")
             run_logits = with_gradients(form_of, form, SMALL_CHUNK, from_logits, dtype, optimised)
             gradients[dtype] = run_logits(cast(arguments, dtype), weights)[1]
     assert_close(gradients[np.float32], gradients[np.float64], 2e-6)
