@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from jaxlab import json_file
 from jaxlab.interop import delta_json, directory, families, fp8, safetensors_io
 from jaxlab.interop.families import DELTA_FAMILIES, Family
+from jaxlab.interop.families.codecs import Target
 from jaxlab.interop.names import Group, flatten, groups, nest, replaced
 from jaxlab.interop.safetensors_io import DTYPES, Stored
 from jaxlab.json_file import CheckpointFormatError
@@ -85,7 +86,8 @@ def load(
     """Read a checkpoint directory; weights in blocks of 8-bit floats come as what they stand for.
 
     Tensors are read, converted and put on their devices one at a time (with scan_layers, one
-    stacked parameter at a time): host memory holds that one beside what stays on the host.
+    stacked parameter at a time): host memory holds that one beside what stays on the host, and of
+    a parameter divided over several hosts only the block that its devices have.
 
     Args:
         path: directory with config.json and model.safetensors, or model.safetensors.index.json and
@@ -120,11 +122,12 @@ def load(
     params = {}
     for group in groups(config, family) if scan_layers else plain:
         stored_as = np.dtype(np.float32 if group.keeps_float32 else param_dtype)
-        values = _read(group, stored, stored_as)
-        for leaf, shape, value in zip(group.paths, group.shapes, values, strict=True):
-            place = sharding(leaf, shape) if sharding else None
+        wanted = zip(group.paths, group.shapes, strict=True)
+        places = [sharding(leaf, shape) if sharding else None for leaf, shape in wanted]
+        targets = _read(group, places, stored, stored_as)
+        for leaf, place, target in zip(group.paths, places, targets, strict=True):
             # Transfers run behind the program: without a wait the host would hold many sources.
-            params[leaf] = _put(value, place).block_until_ready()
+            params[leaf] = _put(target, place).block_until_ready()
     return config, nest(params)
 
 
@@ -308,20 +311,60 @@ def _gathered(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _read(group: Group, stored: Tensors, dtype: np.dtype) -> list[np.ndarray]:
-    """The parameters on the host: their tensors transposed, converted and stacked."""
-    # Never a view of the file: jax may keep using the host's memory, and the file may change.
-    values = [np.empty(shape, dtype) for shape in group.shapes]
+def _read(
+    group: Group,
+    places: Sequence[jax.sharding.Sharding | None],
+    stored: Tensors,
+    dtype: np.dtype,
+) -> list[Target]:
+    """What this process needs of the parameters: tensors transposed, converted and stacked."""
+    targets = []
+    for shape, place in zip(group.shapes, places, strict=True):
+        part = _own(shape, place)
+        size = tuple(one.stop - one.start for one in part) or shape
+        # Never a view of the file: jax may keep using the host's memory, and the file may change.
+        targets.append(Target(np.empty(size, dtype), shape, part))
     for i, names in enumerate(group.names):
-        layer = [value[i, ...] for value in values] if group.stacked else values
-        group.codec.read([stored[name].open for name in names], layer)
-    return values
+        layer = targets if not group.stacked else [_of_layer(target, i) for target in targets]
+        layer = [one for one in layer if one is not None]
+        if layer:
+            group.codec.read([stored[name].open for name in names], layer)
+    return targets
 
 
-def _put(value: np.ndarray, place: jax.sharding.Sharding | None) -> jax.Array:
+def _own(shape: tuple[int, ...], place: jax.sharding.Sharding | None) -> tuple[slice, ...]:
+    """The smallest block of an array that has all that this process's devices hold; (): all."""
+    if place is None or place.is_fully_addressable or not shape:
+        return ()
+    blocks = place.addressable_devices_indices_map(shape).values()
+    ends = [[one.indices(n)[:2] for one, n in zip(b or (), shape, strict=True)] for b in blocks]
+    return tuple(
+        slice(min(begin for begin, _ in axis), max(end for _, end in axis))
+        for axis in zip(*ends, strict=True)
+    )
+
+
+def _of_layer(target: Target, i: int) -> Target | None:
+    """Of a target of stacked layers that of layer i; None where it has nothing of it."""
+    first = target.part[0].start if target.part else 0
+    if not first <= i < first + len(target.out):
+        return None
+    return Target(target.out[i - first, ...], target.shape[1:], target.part[1:])
+
+
+def _put(target: Target, place: jax.sharding.Sharding | None) -> jax.Array:
     if place is None:
-        return jax.device_put(value)
-    return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
+        return jax.device_put(target.out)
+    shape = target.shape
+    starts = [one.start for one in target.part] or [0] * len(shape)
+
+    def block(index: tuple[slice, ...] | None) -> np.ndarray:
+        ends = (one.indices(n)[:2] for one, n in zip(index or (), shape, strict=True))
+        return target.out[
+            tuple(slice(a - s, b - s) for (a, b), s in zip(ends, starts, strict=True))
+        ]
+
+    return jax.make_array_from_callback(shape, place, block)
 
 
 def _config_json(

@@ -314,19 +314,30 @@ def _from_run(path: pathlib.Path, spec: Model) -> Source:
     stored = read_run(path)
     config = _mixed(spec, dataclasses.replace(stored, **spec.sizes))
 
+    # By leaf: some stay float32 whatever param_dtype is.
+    wanted = dataclasses.replace(stored, param_dtype=config.param_dtype)
+    restacked = config.scan_layers != stored.scan_layers or config.stacks != stored.stacks
+
     def load(mesh: Mesh, rules: Rules) -> Params:
+        def placed(params: Params) -> Params:
+            return sharding_lib.infer(params, rules, mesh)
+
         with Checkpointer(path / "checkpoints") as checkpointer:
-            params = checkpointer.restore_params()
-        # By leaf: some stay float32 whatever param_dtype is.
-        wanted = abstract_params(dataclasses.replace(stored, param_dtype=config.param_dtype))
-        params = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), params, wanted)
-        if config.scan_layers != stored.scan_layers or config.stacks != stored.stacks:
-            params = unscan(stored, params)[1]
-            if config.scan_layers:
-                params = rescan(dataclasses.replace(config, scan_layers=False), params)[1]
-        return jax.device_put(params, sharding_lib.infer(params, rules, mesh))
+            # Each host reads its own part, unless layers are to be stacked in another way.
+            params = checkpointer.restore_params(shardings=None if restacked else placed)
+        params = jax.tree.map(_converted, params, abstract_params(wanted))
+        if not restacked:
+            return params
+        params = unscan(stored, params)[1]
+        if config.scan_layers:
+            params = rescan(dataclasses.replace(config, scan_layers=False), params)[1]
+        return jax.device_put(params, placed(params))
 
     return Source(config, load, path / "model")
+
+
+def _converted(leaf: Any, like: Any) -> Any:
+    return leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype)
 
 
 def _load_hf(

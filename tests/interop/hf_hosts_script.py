@@ -25,6 +25,12 @@ def main():
     kernel = params["layer_0"]["mlp"]["up"]["kernel"]
     assert not kernel.is_fully_addressable
     assert kernel.addressable_shards[0].data.shape == (16, 32)
+    # Each host reads its own rows, and all of what lies on every device.
+    assert hf._own((32, 64), kernel.sharding) == (
+        slice(16 * int(number), 16 * int(number) + 16),
+        slice(0, 64),
+    )
+    assert hf._own((7,), place("final_norm/scale", (7,))) == (slice(0, 7),)
     hf.save(out, config, params)
 
 

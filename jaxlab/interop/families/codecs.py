@@ -6,13 +6,27 @@ linear layer as [out, in], the modules here as [in, out].
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 Shape = tuple[int, ...]
 # Opens a tensor: a read-only view of a file, or a copy.
 Opener = Callable[[], np.ndarray]
+
+
+class Target(NamedTuple):
+    """What is to be read of a parameter, and where to.
+
+    Attributes:
+        out: filled; of the shape of the part.
+        shape: of the whole parameter.
+        part: a slice for each axis; () is all of it.
+    """
+
+    out: np.ndarray
+    shape: Shape
+    part: tuple[slice, ...] = ()
 
 
 class Codec(Protocol):
@@ -25,8 +39,8 @@ class Codec(Protocol):
             ValueError: so many tensors cannot.
         """
 
-    def read(self, tensors: Sequence[Opener], out: Sequence[np.ndarray]) -> None:
-        """Fills the parameters; each tensor is opened when it is its turn."""
+    def read(self, tensors: Sequence[Opener], targets: Sequence[Target]) -> None:
+        """Fills parts of the parameters; each tensor is opened when it is its turn."""
 
     def write(self, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the tensors of the parameters, in order."""
@@ -49,9 +63,10 @@ class Permute:
             raise ValueError(f"one parameter of shape {shape} is one tensor, not {count}")
         return [shape if self.axes is None else tuple(shape[i] for i in np.argsort(self.axes))]
 
-    def read(self, tensors: Sequence[Opener], out: Sequence[np.ndarray]) -> None:
+    def read(self, tensors: Sequence[Opener], targets: Sequence[Target]) -> None:
         """See `Codec`."""
-        out[0][...] = tensors[0]().transpose(self.axes or range(out[0].ndim))
+        ((out, shape, part),) = targets
+        out[...] = tensors[0]().transpose(self.axes or range(len(shape)))[part]
 
     def write(self, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Codec`."""
@@ -71,9 +86,10 @@ class DepthwiseConv:
         (shape,) = shapes
         return [(shape[1], 1, shape[0])]
 
-    def read(self, tensors: Sequence[Opener], out: Sequence[np.ndarray]) -> None:
+    def read(self, tensors: Sequence[Opener], targets: Sequence[Target]) -> None:
         """See `Codec`."""
-        out[0][...] = tensors[0]()[:, 0].T
+        ((out, _, part),) = targets
+        out[...] = tensors[0]()[:, 0].T[part]
 
     def write(self, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Codec`."""
@@ -100,10 +116,12 @@ class Stack:
             raise ValueError(f"a parameter of shape {shape} is {shape[0]} tensors, not {count}")
         return self.each.stored([shape[1:]], 1) * count
 
-    def read(self, tensors: Sequence[Opener], out: Sequence[np.ndarray]) -> None:
+    def read(self, tensors: Sequence[Opener], targets: Sequence[Target]) -> None:
         """See `Codec`."""
-        for one, tensor in zip(out[0], tensors, strict=True):
-            self.each.read([tensor], [one])
+        ((out, shape, part),) = targets
+        wanted = tensors[part[0]] if part else tensors
+        for one, tensor in zip(out, wanted, strict=True):
+            self.each.read([tensor], [Target(one, shape[1:], part[1:])])
 
     def write(self, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Codec`."""
@@ -130,13 +148,13 @@ class Split:
         whole[self.axis] = sum(part[self.axis] for part in parts)
         return [tuple(whole)]
 
-    def read(self, tensors: Sequence[Opener], out: Sequence[np.ndarray]) -> None:
+    def read(self, tensors: Sequence[Opener], targets: Sequence[Target]) -> None:
         """See `Codec`."""
-        parts = self._parts([one.shape for one in out])
+        parts = self._parts([target.shape for target in targets])
         ends = np.cumsum([part[self.axis] for part in parts])[:-1]
         pieces = np.split(tensors[0](), ends, axis=self.axis)
-        for one, piece in zip(out, pieces, strict=True):
-            self.each.read([_at_hand(piece)], [one])
+        for target, piece in zip(targets, pieces, strict=True):
+            self.each.read([_at_hand(piece)], [target])
 
     def write(self, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """See `Codec`."""
