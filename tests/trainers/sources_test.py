@@ -24,6 +24,8 @@ CONFIG = {
     "rollout": {"prompts": 2, "samples": 2, "max_new_tokens": 8, "source": "data"},
     "train": {"steps": 8},
     "optim": {"learning_rate": 0.1},
+    # As many as in a step: one program samples for both.
+    "eval": {"prompts": 2, "samples": 2, "max_new_tokens": 8, "batch": 2},
 }
 
 
