@@ -5,6 +5,7 @@ The heads are one program: their parameters have a leading axis, over which the 
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from jaxlab.evals.features import FeatureData, Opened, Side
 from jaxlab.nn.probe import Attentive, Linear, ResidualMlp, Ridge
 from jaxlab.runtime.drawing import drawn
 from jaxlab.runtime.mesh import barrier, host_batch_slice, is_main, make_mesh, put_global
-from jaxlab.runtime.settings import Mesh
+from jaxlab.runtime.settings import Mesh, Rules
 from jaxlab.runtime.sharding import ambient
 from jaxlab.trainers import encoders, ridge, state
 from jaxlab.trainers.heads import Heads, adamw_of_heads, over_heads
@@ -91,9 +92,15 @@ def program(config: Probe, workdir: pathlib.Path) -> Program:
     if isinstance(config.model, Ridge):
         compiled = _closed_form(config, config.model, data, mesh)
     else:
-        module = config.model.module(data.outputs)
-        shape = data.inputs(data.train, np.arange(1)).shape
-        compiled = _compile(config, module, shape, labels, mesh)
+        recipe = _Recipe(
+            config.model,
+            data.outputs,
+            data.inputs(data.train, np.arange(1)).shape[1:],
+            config.optim,
+            config.train.steps,
+            config.label_smoothing if labels else None,
+        )
+        compiled = _compiled(recipe, mesh, config.mesh.rules)
     cumulative = None
     weights = data.weights()
     if weights is not None and config.sampler == "balanced":
@@ -142,7 +149,10 @@ def program(config: Probe, workdir: pathlib.Path) -> Program:
             data.write(workdir, written, scores, outputs[best] if config.plots else None)
         return Evaluation(found)
 
-    return Program(compiled.abstract, compiled.create, step, evaluate, ("loss",))
+    def init() -> state.TrainState:
+        return compiled.create(jax.random.key(config.seed))
+
+    return Program(compiled.abstract, init, step, evaluate, ("loss",))
 
 
 def summary(
@@ -152,30 +162,50 @@ def summary(
     return features.summary(workdir, runs, title)
 
 
+class _Recipe(NamedTuple):
+    """What decides about the compiled functions: runs that differ in seed or data share them.
+
+    Attributes:
+        model: the network.
+        outputs: of the network.
+        shape: of a row of features.
+        heads: the optimiser.
+        steps: of the run.
+        smoothing: of classes; None: the outputs are actions.
+    """
+
+    model: Attentive | ResidualMlp | Linear
+    outputs: int
+    shape: tuple[int, ...]
+    heads: Heads
+    steps: int
+    smoothing: float | None
+
+
 class _Compiled(NamedTuple):
-    """Shapes, () -> state, (state, batch) -> (state, metrics), and (params, inputs) -> outputs."""
+    """Shapes, key -> state, (state, batch) -> (state, metrics), and (params, inputs) -> outputs."""
 
     abstract: state.TrainState
-    create: Callable[[], state.TrainState]
+    create: Callable[[jax.Array], state.TrainState]
     update: Callable[[state.TrainState, Any], tuple[state.TrainState, dict[str, jax.Array]]]
     predict: Callable[[Any, jax.Array], jax.Array]
 
 
-def _compile(
-    config: Probe, module: Any, shape: tuple[int, ...], labels: bool, mesh: jax.sharding.Mesh
-) -> _Compiled:
-    heads = len(config.optim.learning_rates)
+# A study's probes of classes and of actions: the next encoder's, or seed's, are of the same sizes.
+@functools.lru_cache(maxsize=4)
+def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compiled:
+    module, smoothing = recipe.model.module(recipe.outputs), recipe.smoothing
+    heads = len(recipe.heads.learning_rates)
     platform = mesh.devices.flat[0].platform
-    optimizer = adamw_of_heads(config.optim, config.train.steps)
+    optimizer = adamw_of_heads(recipe.heads, recipe.steps)
 
     def init(key: jax.Array) -> Any:
-        example = jnp.zeros((1, *shape[1:]), jnp.float32)
+        example = jnp.zeros((1, *recipe.shape), jnp.float32)
         return jax.vmap(lambda key: module.init(key, example)["params"])(
             jax.random.split(key, heads)
         )
 
-    seed = jax.random.key(config.seed)
-    abstract = state.abstract(jax.eval_shape(init, seed), optimizer, mesh, config.mesh.rules)
+    abstract = state.abstract(jax.eval_shape(init, jax.random.key(0)), optimizer, mesh, rules)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     draw = drawn(init, mesh, shardings.params)
     begin = jax.jit(lambda params: state.create(params, optimizer), out_shardings=shardings)
@@ -184,7 +214,7 @@ def _compile(
         inputs, targets = batch
 
         def loss_of(params):
-            return head_loss(module.apply({"params": params}, inputs), targets, labels, config)
+            return head_loss(module.apply({"params": params}, inputs), targets, smoothing)
 
         losses, grads = over_heads(jax.value_and_grad(loss_of), platform)(current.params)
         norms = jax.vmap(optax.tree.norm)(grads)
@@ -212,12 +242,12 @@ def _compile(
 
     def predict(params, inputs):
         outputs = over_heads(lambda p: module.apply({"params": p}, inputs), platform)(params)
-        return jnp.argmax(outputs, -1) if labels else outputs
+        return outputs if smoothing is None else jnp.argmax(outputs, -1)
 
     everywhere = NamedSharding(mesh, PartitionSpec())
     return _Compiled(
         abstract,
-        lambda: begin(draw(seed)),
+        lambda key: begin(draw(key)),
         jax.jit(ambient(mesh)(update), donate_argnums=0, out_shardings=(shardings, everywhere)),
         jax.jit(ambient(mesh)(predict), out_shardings=everywhere),
     )
@@ -232,7 +262,8 @@ def _closed_form(config: Probe, model: Ridge, data: Opened, mesh: jax.sharding.M
     like = {"out": {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}}
     abstract = state.abstract(like, optimizer, mesh, config.mesh.rules)
 
-    def create() -> state.TrainState:
+    def create(key: jax.Array) -> state.TrainState:
+        del key
         targets = data.train.targets
         if data.classes:
             targets = np.eye(outputs, dtype=np.float32)[targets]
@@ -257,15 +288,14 @@ def _closed_form(config: Probe, model: Ridge, data: Opened, mesh: jax.sharding.M
     return _Compiled(abstract, create, update, predict)
 
 
-def head_loss(outputs: jax.Array, targets: jax.Array, labels: bool, config: Probe) -> jax.Array:
-    """Mean over rows of smoothed cross entropy of ids [B, 1], or of Huber's loss of [B, outputs].
+def head_loss(outputs: jax.Array, targets: jax.Array, smoothing: float | None) -> jax.Array:
+    """Mean over rows of smoothed cross entropy of ids [B, 1], or with None Huber's of [B, outputs].
 
     Huber's threshold is 1, in z-scores.
     """
-    if not labels:
+    if smoothing is None:
         return jnp.mean(optax.huber_loss(outputs, targets, delta=1.0))
-    wanted = jax.nn.one_hot(targets[:, 0], outputs.shape[-1])
-    wanted = optax.smooth_labels(wanted, config.label_smoothing)
+    wanted = optax.smooth_labels(jax.nn.one_hot(targets[:, 0], outputs.shape[-1]), smoothing)
     return jnp.mean(optax.softmax_cross_entropy(outputs, wanted))
 
 

@@ -78,7 +78,7 @@ def test_every_row_counts_once_whatever_the_batch(model):
     few = dataclasses.replace(SOURCE, num_test=5)
     chosen = {"stale": ATTENTIONS["stale"]}
     found = [
-        compare(decoder, params, source, chosen, rows=rows, batch=batch)
+        compare(decoder, params, source, chosen, rows=rows, batch=batch, decoded=2)
         for source, rows, batch in ((SOURCE, 5, 5), (few, 8, 4))
     ]
     times = [scores.pop("milliseconds@attention=stale,budget=8") for scores in found]
@@ -88,7 +88,7 @@ def test_every_row_counts_once_whatever_the_batch(model):
 
 def test_stacked_layers_are_measured_as_those_apart():
     sizes = Sizes(
-        vocab_size=13, hidden_size=16, intermediate_size=0, num_layers=3, num_heads=2,
+        vocab_size=13, hidden_size=16, intermediate_size=0, num_layers=2, num_heads=2,
         num_kv_heads=1, max_position=32,
     )  # fmt: skip
     stacked = dataclasses.replace(sizes, scan_layers=True).decoder()

@@ -55,6 +55,7 @@ def rollout(params):
 
 def test_rows_are_left_padded_prompts_and_completions(rollout):
     response, mask, stopped = policy.to_host(rollout)
+    rollout = jax.device_get(rollout)
     assert rollout.prompt_width == 16
     assert rollout.tokens.shape == (12, 16 + 6)
     assert stopped.any()
@@ -62,7 +63,7 @@ def test_rows_are_left_padded_prompts_and_completions(rollout):
     for row in range(12):
         prompt = PROMPTS[row // 4]
         width = len(prompt)
-        tokens = np.asarray(rollout.tokens[row])
+        tokens = rollout.tokens[row]
         assert rollout.lengths[row] == width
         assert tokens[: 16 - width].tolist() == [PAD] * (16 - width)
         assert tokens[16 - width : 16].tolist() == prompt
@@ -81,21 +82,25 @@ def test_rows_are_left_padded_prompts_and_completions(rollout):
 @pytest.mark.parametrize("samples", [1, 2, 4])
 def test_hidden_states_are_those_of_each_row_alone(params, rollout, samples):
     read = jax.jit(policy.response_hidden, static_argnums=(0, 3))
-    hidden = read(DECODER, params, rollout, samples)
+    hidden = np.asarray(read(DECODER, params, rollout, samples))
     assert hidden.shape == (12, 6, 16)
-    mask = np.asarray(rollout.mask)
+    rollout = jax.device_get(rollout)
+    mask = rollout.mask
     plain = jax.jit(DECODER.apply, static_argnames="method")
     for row in (0, 5, 11):
         alone = np.asarray(PROMPTS[row // 4] + rollout.response[row].tolist())[None]
-        expected = plain({"params": params}, alone[:, :-1], method="hidden")[0, -6:]
+        expected = np.asarray(plain({"params": params}, alone[:, :-1], method="hidden"))[0, -6:]
         np.testing.assert_allclose(hidden[row][mask[row]], expected[mask[row]], atol=1e-5)
 
 
 def test_prompts_that_are_read_once_get_the_gradient_of_all_their_samples(params, rollout):
-    weights = jax.random.normal(jax.random.key(1), (12, 6, 16)) * rollout.mask[..., None]
+    mask = np.asarray(rollout.mask)[..., None]
+    weights = np.random.default_rng(1).normal(size=(12, 6, 16)).astype(np.float32) * mask
+    # Stacked layers are compiled once.
+    config, params = rescan(DECODER.config, params)
 
     def loss(params, samples):
-        return jnp.sum(weights * policy.response_hidden(DECODER, params, rollout, samples))
+        return jnp.sum(weights * policy.response_hidden(Decoder(config), params, rollout, samples))
 
     # Sums of hundreds of terms that nearly cancel: as users compile them, not as tests do.
     gradient = jax.jit(jax.grad(loss), static_argnums=1, compiler_options=OPTIMISED)
@@ -105,7 +110,8 @@ def test_prompts_that_are_read_once_get_the_gradient_of_all_their_samples(params
 
 
 def test_hidden_states_of_completions_of_one_token(params, rollout):
-    short = policy.cropped(rollout._replace(mask=rollout.mask.at[:, 1:].set(False)), 1)
+    rollout = jax.device_get(rollout)
+    short = policy.cropped(rollout._replace(mask=rollout.mask & (np.arange(6) < 1)), 1)
     assert short.response.shape == (12, 1)
     read = jax.jit(policy.response_hidden, static_argnums=(0, 3))
     alone, shared = (read(DECODER, params, short, n) for n in (1, 4))
@@ -122,7 +128,8 @@ def test_stacked_layers_read_every_row(params, rollout):
 
 @pytest.mark.parametrize(("multiple", "width"), [(1, 4), (2, 4), (3, 6), (5, 5), (6, 6), (99, 6)])
 def test_columns_behind_the_longest_completion_are_cut_off(rollout, multiple, width):
-    mask = jnp.arange(6) < jnp.asarray([4, 1, 2] * 4)[:, None]
+    rollout = jax.device_get(rollout)
+    mask = np.arange(6) < np.array([4, 1, 2] * 4)[:, None]
     cut = policy.cropped(rollout._replace(mask=mask), multiple)
     assert cut.prompt_width == rollout.prompt_width
     for name in ("response", "mask", "logprobs"):
@@ -139,7 +146,7 @@ def test_the_sampler_and_the_trainer_agree(params, rollout):
     assert difference.max() < 1e-4
     # At another temperature they would not.
     other, _ = token_logp(hidden, unembedding(params), rollout.response, 1.0)
-    assert np.abs(np.asarray(other - logp))[np.asarray(rollout.mask)].max() > 1e-3
+    assert np.abs(np.asarray(other) - np.asarray(logp))[np.asarray(rollout.mask)].max() > 1e-3
 
 
 def test_the_key_decides(params):

@@ -157,12 +157,17 @@ def test_the_released_credit_teaches_no_skill():
     assert first[0] == first[1] == first[2] == pytest.approx(first[3] + 0.1)
 
 
+# As many for every phase: one program writes them all.
+NEW_TOKENS = dict.fromkeys(("query", "rank", "act", "distil"), 7)
+
+
 @pytest.fixture(scope="module")
 def warm(config, tmp_path_factory):
     """Demonstrations imitated long enough to write what can be read."""
     workdir = tmp_path_factory.mktemp("warm")
     stage = config("skill1_household", "tiny")["stages"]["warmup"]
-    stage["train"] |= {"steps": 60, "eval_every": 60, "log_every": 1}
+    stage["train"] |= {"steps": 60, "eval_every": 60, "checkpoint_every": 60, "log_every": 1}
+    stage["rollout"]["new_tokens"] = NEW_TOKENS
     stage["optim"] |= {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 0}
     train.train(stage, workdir)
     return workdir
@@ -176,6 +181,7 @@ def cell(config, warm):
         stage = config("skill1_household", "tiny")["stages"][name]
         stage["model"]["path"] = str(warm)
         stage["train"] |= {"steps": steps, "eval_every": 2, "checkpoint_every": 2}
+        stage["rollout"]["new_tokens"] = NEW_TOKENS
         stage["optim"]["learning_rate"] = 1e-2
         if stage["skills"] is not None and "library" in stage["skills"]:
             stage["skills"]["library"] |= {"admit": "always", "floor": None}

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -45,15 +42,9 @@ def _balanced(balance=SETTINGS, decoder=DECODER):
     return balanced.Balanced(balance, recipe, _mesh(), ((".*", ()),))
 
 
-def test_on_four_devices():
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", str(CASES)],
-        cwd=CASES.parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ),
-    )
+def test_on_four_devices(forks):
+    words = ("-q", "-p", "no:cacheprovider", "-n0", CASES)
+    done = forks.run("pytest", *words, cwd=CASES.parents[2])
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 

@@ -1,10 +1,7 @@
 """Next-token runs: what they learn, what they leave, and that they resume bit for bit."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -208,14 +205,8 @@ def test_a_model_without_words_is_exported_without_a_tokenizer(reference, tmp_pa
     assert not (out / "tokenizer.json").exists()
 
 
-def test_each_device_has_rows_of_its_own_in_the_kernels(tmp_path):
+def test_each_device_has_rows_of_its_own_in_the_kernels(tmp_path, forks):
     """Which XLA cannot divide. One token is what parameters are drawn with."""
-    process = subprocess.run(
-        [sys.executable, str(HERE / "delta_devices_program.py"), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    process = forks.run(HERE / "delta_devices_program.py", tmp_path, cwd=ROOT)
     assert process.returncode == 0, process.stderr[-4000:]
     assert process.stdout.splitlines()[-1] == "[(1, ()), (16, ('data',))]"

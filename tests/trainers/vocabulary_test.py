@@ -19,7 +19,7 @@ from jaxlab.models.sizes import Sizes
 from jaxlab.rollouts.experience import Experience
 from jaxlab.rollouts.policy import Rollout, response_hidden
 from jaxlab.runtime.mesh import make_mesh
-from jaxlab.trainers import distill, lm, optim, routing, sft
+from jaxlab.trainers import distill, lm, microbatch, optim, routing, sft
 from jaxlab.trainers.learn import Learner
 
 WORDS = ModSum(modulus=5, addends=2).tokenizer().vocab_size
@@ -197,6 +197,11 @@ def test_the_meter_leaves_the_balance_of_experts_out(built, monkeypatch):
     assert set(weights) == {0.0, 0.5}
 
 
+# The scan over several updates knows no method but by what of the batch it splits: of the tokens of
+# a teacher, of its top k, of its hidden states, and of none.
+SPLIT_WHOLE = ("opd", "aopd", "gkd", "grpo")
+
+
 @pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scores_and_updates_over_the_words(name, updates, asked, built):
@@ -207,16 +212,21 @@ def test_every_method_scores_and_updates_over_the_words(name, updates, asked, bu
     scored, metrics = jax.eval_shape(
         learner._score, params, teacher, teacher, experience, _shape(jnp.int32)
     )
-    new, more = jax.eval_shape(learner._update, built.abstract, teacher, scored)
-    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, built.abstract)
     needs = learner.method.needs
     # No reading of the teacher's vocabulary in the update unless all of it is compared.
     assert (scored.teacher_hidden is None) == (needs.teacher != "full")
     assert (scored.batch.old_logp is None) == (updates == 1 and not needs.old)
-    assert {"loss", "grad_norm", "learning_rate", "student_entropy"} <= set(more)
     assert {"response_length", "truncated_share"} <= set(metrics)
-    if needs.teacher:
-        assert "kl_sampled" in more
+    if updates == 1 or name in SPLIT_WHOLE:
+        new, more = jax.eval_shape(learner._update, built.abstract, teacher, scored)
+        assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, built.abstract)
+        assert {"loss", "grad_norm", "learning_rate", "student_entropy"} <= set(more)
+        if needs.teacher:
+            assert "kl_sampled" in more
+    else:
+        split = jax.eval_shape(lambda batch: microbatch.split(batch, updates, 2), scored)
+        for part, leaf in zip(*map(jax.tree.leaves, (split, scored)), strict=True):
+            assert part.shape == (updates, leaf.shape[0] // updates, *leaf.shape[1:])
     assert set(asked) == {WORDS}
 
 
