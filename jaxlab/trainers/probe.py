@@ -214,7 +214,8 @@ def _compiled(recipe: _Recipe, mesh: jax.sharding.Mesh, rules: Rules) -> _Compil
         inputs, targets = batch
 
         def loss_of(params):
-            return head_loss(module.apply({"params": params}, inputs), targets, smoothing)
+            outputs: Any = module.apply({"params": params}, inputs)
+            return head_loss(outputs, targets, smoothing)
 
         losses, grads = over_heads(jax.value_and_grad(loss_of), platform)(current.params)
         norms = jax.vmap(optax.tree.norm)(grads)
